@@ -1,0 +1,1 @@
+"""seemore-fast: SeemoRe image super-resolution at hardware speed."""
