@@ -1,0 +1,46 @@
+// The Python module seemore_fast._C: names and types for the C API, nothing more.
+#include "bindings.h"
+
+#include <string>
+#include <vector>
+
+#include "seemore.h"
+
+namespace py = pybind11;
+
+namespace seemore {
+
+void check(sm_status status) {
+  if (status == SM_OK) return;
+  if (status == SM_ERROR_MEMORY) throw std::bad_alloc();
+  if (status == SM_ERROR_ARGUMENT) throw py::value_error(sm_last_error());
+  const py::object type = py::module_::import("seemore_fast.errors").attr("BackendError");
+  PyErr_SetString(type.ptr(), sm_last_error());
+  throw py::error_already_set();
+}
+
+}  // namespace seemore
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native kernels of seemore-fast; use seemore_fast.ops and seemore_fast.SeemoRe instead.";
+
+  m.def(
+      "isa",
+      [] {
+        const char* name = sm_isa();
+        if (!name) seemore::check(SM_ERROR_UNSUPPORTED);
+        return std::string(name);
+      },
+      "Instruction set in use. Raises BackendError if SEEMORE_ISA names none that works here.");
+  m.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (int i = 0; sm_usable_isa(i); ++i) names.emplace_back(sm_usable_isa(i));
+        return names;
+      },
+      "Instruction sets usable on this machine, the newest last.");
+  m.def(
+      "set_isa", [](const char* name) { seemore::check(sm_set_isa(name)); }, py::arg("name").none(true),
+      "Use the named instruction set in the whole process; None: choose again. For tests.");
+}

@@ -1,0 +1,14 @@
+// What the files of the Python module share: each binds one section of seemore.h.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "seemore.h"
+
+namespace seemore {
+
+// Turns a status into the matching Python exception: ValueError, MemoryError or BackendError.
+void check(sm_status status);
+
+}  // namespace seemore

@@ -1,0 +1,26 @@
+// Which instruction set runs: the tables that the per-ISA files export, and the choice among them.
+//
+// Per-ISA files include this too, so it holds declarations only.
+#pragma once
+
+#include "seemore.h"
+
+namespace seemore {
+
+// Entry points of csrc/cpu/ops.cc for one ISA.
+struct OpsTable {
+  int vector_lanes;  // floats in one vector
+};
+
+// Everything compiled for one ISA; a further per-ISA file adds its table here and in dispatch.cc.
+struct IsaTables {
+  const OpsTable* ops;
+};
+
+// The tables in use, chosen on the first call. NULL (and sm_last_error) if SEEMORE_ISA cannot be had.
+const IsaTables* tables();
+
+// Sets sm_last_error() of this thread to the printf-formatted message; returns `status`.
+__attribute__((format(printf, 2, 3))) sm_status fail(sm_status status, const char* format, ...);
+
+}  // namespace seemore

@@ -1,0 +1,27 @@
+"""The native library ``seemore_fast._C``, or the reason why it is not there."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from seemore_fast.errors import BackendError
+
+lib: ModuleType | None
+"""The extension module; None where it was not built or does not load."""
+
+error: ImportError | None
+"""Why ``lib`` is None."""
+
+try:
+    from seemore_fast import _C as lib  # type: ignore[no-redef]
+except ImportError as reason:
+    lib, error = None, reason
+else:
+    error = None
+
+
+def require() -> ModuleType:
+    """``lib``; raises BackendError with the load error where there is none."""
+    if lib is None:
+        raise BackendError(f"the native library seemore_fast._C does not load: {error}") from error
+    return lib
