@@ -1,0 +1,529 @@
+"""Checkpoints: every accepted container, inference of the configuration, one clear error for every fault."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from seemore_fast import checkpoint, weights
+from seemore_fast.errors import CheckpointError
+from seemore_fast.reference import SeemoRe
+
+SMALL = {"num_experts": 3, "num_layers": 2, "embedding_dim": 8, "lr_space": "exp", "topk": 1}
+
+
+@pytest.fixture(scope="module")
+def network() -> SeemoRe:
+    torch.manual_seed(3)
+    return SeemoRe(scale=2, **SMALL)
+
+
+@pytest.fixture
+def state(network) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def same(found, expected) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def fault_of(action) -> str:
+    """The message of the CheckpointError that ``action`` raises: one line."""
+    with pytest.raises(CheckpointError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def fault_of_reading(path) -> str:
+    message = fault_of(lambda: checkpoint.read(path))
+    assert message.startswith(f"{path}: ")
+    return message.removeprefix(f"{path}: ")
+
+
+# Reading what is right
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "ckpt", "bin", "safetensors"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_reads_torch_files_of_any_name(tmp_path, state, suffix, zipped):
+    path = tmp_path / f"net.{suffix}"
+    torch.save({"params": state}, path, _use_new_zipfile_serialization=zipped)
+    found = checkpoint.read(str(path))
+    assert same(found.state, state)
+    assert (found.path, found.config, found.metadata) == (path, None, {})
+
+
+def test_reads_safetensors_of_any_name(tmp_path, state):
+    path = tmp_path / "net.pth"
+    safetensors.torch.save_file(state, path, {"author": "someone"})
+    found = checkpoint.read(path)
+    assert same(found.state, state)
+    assert (found.config, found.metadata) == (None, {"author": "someone"})
+
+
+def test_prefers_params_ema_then_params_then_state_dict(tmp_path, state):
+    path = tmp_path / "net.pth"
+    other = {key: value + 1 for key, value in state.items()}
+    wrapped = {"iter": 7, "state_dict": other, "params": other, "params_ema": state}
+    for wrapper in ("params_ema", "params", "state_dict"):
+        torch.save({**wrapped, wrapper: state}, path)
+        assert same(checkpoint.read(path).state, state)
+        del wrapped[wrapper]
+    torch.save(state, path)
+    assert same(checkpoint.read(path).state, state)
+    torch.save({"params": state, "params_ema": None}, path)
+    assert same(checkpoint.read(path).state, state)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_strips_wrapper_prefixes(tmp_path, state, prefix):
+    torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "net.pth")
+    assert same(checkpoint.read(tmp_path / "net.pth").state, state)
+
+
+def test_parameters_come_without_gradient(tmp_path, network, state):
+    torch.save(dict(network.named_parameters()), tmp_path / "net.pth")
+    found = checkpoint.read(tmp_path / "net.pth").state
+    assert same(found, state)
+    assert not any(value.requires_grad for value in found.values())
+
+
+@pytest.mark.parametrize("container", ["pth", "safetensors"])
+def test_tensors_outlive_changes_of_the_file(tmp_path, state, container):
+    path = tmp_path / f"net.{container}"
+    if container == "pth":
+        torch.save(state, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    found = checkpoint.read(path)
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    assert same(found.state, state)
+
+
+# Reading what is wrong
+
+
+class Attack:
+    """Unpickles as a call that creates the file ``target``."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
+def test_pickled_code_is_never_run(tmp_path, state, form):
+    target, path = tmp_path / "created", tmp_path / "net.pth"
+    data = {"params": state, "extra": Attack(target)}
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(Attack(target), protocol=2))
+    else:
+        torch.save(data, path, _use_new_zipfile_serialization=form == "zip")
+    message = fault_of_reading(path)
+    assert "open" in message
+    assert "could run code" in message
+    assert not target.exists()
+    torch.load(path, weights_only=False) if form != "bare pickle" else pickle.loads(path.read_bytes())
+    assert target.exists(), "the attack must work where code is run, else this test shows nothing"
+
+
+def test_whole_pickled_module_is_refused_by_class(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "net.pth")
+    assert "torch.nn.modules.linear.Linear" in fault_of_reading(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("kept", [0.001, 0.3, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("container", ["zip", "legacy", "safetensors"])
+def test_truncated_file(tmp_path, state, container, kept):
+    path = tmp_path / "net.pth"
+    if container == "safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=container == "zip")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    assert fault_of_reading(path).startswith("damaged or no")
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    path = tmp_path / "net.pth"
+    assert fault_of_reading(path) == "No such file or directory"
+    path.touch()
+    assert fault_of_reading(path) == "the file is empty"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "b'version https://git-lfs" in fault_of_reading(path)
+    path.write_text("text {")
+    assert fault_of_reading(path).startswith("neither a PyTorch nor a safetensors file")
+    path.write_text('{"json":{"a": 1}}')
+    assert fault_of_reading(path).startswith("damaged or no safetensors file")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert fault_of_reading(path).startswith("damaged or no PyTorch checkpoint")
+    path.write_bytes(pickle.dumps({"conv_1.weight": [1.0]}))
+    assert fault_of_reading(path) == "damaged or no PyTorch checkpoint"
+    assert fault_of_reading(tmp_path) == "Is a directory"
+
+
+def test_torchscript_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:  # what torch.jit.save's files are known by
+        archive.writestr("net/version", "3\n")
+        for name in ("data.pkl", "constants.pkl"):
+            archive.writestr(f"net/{name}", pickle.dumps({}, protocol=2))
+    assert "TorchScript" in fault_of_reading(tmp_path / "net.pt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_unreadable_file(tmp_path, state):
+    torch.save(state, tmp_path / "net.pth")
+    (tmp_path / "net.pth").chmod(0)
+    assert fault_of_reading(tmp_path / "net.pth") == "Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(3), "holds a Tensor, expected a state dict"),
+        ([1, 2], "holds a list, expected a state dict"),
+        ({}, "holds no tensors, expected a SeemoRe state dict; found nothing"),
+        ({"params": {}}, "holds no tensors, expected a SeemoRe state dict; found nothing"),
+        (
+            {"epoch": 1, "iter": 2, "optimizers": [], "schedulers": []},
+            "holds no tensors, expected a SeemoRe state dict; "
+            "found 'epoch', 'iter', 'optimizers', ... and 1 more",
+        ),
+        ({"a": torch.zeros(1), "iter": 5}, "'iter' is a int, expected tensors by name"),
+        ({"a": torch.zeros(1), 3: torch.zeros(1)}, "3 is a Tensor, expected tensors by name"),
+        (
+            {"a": torch.eye(2).to_sparse()},
+            "'a' is sparse, quantized or without data, expected a plain tensor",
+        ),
+        (
+            {"a": torch.zeros(2, device="meta")},
+            "'a' is sparse, quantized or without data, expected a plain tensor",
+        ),
+    ],
+)
+def test_contents_that_are_no_state_dict(tmp_path, data, message):
+    torch.save(data, tmp_path / "net.pth")
+    assert fault_of_reading(tmp_path / "net.pth") == message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_non_finite_weights_name_the_first_key(tmp_path, state, value, dtype):
+    state = {key: tensor.to(dtype) for key, tensor in state.items()}
+    state["norm.weight"][3] = value
+    state["conv_2.bias"][0] = value
+    torch.save(state, tmp_path / "net.pth")
+    assert fault_of_reading(tmp_path / "net.pth") == "'norm.weight' holds NaN or infinity"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null"])
+def test_malformed_stored_configuration(tmp_path, state, text):
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors", {checkpoint.CONFIG_KEY: text})
+    assert "seemore_fast.config is not a JSON object" in fault_of_reading(tmp_path / "net.safetensors")
+
+
+# Inferring the configuration
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("layers", "channels", "use_shuffle", "recursive"),
+    [(6, 36, True, 2), (8, 48, True, 2), (16, 48, False, 1)],
+)
+def test_published_variants_need_no_help(scale, layers, channels, use_shuffle, recursive):
+    with torch.device("meta"):
+        network = SeemoRe(
+            scale,
+            3,
+            3,
+            layers,
+            channels,
+            1.0,
+            use_shuffle=use_shuffle,
+            recursive=recursive,
+            lr_space="exp",
+            topk=1,
+        )
+    assert checkpoint.infer_config(network.state_dict()) == network.config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lr_space": "linear", "num_experts": 4},
+        {"lr_space": "double", "num_experts": 3},
+        {"lr_space": "exp", "num_experts": 5},
+        {"lr_space": "linear", "num_experts": 2},
+        {"in_chans": 1, "scale": 3},
+        {"in_chans": 4, "scale": 1},
+        {"global_kernel_size": 7, "num_layers": 3},
+        {"embedding_dim": 9},
+        {},
+    ],
+)
+def test_shapes_tell_and_the_rest_is_the_constructors_default(config):
+    network = SeemoRe(**{"num_layers": 1, "embedding_dim": 8, **config})
+    assert checkpoint.infer_config(network.state_dict()) == network.config
+
+
+def test_overrides_set_what_shapes_cannot_tell(state):
+    free = {"use_shuffle": True, "recursive": 1, "topk": 3, "img_range": 255.0, "mean": (0.5, 0.5, 0.25)}
+    found = checkpoint.infer_config(state, **free, scale=2, lr_space="exp")
+    assert found == {**checkpoint.infer_config(state), **free}
+    assert checkpoint.infer_config(state, mean=[0.5, 0.5, 0.25])["mean"] == (0.5, 0.5, 0.25)
+    assert checkpoint.infer_config(state, topk=None, mean=None) == checkpoint.infer_config(state)
+
+
+@pytest.mark.parametrize(("experts", "fitting"), [(1, {"exp", "linear", "double"}), (2, {"exp", "double"})])
+def test_few_experts_fit_several_rank_series(experts, fitting):
+    state = SeemoRe(num_layers=1, embedding_dim=8, num_experts=experts, lr_space="exp", topk=1).state_dict()
+    assert checkpoint.infer_config(state)["lr_space"] == "exp"
+    for series in fitting:
+        assert checkpoint.infer_config(state, lr_space=series)["lr_space"] == series
+
+
+def test_network_without_layers():
+    network = SeemoRe(num_layers=0, embedding_dim=8)
+    assert checkpoint.infer_config(network.state_dict()) == network.config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"scale": 4}, "scale=4 contradicts the weights: theirs is 2"),
+        ({"in_chans": 1}, "in_chans=1 contradicts the weights: theirs is 3"),
+        ({"num_experts": 6}, "num_experts=6 contradicts the weights: theirs is 3"),
+        ({"num_layers": 6}, "num_layers=6 contradicts the weights: theirs is 2"),
+        ({"embedding_dim": 64}, "embedding_dim=64 contradicts the weights: theirs is 8"),
+        ({"global_kernel_size": 7}, "global_kernel_size=7 contradicts the weights: theirs is 11"),
+        ({"lr_space": "linear"}, "lr_space='linear' contradicts the weights: theirs is 'exp'"),
+        ({"lr_space": "log"}, "lr_space='log' contradicts the weights: theirs is 'exp'"),
+        ({"upscale": 4}, "'upscale' is no argument of SeemoRe; there are scale, in_chans, "),
+        ({"use_shuffle": 1}, "use_shuffle must be of type bool, got 1"),
+        ({"recursive": "2"}, "recursive must be of type int, got '2'"),
+        ({"recursive": -1}, "recursive must be an integer of at least 0, got -1"),
+        ({"topk": 4}, "topk must lie in 1..num_experts (3), got 4"),
+        ({"img_range": 0}, "img_range must be positive, got 0"),
+        (
+            {"img_range": "wide"},
+            "img_range must be a number and mean one per channel, got {'img_range': 'wide'}",
+        ),
+        ({"img_range": float("inf")}, "img_range and mean must be finite, got inf"),
+        ({"mean": 0.5}, "img_range must be a number and mean one per channel, got {'mean': 0.5}"),
+        ({"mean": (0.5,)}, "mean must have in_chans (3) values, got 1"),
+    ],
+)
+def test_refused_overrides(state, overrides, message):
+    assert message in fault_of(lambda: checkpoint.infer_config(state, **overrides))
+
+
+def test_other_architecture():
+    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 3, 3)).state_dict()
+    message = fault_of(lambda: checkpoint.infer_config(other))
+    assert message == (
+        "not a SeemoRe state dict: lacks conv_1.weight; "
+        "found '0.weight', '0.bias', '1.weight', ... and 3 more"
+    )
+
+
+def test_missing_keys(state):
+    del state["body.1.global_block.block.proj.bias"]
+    message = fault_of(lambda: checkpoint.infer_config(state))
+    assert message == "not a SeemoRe state dict: lacks body.1.global_block.block.proj.bias (8,)"
+
+
+def test_missing_layer_counts_the_rest(state):
+    missing = [key for key in state if key.startswith("body.0.global_block.")]
+    for key in missing:
+        del state[key]
+    message = fault_of(lambda: checkpoint.infer_config(state))
+    assert f"lacks {missing[0]} (8,); lacks {missing[1]} (8,); " in message
+    assert message.endswith(f"; ... and {len(missing) - 3} more")
+
+
+def test_extra_and_misshapen_keys(state):
+    state["mean"] = torch.zeros(3)
+    state["norm.bias"] = torch.zeros(9)
+    assert fault_of(lambda: checkpoint.infer_config(state)) == (
+        "not a SeemoRe state dict: norm.bias is (9,), expected (8,); has an unexpected 'mean' (3,)"
+    )
+
+
+def test_an_absurd_layer_index_asks_for_no_giant_network(state):
+    state["body.999999999.local_block.norm_1.weight"] = torch.zeros(8)
+    assert "lacks body.2.local_block.norm_1.weight" in fault_of(lambda: checkpoint.infer_config(state))
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("conv_1.weight", (8,)),
+        ("conv_1.weight", (0, 3, 3, 3)),
+        ("conv_1.weight", (8, 0, 3, 3)),
+        ("conv_1.weight", (8, 3, 1, 1)),
+        ("upsampler.0.weight", (13, 8, 3, 3)),
+        ("upsampler.0.weight", (0, 8, 3, 3)),
+        ("body.0.global_block.block.attn.conv.0.weight", (8, 1, 1, 4)),
+        ("body.0.global_block.block.attn.conv.0.weight", ()),
+        ("body.0.local_block.block.moe_layer.experts.1.conv_1.weight", (5, 8, 1, 1)),
+        ("body.0.local_block.block.moe_layer.experts.1.conv_1.weight", (5,)),
+    ],
+)
+def test_every_misshapen_key_shape_is_refused(state, key, shape):
+    state[key] = torch.zeros(shape)
+    message = fault_of(lambda: checkpoint.infer_config(state))
+    assert message.startswith(("not a SeemoRe state dict: ", "no SeemoRe network has this configuration: "))
+
+
+def test_integer_weights(state):
+    state["norm.bias"] = state["norm.bias"].long()
+    message = fault_of(lambda: checkpoint.infer_config(state))
+    assert message == "not a SeemoRe state dict: norm.bias is torch.int64, expected floating point"
+
+
+def test_inference_leaves_the_random_state_alone(state):
+    before = torch.get_rng_state()
+    checkpoint.infer_config(state)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Saving
+
+
+def test_saved_model_comes_back_whole(tmp_path, network):
+    odd = SeemoRe(
+        2, use_shuffle=True, recursive=1, img_range=255.0, mean=(0.1, 0.2, 0.3), **{**SMALL, "topk": 2}
+    )
+    path = tmp_path / "net.safetensors"
+    checkpoint.save(odd, path, metadata={"psnr": "31.01"})
+    found = checkpoint.read(path)
+    assert same(found.state, odd.state_dict())
+    assert found.metadata == {"psnr": "31.01"}
+    assert found.resolve_config() == odd.config
+    assert found.resolve_config(topk=1, img_range=None) == {**odd.config, "topk": 1}
+    assert (
+        fault_of(lambda: found.resolve_config(scale=3))
+        == f"{path}: scale=3 contradicts the weights: theirs is 2"
+    )
+
+    checkpoint.save(network, path)  # over the other
+    assert checkpoint.read(path).resolve_config() == network.config
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_saves_a_wrapped_model(tmp_path):
+    model = SeemoRe(2, use_shuffle=True, **SMALL)
+    checkpoint.save(nn.DataParallel(model), tmp_path / "net.safetensors")
+    found = checkpoint.read(tmp_path / "net.safetensors")
+    assert found.config["use_shuffle"] is True
+    assert same(found.state, model.state_dict())
+
+
+def test_saves_a_state_dict(tmp_path, state):
+    path = tmp_path / "net.safetensors"
+    state = {f"module.{key}": value.bfloat16() for key, value in state.items()}
+    checkpoint.save(state, path, {"recursive": 1})
+    found = checkpoint.read(path)
+    assert found.config["recursive"] == 1
+    assert found.config["scale"] == 2
+    assert same({f"module.{key}": value for key, value in found.state.items()}, state)
+    assert {value.dtype for value in found.state.values()} == {torch.bfloat16}
+
+
+def test_saves_shared_and_strided_tensors(tmp_path, state):
+    state["conv_2.bias"] = state["norm.bias"]
+    state["norm.weight"] = torch.arange(16.0)[::2]
+    state["conv_1.weight"] = state["conv_1.weight"].to(memory_format=torch.channels_last)
+    checkpoint.save(state, tmp_path / "net.safetensors")
+    assert same(checkpoint.read(tmp_path / "net.safetensors").state, state)
+
+
+def test_saved_file_has_ordinary_permissions(tmp_path, state):
+    (tmp_path / "plain").touch()
+    checkpoint.save(state, tmp_path / "net.safetensors")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "net.safetensors")}
+    assert len(modes) == 1
+
+
+def test_saving_through_a_link_keeps_the_link(tmp_path, state):
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "real.safetensors")
+    checkpoint.save(state, tmp_path / "link.safetensors")
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert same(checkpoint.read(tmp_path / "real.safetensors").state, state)
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, state, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    checkpoint.save(state, path)
+    before = path.read_bytes()
+
+    def disk_full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    message = fault_of(lambda: checkpoint.save({key: value + 1 for key, value in state.items()}, path))
+    assert message == f"{path}: cannot be written (No space left on device)"
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_refused_saves_write_nothing(tmp_path, state):
+    path = tmp_path / "net.safetensors"
+    broken = {**state, "norm.bias": torch.full((8,), float("nan"))}
+    for action, message in [
+        (lambda: checkpoint.save(state, tmp_path / "net.pth"), "must end in .safetensors"),
+        (lambda: checkpoint.save(broken, path), "'norm.bias' holds NaN or infinity"),
+        (lambda: checkpoint.save({"a": torch.zeros(1)}, path), "lacks conv_1.weight"),
+        (lambda: checkpoint.save(state, path, {"scale": 3}), "scale=3 contradicts"),
+        (lambda: checkpoint.save(state, path, metadata={"iteration": 3}), "metadata must map str to str"),
+        (lambda: checkpoint.save(state, tmp_path / "absent" / path.name), "cannot be written (No such file"),
+    ]:
+        assert message in fault_of(action)
+    assert os.listdir(tmp_path) == []
+
+
+# The weights that come with the package
+
+
+@pytest.mark.parametrize("name", weights.names())
+def test_bundled_weights(name):
+    found = checkpoint.read(weights.path(name))
+    assert found.resolve_config() == {**found.config, "mean": tuple(found.config["mean"])}
+    assert weights.path(name).with_suffix(".md").read_text().startswith(f"# {name}: ")
+
+
+def test_bundled_t_x4_beats_bicubic():
+    """Curved edges at a quarter of their size must come back better than by interpolation."""
+    found = checkpoint.read(weights.path("t-x4"))
+    network = SeemoRe(**found.resolve_config()).eval()
+    network.load_state_dict(found.state)
+    y, x = np.mgrid[:128, :128] / 16.0
+    picture = 0.5 + 0.4 * np.sign(np.sin(x + 0.3 * y) + np.sin(0.5 * y - x / 3))
+    high = torch.from_numpy(picture).float().expand(1, 3, 128, 128)
+    low = torch.nn.functional.interpolate(high, scale_factor=0.25, mode="bicubic", antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        error = (network(low) - high).square().mean()
+    plain = torch.nn.functional.interpolate(low, scale_factor=4, mode="bicubic")
+    assert error < 0.7 * (plain - high).square().mean()
+
+
+def test_names_and_paths_of_bundled_weights():
+    assert "t-x4" in weights.names()
+    assert fault_of(lambda: weights.path("t-x9")) == (
+        f"no bundled weights are called 't-x9'; there are {', '.join(weights.names())}"
+    )
