@@ -75,8 +75,9 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     the ``module.`` prefix of DataParallel and ``_orig_mod.`` of torch.compile are removed.  The
     tensors do not depend on the file any more once this returns.
 
-    Raises CheckpointError, naming the file, if it cannot be read, is damaged, holds anything but
-    tensors (such as pickled code, which is refused and not run), or holds NaN or infinity.
+    Raises CheckpointError, naming the file, if it cannot be read, is damaged, holds objects that
+    could run code (they are refused, not run), anything but tensors in the state dict, or NaN or
+    infinity in a tensor.
     Whether the tensors are a SeemoRe network's is for :func:`infer_config` to say.
     """
     path = Path(path)
@@ -167,10 +168,10 @@ def _is_safetensors(path: Path) -> bool:
         raise CheckpointError(f"{path}: {error.strerror}") from None
     if not head:
         raise CheckpointError(f"{path}: the file is empty")
+    if head[8:9] == b"{":  # a 64-bit length, then JSON; asked first, for a length can begin with 0x80 too
+        return True
     if head.startswith((b"PK\x03\x04", b"\x80")):  # zip; a pickle, as torch.save wrote before 1.6
         return False
-    if head[8:9] == b"{":  # a 64-bit length, then JSON
-        return True
     raise CheckpointError(f"{path}: neither a PyTorch nor a safetensors file, begins with {head!r}")
 
 

@@ -71,6 +71,17 @@ def test_reads_safetensors_of_any_name(tmp_path, state):
     assert (found.config, found.metadata) == (None, {"author": "someone"})
 
 
+def test_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path, state):
+    path = tmp_path / "net.safetensors"
+    for padding in range(0, 512, 8):
+        safetensors.torch.save_file(state, path, {"note": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            break
+    else:
+        pytest.fail("no header length that ends in 0x80")
+    assert same(checkpoint.read(path).state, state)
+
+
 def test_prefers_params_ema_then_params_then_state_dict(tmp_path, state):
     path = tmp_path / "net.pth"
     other = {key: value + 1 for key, value in state.items()}
@@ -467,15 +478,16 @@ def test_saving_through_a_link_keeps_the_link(tmp_path, state):
     assert same(checkpoint.read(tmp_path / "real.safetensors").state, state)
 
 
-def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, state, monkeypatch):
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, state, monkeypatch, step):
     path = tmp_path / "net.safetensors"
     checkpoint.save(state, path)
     before = path.read_bytes()
 
-    def disk_full(descriptor):
+    def disk_full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", disk_full)
+    monkeypatch.setattr(os, step, disk_full)
     message = fault_of(lambda: checkpoint.save({key: value + 1 for key, value in state.items()}, path))
     assert message == f"{path}: cannot be written (No space left on device)"
     assert path.read_bytes() == before
