@@ -12,7 +12,10 @@ namespace seemore {
 
 void check(sm_status status) {
   if (status == SM_OK) return;
-  if (status == SM_ERROR_MEMORY) throw std::bad_alloc();
+  if (status == SM_ERROR_MEMORY) {
+    PyErr_SetString(PyExc_MemoryError, sm_last_error());
+    throw py::error_already_set();
+  }
   if (status == SM_ERROR_ARGUMENT) throw py::value_error(sm_last_error());
   const py::object type = py::module_::import("seemore_fast.errors").attr("BackendError");
   PyErr_SetString(type.ptr(), sm_last_error());
@@ -43,4 +46,5 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_isa", [](const char* name) { seemore::check(sm_set_isa(name)); }, py::arg("name").none(true),
       "Use the named instruction set in the whole process; None: choose again. For tests.");
+  seemore::bind_engine(m);
 }

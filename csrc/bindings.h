@@ -11,4 +11,6 @@ namespace seemore {
 // Turns a status into the matching Python exception: ValueError, MemoryError or BackendError.
 void check(sm_status status);
 
+void bind_engine(pybind11::module_& m);
+
 }  // namespace seemore

@@ -21,6 +21,7 @@ typedef enum sm_status {
   SM_ERROR_ARGUMENT = 1,    /* a parameter out of range, named in the message */
   SM_ERROR_UNSUPPORTED = 2, /* this CPU, or this build, cannot do what was asked */
   SM_ERROR_MEMORY = 3,      /* scratch memory could not be allocated */
+  SM_ERROR_INTERRUPTED = 4, /* the caller's poll function asked to stop */
 } sm_status;
 
 /* What went wrong in this thread's last failing call; "" before the first. Valid until the next failure. */
@@ -41,6 +42,84 @@ SM_API const char* sm_usable_isa(int i);
 
 /* From now on use the named one, in the whole process; NULL: choose again as at the start. For tests. */
 SM_API sm_status sm_set_isa(const char* name);
+
+/* ---- The whole network -----------------------------------------------------------------------------------
+ *
+ * Weights come folded (seemore_fast/fold.py): shuffle, LayerNorm's affine part and the projection after the
+ * experts are already inside.  C: channels; R: sum of the experts' ranks; E: experts; k: global kernel.
+ */
+
+typedef struct sm_ffn_weights {
+  const float *a, *a_bias, *g, *g_bias; /* [C, C], [C]: the two halves of fn_1 */
+  const float *gate, *gate_bias;        /* [C, 3, 3], [C] */
+  const float *out, *out_bias;          /* [C, C], [C] */
+} sm_ffn_weights;
+
+typedef struct sm_group_weights {
+  const float *norm, *norm_bias;                         /* [C]: affine part of RME's first LayerNorm */
+  const float *conv, *conv_bias;                         /* [C, C, 3, 3], [C] */
+  const float *to_x, *to_x_bias, *to_k, *to_k_bias;      /* [C, C], [C] */
+  const float *stripe_h, *stripe_h_bias;                 /* [C, 3], [C] */
+  const float *stripe_v, *stripe_v_bias;                 /* [C, 3], [C] */
+  const float *proj, *proj_bias;                         /* [C, C], [C] */
+  const float *expert_b, *expert_b_bias;                 /* [R, C], [R] */
+  const float *expert_c, *expert_c_bias;                 /* [R, C], [R] */
+  const float *expert_out, *expert_out_bias;             /* [C, R]: P A_e side by side; [E, C]: P a_e */
+  const float *aggregate, *aggregate_bias;               /* [C, 4, 4], [C] */
+  const float *low_conv, *low_conv_bias;                 /* [C, 3, 3], [C] */
+  const float *low_proj, *low_proj_bias;                 /* [R, C], [R] */
+  const float* router;                                   /* [E, C] */
+  sm_ffn_weights rme_ffn;
+  const float *to_q, *to_q_bias, *to_v, *to_v_bias;      /* [C, C], [C] */
+  const float *sme_h, *sme_h_bias, *sme_v, *sme_v_bias;  /* [C, k], [C] */
+  const float *sme_proj, *sme_proj_bias;                 /* [C, C], [C] */
+  sm_ffn_weights sme_ffn;
+} sm_group_weights;
+
+typedef struct sm_network {
+  int scale, in_chans, num_experts, num_layers, dim, kernel, recursive, topk;
+  const int* ranks; /* [E] */
+  float img_range;
+  const float* mean;                      /* [in_chans] */
+  const float *head, *head_bias;          /* [C, in_chans, 3, 3], [C] */
+  const sm_group_weights* groups;         /* [num_layers] */
+  const float *norm, *norm_bias;          /* [C] */
+  const float *conv_2, *conv_2_bias;      /* [C, C, 3, 3], [C] */
+  const float *upsampler, *upsampler_bias; /* [in_chans * scale^2, C, 3, 3], [in_chans * scale^2] */
+} sm_network;
+
+typedef struct sm_engine sm_engine;
+
+/* Packs the weights (copies: `network` may go).  bf16 != 0: matrix operands in bfloat16, accumulation and all
+ * else in float32; SM_ERROR_UNSUPPORTED where the instruction set in use lacks it.  Free with
+ * sm_engine_destroy(). */
+SM_API sm_status sm_engine_create(const sm_network* network, int bf16, sm_engine** engine);
+SM_API void sm_engine_destroy(sm_engine* engine);
+
+/* Called every few rows from the thread that called sm_engine_forward; non-zero stops the forward. */
+typedef int (*sm_poll)(void* context);
+
+typedef struct sm_forward_params {
+  const sm_engine* engine;
+  const void* input; /* [N, in_chans, H, W] */
+  void* output;      /* [N, in_chans, H * scale, W * scale] */
+  int u8;            /* 0: float32, nominally 0..1; 1: uint8, the output clamped and rounded */
+  int64_t n, h, w;   /* h and w at least 4^recursive */
+  int threads;
+  int64_t workspace_limit; /* bytes, 0: none; narrower strips and fewer threads are used to keep to it */
+  void* workspace;         /* sm_engine_workspace() bytes */
+  int64_t workspace_bytes;
+  sm_poll poll; /* may be NULL */
+  void* poll_context;
+} sm_forward_params;
+
+/* Bytes of workspace that a forward with these parameters needs (pointers and n are not looked at).
+ * SM_ERROR_MEMORY where workspace_limit is below the least possible, named in the message. */
+SM_API sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* bytes);
+
+/* The network over every image of the batch, one after the other, each routed on its own.
+ * After SM_ERROR_INTERRUPTED the output is undefined. */
+SM_API sm_status sm_engine_forward(const sm_forward_params* params);
 
 #ifdef __cplusplus
 }

@@ -7,6 +7,8 @@
 
 namespace seemore {
 
+struct EngineTable;  // csrc/cpu/engine.h
+
 // Entry points of csrc/cpu/ops.cc for one ISA.
 struct OpsTable {
   int vector_lanes;  // floats in one vector
@@ -15,6 +17,7 @@ struct OpsTable {
 // Everything compiled for one ISA; a further per-ISA file adds its table here and in dispatch.cc.
 struct IsaTables {
   const OpsTable* ops;
+  const EngineTable* engine;
 };
 
 // The tables in use, chosen on the first call. NULL (and sm_last_error) if SEEMORE_ISA cannot be had.

@@ -1,0 +1,229 @@
+// Dense convolutions: rows of pixels times packed matrices, in fp32 or bf16 operands.
+//
+// A row is [channels][pitch] floats, a pointer to it points at column 0, and columns before 0 exist (halo).
+// The micro-kernel keeps 12 output channels x 2 vectors of pixels in registers (x 1 with 16 registers).
+#pragma once
+
+#include "engine.h"
+#include "simd.h"
+
+namespace seemore {
+namespace SM_ISA {
+
+struct Row {
+  float* p;         // channel 0, column 0
+  ptrdiff_t pitch;  // between channels
+
+  SM_INLINE float* at(int channel, int x) const { return p + channel * pitch + x; }
+};
+
+// Vectors of pixels in one micro-kernel call: what 12 rows of accumulators leave room for.
+constexpr int kTileVectors = VL == 16 ? 2 : 1;
+
+// Matrix operands as fp32: one channel a unit.
+struct Fp32 {
+  static constexpr int kPack = 1;
+  SM_INLINE static vf multiply_add(vf acc, vf x, const float* w) { return acc + x * *w; }
+  // Stores channels c and c + 1 of an operand row.
+  SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
+    store(row.at(c, x), first);
+    store(row.at(c + 1, x), second);
+  }
+};
+
+#if defined(__AVX512BF16__)
+// Matrix operands as pairs of bf16 channels, side by side in 32 bits: what vdpbf16ps multiplies.
+struct Bf16 {
+  static constexpr int kPack = 2;
+  SM_INLINE static vf multiply_add(vf acc, vf x, const float* w) {
+    int32_t pair;
+    memcpy(&pair, w, 4);
+    return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)_mm512_set1_epi32(pair));
+  }
+  SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+    const __m512i low = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009,
+                                         0x180008, 0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002,
+                                         0x110001, 0x100000);
+    store(row.at(c / 2, x), (vf)_mm512_permutexvar_epi16(low, both));
+  }
+};
+#endif
+
+// Fills channels [0, channels) of an operand row from f(channel, x).  Channels are padded to a multiple
+// of 4, so they come in pairs.
+template <class Op, class F>
+SM_INLINE void put_row(const Row& row, int channels, int x0, int x1, F f) {
+  for (int c = 0; c < channels; c += 2)
+    for (int x = x0; x < x1; x += VL) Op::put(row, c, x, f(c, x), f(c + 1, x));
+}
+
+enum class Epilogue {
+  kStore,        // out = W x + b
+  kGelu,         // out = GELU(W x + b)
+  kGeluOperand,  // the same, stored as an operand row
+  kResidual,     // out = residual + W x + b
+  kGeluResidual  // out = residual + GELU(W x + b)
+};
+
+// The operand rows of each tap, already shifted; at most 9 are used at once.
+struct Taps {
+  const float* p[9];  // channel unit 0, column 0
+  ptrdiff_t pitch;
+};
+
+SM_INLINE Taps one_tap(const Row& row) { return {{row.p}, row.pitch}; }
+
+template <class Op, int MR, int NV, Epilogue E>
+SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps, int k, int x, const Row& out,
+                    int m0, const Row& residual) {
+  vf acc[MR][NV];
+  for (int i = 0; i < MR; ++i)
+    for (int v = 0; v < NV; ++v) {
+      acc[i][v] = splat(bias[i]);
+      if (E == Epilogue::kResidual) acc[i][v] += load(residual.at(m0 + i, x + v * VL));
+    }
+  for (int t = 0; t < taps; ++t) {
+    const float* p = in.p[t] + x;
+    for (int u = 0; u < k; ++u) {
+      vf xv[NV];
+      for (int v = 0; v < NV; ++v) xv[v] = load(p + v * VL);
+#pragma GCC unroll 12
+      for (int i = 0; i < MR; ++i)
+        for (int v = 0; v < NV; ++v) acc[i][v] = Op::multiply_add(acc[i][v], xv[v], w + i);
+      p += in.pitch;
+      w += MR;
+    }
+  }
+  if (E == Epilogue::kGeluOperand) {
+    for (int i = 0; i < MR; i += 2)
+      for (int v = 0; v < NV; ++v)
+        Op::put(out, m0 + i, x + v * VL, gelu(acc[i][v]), gelu(acc[i + 1][v]));
+    return;
+  }
+  for (int i = 0; i < MR; ++i)
+    for (int v = 0; v < NV; ++v) {
+      vf r = acc[i][v];
+      if (E == Epilogue::kGelu || E == Epilogue::kGeluResidual) r = gelu(r);
+      if (E == Epilogue::kGeluResidual) r += load(residual.at(m0 + i, x + v * VL));
+      store(out.at(m0 + i, x + v * VL), r);
+    }
+}
+
+template <class Op, int NV, Epilogue E>
+__attribute__((noinline)) void block(const float* w, const float* bias, const Taps& in, int taps, int k, int rows,
+                                     int x, const Row& out, int m0, const Row& residual) {
+  if (rows == 12) return tile<Op, 12, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
+  if (rows == 8) return tile<Op, 8, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
+  tile<Op, 4, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
+}
+
+// All of a matrix for columns [x0, x1); both are multiples of VL.
+template <class Op, Epilogue E>
+SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row& out, const Row& residual = Row()) {
+  const int step = a.taps * a.k;
+  for (int x = x0; x < x1;) {
+    const bool wide = x + kTileVectors * VL <= x1;
+    for (int m = 0; m < a.m; m += kBlock) {
+      const int rows = a.m - m < kBlock ? a.m - m : kBlock;
+      const float* w = a.weight + (size_t)m * step;
+      if (wide)
+        block<Op, kTileVectors, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
+      else
+        block<Op, 1, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
+    }
+    x += wide ? kTileVectors * VL : VL;
+  }
+}
+
+// ---- 3x3 convolutions ------------------------------------------------------------------------------------
+//
+// bf16: nine taps.  fp32: Winograd's F(2, 3) down the columns: a pair of output rows needs four products
+// of 1x3 convolutions instead of six, two thirds of the arithmetic; constants are 1 and 1/2, so the
+// error stays that of fp32.  Pairs start at even rows of the image, whatever the bands: same bits for any
+// number of threads.
+
+// The rows of a pair, r and r + 1, from input rows r - 1 .. r + 2, over columns [x0 - 1, x1 + 1).
+template <class Op>
+struct PairConv;
+
+template <>
+struct PairConv<Fp32> {
+  static constexpr int kRows = 4;  // row buffers of scratch, each as large as an operand row
+
+  template <Epilogue E>
+  static void run(const Matrix& a, const Row in[4], const Row scratch[kRows], int channels, int x0, int x1,
+                  const Row out[2], const Row residual[2]) {
+    for (int c = 0; c < channels; ++c)
+      for (int x = x0 - VL; x < x1 + VL; x += VL) {
+        const vf d0 = load(in[0].at(c, x)), d1 = load(in[1].at(c, x));
+        const vf d2 = load(in[2].at(c, x)), d3 = load(in[3].at(c, x));
+        store(scratch[0].at(c, x), d0 - d2);
+        store(scratch[1].at(c, x), d1 + d2);
+        store(scratch[2].at(c, x), d2 - d1);
+        store(scratch[3].at(c, x), d1 - d3);
+      }
+    for (int x = x0; x < x1;) {
+      const bool wide = x + kTileVectors * VL <= x1;
+      if (wide)
+        columns<kTileVectors, E>(a, scratch, x, out, residual);
+      else
+        columns<1, E>(a, scratch, x, out, residual);
+      x += wide ? kTileVectors * VL : VL;
+    }
+  }
+
+ private:
+  template <int NV, Epilogue E>
+  static void columns(const Matrix& a, const Row scratch[kRows], int x, const Row out[2], const Row residual[2]) {
+    static const float zeros[kBlock] = {};
+    alignas(64) float products[kRows][kBlock][NV * VL];
+    for (int m = 0; m < a.m; m += kBlock) {
+      const int rows = a.m - m < kBlock ? a.m - m : kBlock;
+      const float* w = a.weight + (size_t)m * a.taps * a.k;
+      for (int j = 0; j < kRows; ++j) {
+        const Taps in = {{scratch[j].p + x - 1, scratch[j].p + x, scratch[j].p + x + 1}, scratch[j].pitch};
+        // The second product counts once in both rows: it carries the bias.
+        block<Fp32, NV, Epilogue::kStore>(w + (size_t)j * 3 * a.k * rows, j == 1 ? a.bias + m : zeros, in, 3, a.k,
+                                          rows, 0, {&products[j][0][0], NV * VL}, 0, Row());
+      }
+      for (int i = 0; i < rows; ++i)
+        for (int v = 0; v < NV * VL; v += VL) {
+          const vf p0 = load(&products[0][i][v]), p1 = load(&products[1][i][v]);
+          const vf p2 = load(&products[2][i][v]), p3 = load(&products[3][i][v]);
+          finish<E>(p0 + (p1 + p2), out[0], residual[0], m + i, x + v);
+          finish<E>((p1 - p2) - p3, out[1], residual[1], m + i, x + v);
+        }
+    }
+  }
+
+  template <Epilogue E>
+  SM_INLINE static void finish(vf value, const Row& out, const Row& residual, int channel, int x) {
+    if (E == Epilogue::kGelu || E == Epilogue::kGeluOperand) value = gelu(value);
+    if (E == Epilogue::kResidual) value += load(residual.at(channel, x));
+    store(out.at(channel, x), value);
+  }
+};
+
+SM_INLINE Taps nine_taps(const Row in[3]) {
+  Taps taps = {{}, in[0].pitch};
+  for (int t = 0; t < 9; ++t) taps.p[t] = in[t / 3].p + t % 3 - 1;
+  return taps;
+}
+
+#if defined(__AVX512BF16__)
+template <>
+struct PairConv<Bf16> {
+  static constexpr int kRows = 0;
+
+  template <Epilogue E>
+  static void run(const Matrix& a, const Row in[4], const Row*, int, int x0, int x1, const Row out[2],
+                  const Row residual[2]) {
+    matmul<Bf16, E>(a, nine_taps(in), x0, x1, out[0], residual[0]);
+    matmul<Bf16, E>(a, nine_taps(in + 1), x0, x1, out[1], residual[1]);
+  }
+};
+#endif
+
+}  // namespace SM_ISA
+}  // namespace seemore

@@ -1,0 +1,311 @@
+// The engine's C API: packs weights for the micro-kernels, plans workspaces, starts runs.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <new>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/engine.h"
+#include "cpu/pool.h"
+
+using namespace seemore;
+
+struct sm_engine {
+  Model model;
+  std::vector<Group> groups;
+  std::deque<std::vector<float>> storage;  // what the pointers above point into
+};
+
+namespace {
+
+constexpr int kMaxRecursive = 8;
+constexpr int kMaxKernel = 255;
+constexpr int kDefaultStrip = 320;  // columns; the widest rings of C = 48 then stay near the size of an L2
+constexpr int kLeastStrip = 32;
+
+uint32_t to_bf16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest even; weights are finite
+}
+
+struct Packer {
+  sm_engine& engine;
+
+  float* allocate(size_t n) {
+    engine.storage.emplace_back(n, 0.0f);
+    return engine.storage.back().data();
+  }
+
+  const float* copy(const float* values, int n, int padded) {
+    float* out = allocate(padded);
+    std::copy(values, values + n, out);
+    return out;
+  }
+
+  // weight(row, channel, tap) in double, for `m` rows of `k` channels.
+  template <class F>
+  Matrix matrix(int m, int k, int taps, const float* bias, bool bf16, F weight) {
+    Matrix out;
+    out.m = round_up(m, 4);
+    out.k = bf16 ? (k + 1) / 2 : k;
+    out.taps = taps;
+    out.bias = copy(bias, m, out.m);
+    float* packed = allocate((size_t)out.m * out.k * taps);
+    out.weight = packed;
+    auto value = [&](int row, int channel, int tap) {
+      return row < m && channel < k ? (float)weight(row, channel, tap) : 0.0f;
+    };
+    for (int block = 0; block < out.m; block += kBlock) {
+      const int rows = std::min(kBlock, out.m - block);
+      for (int tap = 0; tap < taps; ++tap)
+        for (int unit = 0; unit < out.k; ++unit)
+          for (int row = block; row < block + rows; ++row, ++packed) {
+            if (bf16) {
+              const uint32_t pair = to_bf16(value(row, 2 * unit, tap)) | to_bf16(value(row, 2 * unit + 1, tap)) << 16;
+              memcpy(packed, &pair, 4);
+            } else {
+              *packed = value(row, unit, tap);
+            }
+          }
+    }
+    return out;
+  }
+
+  // A [m, k] matrix.
+  Matrix dense(int m, int k, const float* w, const float* bias, bool bf16) {
+    return matrix(m, k, 1, bias, bf16, [&](int row, int channel, int) { return w[row * k + channel]; });
+  }
+
+  // A [m, k, 3, 3] convolution as its nine taps.
+  Matrix conv(int m, int k, const float* w, const float* bias, bool bf16) {
+    return matrix(m, k, 9, bias, bf16, [&](int row, int channel, int tap) { return w[(row * k + channel) * 9 + tap]; });
+  }
+
+  // The same for PairConv: bf16 keeps the nine taps, fp32 takes F(2, 3)'s four products of three.
+  Matrix pair_conv(int m, int k, const float* w, const float* bias, bool bf16) {
+    if (bf16) return conv(m, k, w, bias, true);
+    return matrix(m, k, 12, bias, false, [&](int row, int channel, int tap) {
+      const float* g = w + (row * k + channel) * 9 + tap % 3;
+      const double top = g[0], middle = g[3], bottom = g[6];
+      const double products[4] = {top, (top + middle + bottom) / 2, (top - middle + bottom) / 2, bottom};
+      return products[tap / 3];
+    });
+  }
+
+  Depthwise depthwise(int channels, int padded, int taps, const float* w, const float* bias) {
+    return {copy(w, channels * taps, padded * taps), copy(bias, channels, padded), taps};
+  }
+
+  Ffn ffn(const sm_ffn_weights& w, int dim, int padded, bool bf16) {
+    return {dense(dim, dim, w.a, w.a_bias, bf16), dense(dim, dim, w.g, w.g_bias, bf16),
+            dense(dim, dim, w.out, w.out_bias, bf16), depthwise(dim, padded, 9, w.gate, w.gate_bias)};
+  }
+
+  Group group(const sm_group_weights& w, const Model& m) {
+    const int c = m.dim, p = m.padded_dim, r = m.rank_sum;
+    const bool bf16 = m.bf16;
+    Group g;
+    g.norm_weight = copy(w.norm, c, p);
+    g.norm_bias = copy(w.norm_bias, c, p);
+    g.conv = pair_conv(c, c, w.conv, w.conv_bias, bf16);
+    g.to_x = dense(c, c, w.to_x, w.to_x_bias, bf16);
+    g.to_k = dense(c, c, w.to_k, w.to_k_bias, bf16);
+    g.stripe_h = depthwise(c, p, 3, w.stripe_h, w.stripe_h_bias);
+    g.stripe_v = depthwise(c, p, 3, w.stripe_v, w.stripe_v_bias);
+    g.proj = dense(c, c, w.proj, w.proj_bias, bf16);
+    g.expert_b = dense(r, c, w.expert_b, w.expert_b_bias, bf16);
+    g.expert_c = dense(r, c, w.expert_c, w.expert_c_bias, bf16);
+    for (int e = 0; e < m.num_experts; ++e)
+      g.expert_out[e] = matrix(c, m.rank[e], 1, w.expert_out_bias + e * c, false, [&](int row, int channel, int) {
+        return w.expert_out[row * r + m.rank_start[e] + channel];
+      });
+    g.aggregate = depthwise(c, p, 16, w.aggregate, w.aggregate_bias);
+    g.low_conv = depthwise(c, p, 9, w.low_conv, w.low_conv_bias);
+    g.low_proj = dense(r, c, w.low_proj, w.low_proj_bias, false);
+    g.router = copy(w.router, m.num_experts * c, m.num_experts * c);
+    g.rme_ffn = ffn(w.rme_ffn, c, p, bf16);
+    g.to_q = dense(c, c, w.to_q, w.to_q_bias, bf16);
+    g.to_v = dense(c, c, w.to_v, w.to_v_bias, bf16);
+    g.sme_h = depthwise(c, p, m.kernel, w.sme_h, w.sme_h_bias);
+    g.sme_v = depthwise(c, p, m.kernel, w.sme_v, w.sme_v_bias);
+    g.sme_proj = dense(c, c, w.sme_proj, w.sme_proj_bias, bf16);
+    g.sme_ffn = ffn(w.sme_ffn, c, p, bf16);
+    return g;
+  }
+};
+
+sm_status check(const sm_network& net) {
+  auto range = [](const char* name, int value, int least, int most) {
+    if (value >= least && value <= most) return SM_OK;
+    return fail(SM_ERROR_UNSUPPORTED, "%s must lie in %d..%d for the native engine, got %d", name, least, most, value);
+  };
+  const struct {
+    const char* name;
+    int value, least, most;
+  } limits[] = {
+      {"scale", net.scale, 1, 64},
+      {"in_chans", net.in_chans, 1, 1024},
+      {"num_experts", net.num_experts, 1, kMaxExperts},
+      {"num_layers", net.num_layers, 0, 1 << 16},
+      {"embedding_dim", net.dim, 1, 1 << 14},
+      {"global_kernel_size", net.kernel, 1, kMaxKernel},
+      {"recursive", net.recursive, 1, kMaxRecursive},
+      {"topk", net.topk, 1, net.num_experts},
+  };
+  for (const auto& limit : limits) {
+    if (const sm_status status = range(limit.name, limit.value, limit.least, limit.most)) return status;
+  }
+  return SM_OK;
+}
+
+size_t low_floats(int channels, int h, int w) {
+  return (size_t)channels * h * (round_up(w, kColumnAlign) + 2 * kColumnAlign);
+}
+
+Plan make_plan(const Model& m, const EngineTable& table, int h, int w, int threads, int widest_strip) {
+  Plan plan = {};
+  plan.h = h;
+  plan.w = w;
+  plan.padded_w = round_up(w, kColumnAlign);
+  plan.threads = threads;
+  // Strips of equal width.  They depend on the image alone, never on the threads: same bits for any number.
+  const int strips = (plan.padded_w + widest_strip - 1) / widest_strip;
+  plan.strip = round_up((plan.padded_w + strips - 1) / strips, 2 * kColumnAlign);
+  plan.plane = (size_t)m.padded_dim * h * plan.padded_w;
+  plan.ranks = (size_t)m.padded_rank * h * plan.padded_w;
+  plan.total = 2 * plan.plane + 2 * plan.ranks;
+  for (int i = 0; i < m.recursive; ++i) {
+    plan.low_h[i] = (i ? plan.low_h[i - 1] : h) / 4;
+    plan.low_w[i] = (i ? plan.low_w[i - 1] : w) / 4;
+    plan.low[i] = low_floats(m.padded_dim, plan.low_h[i], plan.low_w[i]);
+    plan.total += plan.low[i];
+  }
+  plan.low_map = low_floats(m.padded_rank, plan.low_h[m.recursive - 1], plan.low_w[m.recursive - 1]);
+  plan.sums = (size_t)((plan.padded_w + plan.strip - 1) / plan.strip) * h * m.padded_dim;
+  plan.scratch = table.scratch_floats(m, plan);
+  plan.total += plan.low_map + plan.sums + threads * plan.scratch;
+  return plan;
+}
+
+sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTable*& table) {
+  const Model& m = params.engine->model;
+  const IsaTables* isa = tables();
+  if (!isa) return SM_ERROR_UNSUPPORTED;
+  table = isa->engine;
+  if (m.bf16 && !table->bf16)
+    return fail(SM_ERROR_UNSUPPORTED, "this engine was made for bf16, which instruction set %s lacks", sm_isa());
+  const int64_t least = (int64_t)1 << (2 * m.recursive);
+  if (params.h < least || params.w < least || params.h > 1 << 24 || params.w > 1 << 24)
+    return fail(SM_ERROR_ARGUMENT, "image height and width must lie in %lld..%d, got %lld x %lld", (long long)least,
+                1 << 24, (long long)params.h, (long long)params.w);
+  if (params.threads < 1) return fail(SM_ERROR_ARGUMENT, "threads must be at least 1, got %d", params.threads);
+  const size_t limit = params.workspace_limit > 0 ? params.workspace_limit / sizeof(float) : SIZE_MAX;
+  int strip = kDefaultStrip, threads = params.threads;
+  for (;;) {
+    plan = make_plan(m, *table, (int)params.h, (int)params.w, threads, strip);
+    if (plan.total <= limit) return SM_OK;
+    if (strip > kLeastStrip)
+      strip = std::max(kLeastStrip, strip / 2);
+    else if (threads > 1)
+      --threads;
+    else
+      return fail(SM_ERROR_MEMORY, "workspace_limit of %lld bytes is too small for %lld x %lld pixels: at least %lld",
+                  (long long)params.workspace_limit, (long long)params.h, (long long)params.w,
+                  (long long)(plan.total * sizeof(float)));
+  }
+}
+
+}  // namespace
+
+sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
+  if (const sm_status status = check(*net)) return status;
+  const IsaTables* isa = tables();
+  if (!isa) return SM_ERROR_UNSUPPORTED;
+  if (bf16 && !isa->engine->bf16)
+    return fail(SM_ERROR_UNSUPPORTED, "bf16 needs a CPU with AVX512-BF16 (instruction set v4bf16); in use is %s", sm_isa());
+  try {
+    sm_engine* engine = new sm_engine();
+    Model& m = engine->model;
+    m.scale = net->scale;
+    m.in_chans = net->in_chans;
+    m.num_experts = net->num_experts;
+    m.num_layers = net->num_layers;
+    m.dim = net->dim;
+    m.kernel = net->kernel;
+    m.recursive = net->recursive;
+    m.topk = net->topk;
+    m.img_range = net->img_range;
+    m.bf16 = bf16 != 0;
+    for (int e = 0; e < m.num_experts; ++e) {
+      m.rank[e] = net->ranks[e];
+      m.rank_start[e] = m.rank_sum;
+      m.rank_sum += net->ranks[e];
+    }
+    m.padded_dim = round_up(m.dim, 4);
+    m.padded_rank = round_up(m.rank_sum, 4);
+    Packer pack{*engine};
+    m.mean = pack.copy(net->mean, m.in_chans, m.in_chans);
+    m.head = pack.conv(m.dim, m.in_chans, net->head, net->head_bias, false);
+    for (int i = 0; i < m.num_layers; ++i) engine->groups.push_back(pack.group(net->groups[i], m));
+    m.groups = engine->groups.data();
+    m.norm_weight = pack.copy(net->norm, m.dim, m.padded_dim);
+    m.norm_bias = pack.copy(net->norm_bias, m.dim, m.padded_dim);
+    m.conv_2 = pack.pair_conv(m.dim, m.dim, net->conv_2, net->conv_2_bias, m.bf16);
+    m.upsampler = pack.pair_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, m.bf16);
+    *out = engine;
+    return SM_OK;
+  } catch (const std::bad_alloc&) {
+    return fail(SM_ERROR_MEMORY, "no memory for the packed weights");
+  }
+}
+
+void sm_engine_destroy(sm_engine* engine) { delete engine; }
+
+sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* bytes) {
+  Plan plan;
+  const EngineTable* table;
+  if (const sm_status status = plan_for(*params, plan, table)) return status;
+  *bytes = plan.total * sizeof(float);
+  return SM_OK;
+}
+
+sm_status sm_engine_forward(const sm_forward_params* params) {
+  Plan plan;
+  const EngineTable* table;
+  if (const sm_status status = plan_for(*params, plan, table)) return status;
+  if (params->workspace_bytes < (int64_t)(plan.total * sizeof(float)))
+    return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld",
+                (long long)(plan.total * sizeof(float)), (long long)params->workspace_bytes);
+  const Model& m = params->engine->model;
+  const size_t element = params->u8 ? 1 : sizeof(float);
+  const size_t image = (size_t)m.in_chans * params->h * params->w * element;
+  struct Job {
+    Run run;
+    const EngineTable* table;
+  };
+  for (int64_t i = 0; i < params->n; ++i) {
+    Barrier barrier;
+    Job job = {{&m,
+                &plan,
+                {static_cast<const char*>(params->input) + i * image,
+                 static_cast<char*>(params->output) + i * image * m.scale * m.scale, params->u8 != 0},
+                static_cast<float*>(params->workspace),
+                &barrier,
+                params->poll,
+                params->poll_context,
+                0},
+               table};
+    parallel(
+        plan.threads,
+        [](void* context, int thread, int threads) {
+          Job& j = *static_cast<Job*>(context);
+          j.table->run(j.run, thread, threads);
+        },
+        &job);
+    if (job.run.stop) return fail(SM_ERROR_INTERRUPTED, "interrupted");
+  }
+  return SM_OK;
+}

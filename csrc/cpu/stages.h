@@ -1,0 +1,297 @@
+// The engine's stages: each walks down a band of rows within a strip of columns and keeps the rows that
+// its convolutions still need in rings (docs/cpu-engine.md has the picture).
+//
+// Template parameter Op: what matrix operands are stored as, Fp32 or Bf16 (gemm.h).
+#pragma once
+
+#include "layers.h"
+
+namespace seemore {
+namespace SM_ISA {
+
+// Columns a stage computes: its results for [x0, x1), what their halo needs over [e0, e1).
+struct Strip {
+  int x0, x1, e0, e1;
+  int w;    // columns of the image; those beyond are padding up to whole vectors
+  int pad;  // columns that row buffers have on either side of [x0, x1)
+
+  // Zeroes `halo` columns outside the image, if this strip reaches its edges.
+  SM_INLINE void mask(const Row& row, int channels, int halo) const {
+    if (e0 == 0) zero_columns(row, channels, -halo, 0);
+    if (w < e1 + halo) zero_columns(row, channels, w, e1 + halo);
+  }
+};
+
+struct Band {
+  int r0, r1;  // rows of the results
+  int h;       // rows of the image
+};
+
+// Hands out row buffers; with a null base it only counts.
+struct Arena {
+  float* base;
+  size_t used;
+
+  Row row(int channels, const Strip& s) {
+    const int pitch = s.x1 - s.x0 + 2 * s.pad;
+    const Row r = {base ? base + used + s.pad - s.x0 : nullptr, pitch};
+    used += (size_t)channels * pitch;
+    return r;
+  }
+  template <int N>
+  void rows(Row (&out)[N], int channels, const Strip& s) {
+    for (int i = 0; i < N; ++i) out[i] = row(channels, s);
+  }
+};
+
+SM_INLINE void zero_row(const Row& row, int channels, const Strip& s, int halo) {
+  zero_columns(row, channels, s.e0 - halo, s.e1 + halo);
+}
+
+constexpr int slot(int r, int depth) { return (r % depth + depth) % depth; }
+
+template <class Op>
+constexpr int operand_channels(int channels) {
+  return channels / Op::kPack;
+}
+
+// ---- GatedFFN --------------------------------------------------------------------------------------------
+
+template <class Op>
+struct FfnStage {
+  const Ffn& ffn;
+  const Strip& s;
+  int dim, padded_dim;
+  Row normal, a[2], g[3], product;
+
+  FfnStage(Arena& arena, const Ffn& ffn_, const Strip& s_, const Model& m)
+      : ffn(ffn_), s(s_), dim(m.dim), padded_dim(m.padded_dim) {
+    normal = arena.row(operand_channels<Op>(padded_dim), s);
+    arena.rows(a, padded_dim, s);
+    arena.rows(g, padded_dim, s);
+    product = arena.row(operand_channels<Op>(padded_dim), s);
+  }
+
+  // Row r of the input; outside the image where in is null.
+  void feed(int r, const Row* in) {
+    const Row& gr = g[slot(r, 3)];
+    if (!in) return zero_row(gr, padded_dim, s, 1);
+    layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, s.e0, s.e1);
+    matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), s.e0, s.e1, gr);
+    s.mask(gr, padded_dim, 1);
+    matmul<Op, Epilogue::kGelu>(ffn.a, one_tap(normal), s.x0, s.x1, a[slot(r, 2)]);
+  }
+
+  // Row r of the output, once rows up to r + 1 were fed: residual + ffn.
+  void finish(int r, const Row& residual, const Row& out) {
+    const Row in[3] = {g[slot(r - 1, 3)], g[slot(r, 3)], g[slot(r + 1, 3)]};
+    const Row& ar = a[slot(r, 2)];
+    put_row<Op>(product, padded_dim, s.x0, s.x1, [&](int c, int x) SM_LAMBDA_INLINE {
+      return load(ar.at(c, x)) * depthwise_3x3(ffn.gate, in, c, x);
+    });
+    matmul<Op, Epilogue::kGeluResidual>(ffn.out, one_tap(product), s.x0, s.x1, out, residual);
+  }
+};
+
+// ---- SME: striped attention ------------------------------------------------------------------------------
+
+constexpr int kMaxKernel = 255;
+
+template <class Op>
+struct SmeStage {
+  const Group& group;
+  const Strip& s;
+  int dim, padded_dim, half;
+  Row normal, q, product;
+  Row horizontal[kMaxKernel];  // q after its 1xk stripe, k rows
+  Row v[kMaxKernel / 2 + 1];
+
+  SmeStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m)
+      : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim), half(m.kernel / 2) {
+    normal = arena.row(operand_channels<Op>(padded_dim), s);
+    q = arena.row(padded_dim, s);
+    product = arena.row(operand_channels<Op>(padded_dim), s);
+    for (int i = 0; i < m.kernel; ++i) horizontal[i] = arena.row(padded_dim, s);
+    for (int i = 0; i <= half; ++i) v[i] = arena.row(padded_dim, s);
+  }
+
+  void feed(int r, const Row* in, bool inner) {
+    const Row& hr = horizontal[slot(r, 2 * half + 1)];
+    if (!in) return zero_row(hr, padded_dim, s, 0);
+    layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, s.e0, s.e1);
+    matmul<Op, Epilogue::kGelu>(group.to_q, one_tap(normal), s.e0, s.e1, q);
+    s.mask(q, padded_dim, half);
+    stripe_row(group.sme_h, q, hr, padded_dim, s.x0, s.x1);
+    if (inner) matmul<Op, Epilogue::kGelu>(group.to_v, one_tap(normal), s.x0, s.x1, v[slot(r, half + 1)]);
+  }
+
+  void finish(int r, const Row& residual, const Row& out) {
+    Row in[kMaxKernel];
+    for (int t = 0; t <= 2 * half; ++t) in[t] = horizontal[slot(r + t - half, 2 * half + 1)];
+    const Row& vr = v[slot(r, half + 1)];
+    put_row<Op>(product, padded_dim, s.x0, s.x1, [&](int c, int x) SM_LAMBDA_INLINE {
+      return load(vr.at(c, x)) * stripe_column(group.sme_v, in, c, x);
+    });
+    matmul<Op, Epilogue::kResidual>(group.sme_proj, one_tap(product), s.x0, s.x1, out, residual);
+  }
+};
+
+// ---- RME up to the pooling barrier -----------------------------------------------------------------------
+
+// Planes that one image's row r, strip by strip, is written to.
+struct RmeOutputs {
+  Row yp, b, c;  // residual + P x + p; B x; C k
+  float* sums;   // [C] of x over this row and strip
+};
+
+template <class Op>
+struct RmeStage {
+  const Group& group;
+  const Strip& s;
+  int dim, padded_dim;
+  Row normal[4], scratch[PairConv<Op>::kRows + 1], t[2], x, horizontal[3], k[4], k_operand, mixed;
+
+  RmeStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m)
+      : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim) {
+    const int operand = operand_channels<Op>(padded_dim);
+    arena.rows(normal, operand, s);
+    for (int i = 0; i < PairConv<Op>::kRows; ++i) scratch[i] = arena.row(padded_dim, s);
+    arena.rows(t, operand, s);
+    x = arena.row(padded_dim, s);
+    arena.rows(horizontal, padded_dim, s);
+    arena.rows(k, padded_dim, s);
+    k_operand = arena.row(operand, s);
+    mixed = arena.row(operand, s);
+  }
+
+  // Row r into the ring of normalised rows.
+  void feed(int r, const Row* in) {
+    const Row& n = normal[slot(r, 4)];
+    if (!in) return zero_row(n, operand_channels<Op>(padded_dim), s, 1);
+    layer_norm<Op>(*in, n, dim, padded_dim, group.norm_weight, group.norm_bias, s.e0, s.e1);
+    s.mask(n, operand_channels<Op>(padded_dim), 1);
+  }
+
+  // Rows r and r + 1 (r even) of GELU(conv), once rows up to r + 2 were fed.
+  void convolve(int r) {
+    const Row in[4] = {normal[slot(r - 1, 4)], normal[slot(r, 4)], normal[slot(r + 1, 4)], normal[slot(r + 2, 4)]};
+    PairConv<Op>::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, nullptr);
+  }
+
+  // x half of row r up to its horizontal stripe, for the results of rows r - 1 .. r + 1.
+  void x_half(int r, bool inside) {
+    const Row& hr = horizontal[slot(r, 3)];
+    if (!inside) return zero_row(hr, padded_dim, s, 0);
+    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[r & 1]), s.e0, s.e1, x);
+    s.mask(x, padded_dim, 1);
+    stripe_row(group.stripe_h, x, hr, padded_dim, s.x0, s.x1);
+  }
+
+  // k half of row r: C k, and once four rows are there a row of the aggregated map.
+  void k_half(int r, const Row& c_out, const Row& low, int low_w) {
+    const Row& kr = k[r & 3];
+    matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[r & 1]), s.x0, s.x1, kr);
+    Row operand = kr;
+    if (Op::kPack > 1) {
+      operand = k_operand;
+      put_row<Op>(operand, padded_dim, s.x0, s.x1,
+                  [&](int c, int x) SM_LAMBDA_INLINE { return load(kr.at(c, x)); });
+    }
+    matmul<Op, Epilogue::kStore>(group.expert_c, one_tap(operand), s.x0, s.x1, c_out);
+    const int x1 = s.x1 / 4 < low_w ? s.x1 / 4 : low_w;
+    if ((r & 3) == 3) aggregate_row(group.aggregate, k, low, padded_dim, s.x0 / 4, x1);
+  }
+
+  // Results of row r, once x_half was called up to r + 1.
+  void finish(int r, const Row& residual, const RmeOutputs& out) {
+    const Row in[3] = {horizontal[slot(r - 1, 3)], horizontal[slot(r, 3)], horizontal[slot(r + 1, 3)]};
+    for (int c = 0; c < padded_dim; c += 2) {
+      vf sum0 = {}, sum1 = {};
+      for (int x = s.x0; x < s.x1; x += VL) {
+        const vf first = gelu(stripe_column(group.stripe_v, in, c, x));
+        const vf second = gelu(stripe_column(group.stripe_v, in, c + 1, x));
+        Op::put(mixed, c, x, first, second);
+        const bool whole = x + VL <= s.w;
+        sum0 += whole ? first : keep_first(first, s.w - x);
+        sum1 += whole ? second : keep_first(second, s.w - x);
+      }
+      out.sums[c] = horizontal_sum(sum0);
+      out.sums[c + 1] = horizontal_sum(sum1);
+    }
+    matmul<Op, Epilogue::kResidual>(group.proj, one_tap(mixed), s.x0, s.x1, out.yp, residual);
+    matmul<Op, Epilogue::kStore>(group.expert_b, one_tap(mixed), s.x0, s.x1, out.b);
+  }
+};
+
+// ---- RME after the barrier: the chosen experts -----------------------------------------------------------
+
+// The router's decision for one image.
+struct Routing {
+  int count;
+  int expert[kMaxExperts];
+  float weight[kMaxExperts];
+};
+
+struct MixStage {
+  const Group& group;
+  const Model& m;
+  const Strip& s;
+  const Routing& routing;
+  int low_w;
+  Row vertical;     // one low-resolution row between two of the map
+  Row z;            // w_e (B x) * (C k + up)
+  Row left, right;  // bilinear source columns (left as int32), weight of the right one
+  Row bias;         // w_e P a_e
+
+  MixStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m_, const Routing& routing_, int low_w_)
+      : group(group_), m(m_), s(s_), routing(routing_), low_w(low_w_) {
+    const Strip low = {0, round_up(low_w + 1, kColumnAlign), 0, 0, low_w, 0};
+    const Strip channels = {0, round_up(m.padded_dim, kColumnAlign), 0, 0, 0, 0};
+    vertical = arena.row(m.padded_rank, low);
+    bias = arena.row(1, channels);
+    z = arena.row(m.padded_rank, s);
+    left = arena.row(1, s);
+    right = arena.row(1, s);
+  }
+
+  void prepare() {
+    for (int x = s.e0; x < s.e1; ++x) {
+      const Tap2 tap = bilinear_tap(x < s.w ? x : s.w - 1, low_w, s.w);
+      memcpy(left.at(0, x), &tap.low, 4);
+      *right.at(0, x) = tap.weight;
+    }
+  }
+
+  // Row r: out = yp + the chosen experts; `map` is the low-resolution map, rows `map_row` floats apart.
+  void run(int r, int h, const Row& map, ptrdiff_t map_row, int low_h, const Row& yp, const Row& b, const Row& c,
+           const Row& out) {
+    const Tap2 tap = bilinear_tap(r, low_h, h);
+    const Row above = {map.p + tap.low * map_row, map.pitch};
+    const Row below = {tap.weight > 0 ? above.p + map_row : above.p, map.pitch};
+    for (int i = 0; i < routing.count; ++i) {
+      const int e = routing.expert[i], start = m.rank_start[e], rank = m.rank[e];
+      const float weight = routing.weight[i];
+      for (int j = 0; j < rank; ++j) {
+        float* v = vertical.at(j, 0);
+        for (int x = 0; x < vertical.pitch; x += VL) {
+          const vf top = load(above.at(start + j, x));
+          store(v + x, top + (load(below.at(start + j, x)) - top) * tap.weight);
+        }
+        for (int x = s.e0; x < s.e1; x += VL) {
+          vi index;
+          memcpy(&index, left.at(0, x), sizeof index);
+          const vf near = gather(v, index), far = gather(v + 1, index);
+          const vf up = near + (far - near) * load(right.at(0, x));
+          store(z.at(j, x), load(b.at(start + j, x)) * (load(c.at(start + j, x)) + up) * weight);
+        }
+      }
+      Matrix a = group.expert_out[e];
+      for (int j = 0; j < a.m; ++j) *bias.at(0, j) = a.bias[j] * weight;
+      a.bias = bias.p;
+      matmul<Fp32, Epilogue::kResidual>(a, one_tap(z), s.e0, s.e1, out, i ? out : yp);
+    }
+  }
+};
+
+}  // namespace SM_ISA
+}  // namespace seemore
