@@ -21,6 +21,11 @@ struct Plane {
   int channels, pitch;
 
   Row row(int r) const { return {p + (size_t)r * channels * pitch, pitch}; }
+
+  // What a stage will read of row r, if there is one.
+  Prefetch ahead(int r, int h, int x0, int x1) const {
+    return r >= 0 && r < h ? Prefetch(row(r), channels, x0, x1) : Prefetch();
+  }
 };
 
 // A low-resolution map: rows as in Plane, with kColumnAlign zero columns on either side.
@@ -143,8 +148,7 @@ struct TailStage {
         zero_row(f, operand, s, 1);
         continue;
       }
-      put_row<Op>(f, m.padded_dim, s.e0, s.e1,
-                  [&](int c, int x) SM_LAMBDA_INLINE { return load(sum[i].at(c, x)); });
+      copy_row<Op>(sum[i], f, m.padded_dim, s.e0, s.e1);
       s.mask(f, operand, 1);
     }
   }
@@ -263,7 +267,7 @@ struct Worker {
       RmeStage<Op> stage(arena, group, s, m);
       const int first = rows.r0 > 0 ? rows.r0 - 2 : 0;
       int next = first - 1;
-      if (rows.r0 == 0) stage.x_half(-1, false);
+      if (rows.r0 == 0) stage.x_half(-1, false, Prefetch());
       for (int pair = first; pair <= rows.r1 && !stopped(); pair += 2) {
         for (; next <= pair + 2; ++next) {
           if (next < 0 || next >= plan.h) {
@@ -276,7 +280,7 @@ struct Worker {
         if (pair < plan.h) stage.convolve(pair);
         for (int r = pair; r < pair + 2; ++r) {
           if (r < rows.r0 - 1 || r > rows.r1) continue;
-          stage.x_half(r, r < plan.h);
+          stage.x_half(r, r < plan.h, in.ahead(r + 4, plan.h, s.e0, s.e1));
           if (r >= rows.r0 && r < rows.r1) {
             const int low_r = r / 4;
             stage.k_half(r, c.row(r), low_r < low[0].h ? low[0].row(low_r) : Row(), low[0].w);
@@ -313,8 +317,8 @@ struct Worker {
     const Band rows = band(last.h, 1);
     for (int r = rows.r0; r < rows.r1; ++r) {
       const Row in[3] = {r > 0 ? last.row(r - 1) : zero, last.row(r), r + 1 < last.h ? last.row(r + 1) : zero};
-      put_row<Fp32>(mixed, m.padded_dim, 0, s.x1, [&](int ch, int at) SM_LAMBDA_INLINE {
-        return depthwise_3x3(group.low_conv, in, ch, at);
+      put_row<Fp32>(mixed, m.padded_dim, 0, s.x1, [&]<int N>(vf(&acc)[N], int ch, int at) SM_LAMBDA_INLINE {
+        depthwise_3x3(group.low_conv, in, acc, ch, at);
       });
       matmul<Fp32, Epilogue::kStore>(group.low_proj, one_tap(mixed), 0, s.x1, map.row(r));
       finish_low_row(map, r);
@@ -366,7 +370,7 @@ struct Worker {
         if (inside)
           mix.run(r, plan.h, map.row(0), (ptrdiff_t)map.channels * map.pitch, map.h, in.row(r), b.row(r), c.row(r),
                   row);
-        ffn.feed(r, inside ? &row : nullptr);
+        ffn.feed(r, inside ? &row : nullptr, in.ahead(r + 1, plan.h, s.e0, s.e1));
         if (r > rows.r0) ffn.finish(r - 1, mixed[(r - 1) & 1], out.row(r - 1));
       }
     }
@@ -382,10 +386,10 @@ struct Worker {
       SmeStage<Op> stage(arena, group, s, m);
       for (int r = rows.r0 - half; r < rows.r1 + half && !stopped(); ++r) {
         if (r < 0 || r >= plan.h) {
-          stage.feed(r, nullptr, false);
+          stage.feed(r, nullptr, false, Prefetch());
         } else {
           const Row row = in.row(r);
-          stage.feed(r, &row, r >= rows.r0 && r < rows.r1);
+          stage.feed(r, &row, r >= rows.r0 && r < rows.r1, in.ahead(r + 1, plan.h, s.e0, s.e1));
         }
         const int q = r - half;
         if (q >= rows.r0) stage.finish(q, in.row(q), out.row(q));
@@ -402,10 +406,10 @@ struct Worker {
       FfnStage<Op> ffn(arena, group.sme_ffn, s, m);
       for (int r = rows.r0 - 1; r <= rows.r1 && !stopped(); ++r) {
         if (r < 0 || r >= plan.h) {
-          ffn.feed(r, nullptr);
+          ffn.feed(r, nullptr, Prefetch());
         } else {
           const Row row = in.row(r);
-          ffn.feed(r, &row);
+          ffn.feed(r, &row, in.ahead(r + 1, plan.h, s.e0, s.e1));
         }
         if (r > rows.r0) ffn.finish(r - 1, in.row(r - 1), out.row(r - 1));
       }

@@ -50,13 +50,56 @@ struct Bf16 {
 };
 #endif
 
-// Fills channels [0, channels) of an operand row from f(channel, x).  Channels are padded to a multiple
-// of 4, so they come in pairs.
+// A number of vectors known at compile time: kernels between the products compute several at once, to hide
+// latency and to load each weight once for all of them.
+template <int N>
+struct Vectors {};
+
+constexpr int kUnroll = 4;
+
+// Calls f(Vectors<n>(), x) over [x0, x1): kUnroll vectors at a time, then one.
+template <class F>
+SM_INLINE void each_column(int x0, int x1, F f) {
+  int x = x0;
+  for (; x + kUnroll * VL <= x1; x += kUnroll * VL) f(Vectors<kUnroll>(), x);
+  for (; x < x1; x += VL) f(Vectors<1>(), x);
+}
+
+// Fills channels [0, channels) of an operand row; f(vf (&out)[n], channel, x) computes n vectors.  Channels are
+// padded to a multiple of 4, so they come in pairs.
 template <class Op, class F>
 SM_INLINE void put_row(const Row& row, int channels, int x0, int x1, F f) {
   for (int c = 0; c < channels; c += 2)
-    for (int x = x0; x < x1; x += VL) Op::put(row, c, x, f(c, x), f(c + 1, x));
+    each_column(x0, x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
+      vf first[N], second[N];
+      f(first, c, x);
+      f(second, c + 1, x);
+      for (int v = 0; v < N; ++v) Op::put(row, c, x + v * VL, first[v], second[v]);
+    });
 }
+
+// Rows that a later stage reads or writes, fetched into the cache while products run: a row of planes is
+// tens of kilobytes that the hardware's prefetchers, seeing dozens of streams, fetch too late.
+struct Prefetch {
+  Row row;
+  int channels, x0, x1;
+  int channel, x;
+
+  Prefetch() : channels(0), channel(0) {}
+  Prefetch(const Row& row_, int channels_, int x0_, int x1_)
+      : row(row_), channels(channels_), x0(x0_), x1(x1_), channel(0), x(x0_) {}
+
+  SM_INLINE void lines(int n) {
+    for (; n > 0 && channel < channels; --n) {
+      __builtin_prefetch(row.at(channel, x), 0, 2);
+      x += 16;
+      if (x >= x1) {
+        x = x0;
+        ++channel;
+      }
+    }
+  }
+};
 
 enum class Epilogue {
   kStore,        // out = W x + b
@@ -120,13 +163,18 @@ __attribute__((noinline)) void block(const float* w, const float* bias, const Ta
 
 // All of a matrix for columns [x0, x1); both are multiples of VL.
 template <class Op, Epilogue E>
-SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row& out, const Row& residual = Row()) {
+SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row& out, const Row& residual = Row(),
+                      Prefetch prefetch = Prefetch()) {
   const int step = a.taps * a.k;
+  // Spread over the block calls, so that the lines arrive while the products keep the core busy.
+  const int lines = prefetch.channels ? 1 + (prefetch.channels * (prefetch.x1 - prefetch.x0) / 16) /
+                                                ((a.m + kBlock - 1) / kBlock * ((x1 - x0) / (kTileVectors * VL) + 1)) : 0;
   for (int x = x0; x < x1;) {
     const bool wide = x + kTileVectors * VL <= x1;
     for (int m = 0; m < a.m; m += kBlock) {
       const int rows = a.m - m < kBlock ? a.m - m : kBlock;
       const float* w = a.weight + (size_t)m * step;
+      prefetch.lines(lines);
       if (wide)
         block<Op, kTileVectors, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
       else

@@ -16,83 +16,104 @@ SM_INLINE void zero_columns(const Row& row, int channels, int from, int to) {
   for (int c = 0; c < channels; ++c) memset(row.at(c, from), 0, sizeof(float) * (to - from));
 }
 
+template <class Op>
+SM_INLINE void copy_row(const Row& in, const Row& out, int channels, int x0, int x1) {
+  put_row<Op>(out, channels, x0, x1, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
+    for (int v = 0; v < N; ++v) acc[v] = load(in.at(c, x + v * VL));
+  });
+}
+
 // (x - mean) / sqrt(variance + eps) over the channels of each pixel, two passes; affine where given.
 template <class Op>
 SM_INLINE void layer_norm(const Row& in, const Row& out, int dim, int padded_dim, const float* weight,
                           const float* bias, int x0, int x1) {
-  for (int x = x0; x < x1; x += VL) {
-    vf sum = {}, squares = {};
-    for (int c = 0; c < dim; ++c) sum += load(in.at(c, x));
-    const vf mean = sum * (1.0f / dim);
-    for (int c = 0; c < dim; ++c) {
-      const vf d = load(in.at(c, x)) - mean;
-      squares += d * d;
-    }
-    const vf scale = rsqrt(squares * (1.0f / dim) + kNormEps);
-    const vf shift = mean * scale;
-    auto normal = [&](int c) SM_LAMBDA_INLINE {
+  each_column(x0, x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
+    vf mean[N] = {}, scale[N] = {};
+    for (int c = 0; c < dim; ++c)
+      for (int v = 0; v < N; ++v) mean[v] += load(in.at(c, x + v * VL));
+    for (int v = 0; v < N; ++v) mean[v] *= 1.0f / dim;
+    for (int c = 0; c < dim; ++c)
+      for (int v = 0; v < N; ++v) {
+        const vf d = load(in.at(c, x + v * VL)) - mean[v];
+        scale[v] += d * d;
+      }
+    for (int v = 0; v < N; ++v) scale[v] = rsqrt(scale[v] * (1.0f / dim) + kNormEps);
+    auto normal = [&](int c, int v) SM_LAMBDA_INLINE {
       if (c >= dim) return vf{};
-      const vf n = load(in.at(c, x)) * scale - shift;
+      const vf n = (load(in.at(c, x + v * VL)) - mean[v]) * scale[v];
       return weight ? n * weight[c] + bias[c] : n;
     };
-    for (int c = 0; c < padded_dim; c += 2) Op::put(out, c, x, normal(c), normal(c + 1));
-  }
+    for (int c = 0; c < padded_dim; c += 2)
+      for (int v = 0; v < N; ++v) Op::put(out, c, x + v * VL, normal(c, v), normal(c + 1, v));
+  });
 }
 
-// One output vector of a depthwise 3x3 convolution over rows in[0..2].
-SM_INLINE vf depthwise_3x3(const Depthwise& d, const Row in[3], int c, int x) {
+// Depthwise 3x3 convolution over rows in[0..2].
+template <int N>
+SM_INLINE void depthwise_3x3(const Depthwise& d, const Row in[3], vf (&acc)[N], int c, int x) {
   const float* w = d.weight + c * 9;
-  vf acc = splat(d.bias[c]);
-  for (int t = 0; t < 9; ++t) acc += load(in[t / 3].at(c, x + t % 3 - 1)) * w[t];
-  return acc;
+  for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
+#pragma GCC unroll 9
+  for (int t = 0; t < 9; ++t) {
+    const float* p = in[t / 3].at(c, x + t % 3 - 1);
+    for (int v = 0; v < N; ++v) acc[v] += load(p + v * VL) * w[t];
+  }
 }
 
 // Horizontal stripe: out = depthwise 1xk of in.
 SM_INLINE void stripe_row(const Depthwise& d, const Row& in, const Row& out, int channels, int x0, int x1) {
-  const int half = d.taps / 2;
+  const int taps = d.taps, half = taps / 2;
   for (int c = 0; c < channels; ++c) {
-    const float* w = d.weight + c * d.taps;
-    int x = x0;
-    for (; x + 2 * VL <= x1; x += 2 * VL) {
-      vf a = splat(d.bias[c]), b = a;
-      for (int t = 0; t < d.taps; ++t) {
-        a += load(in.at(c, x + t - half)) * w[t];
-        b += load(in.at(c, x + VL + t - half)) * w[t];
-      }
-      store(out.at(c, x), a);
-      store(out.at(c, x + VL), b);
-    }
-    for (; x < x1; x += VL) {
-      vf a = splat(d.bias[c]);
-      for (int t = 0; t < d.taps; ++t) a += load(in.at(c, x + t - half)) * w[t];
-      store(out.at(c, x), a);
-    }
+    const float* w = d.weight + c * taps;
+    each_column(x0, x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
+      vf acc[N];
+      for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
+      const float* p = in.at(c, x - half);
+      for (int t = 0; t < taps; ++t)
+        for (int v = 0; v < N; ++v) acc[v] += load(p + t + v * VL) * w[t];
+      for (int v = 0; v < N; ++v) store(out.at(c, x + v * VL), acc[v]);
+    });
   }
 }
 
-// One output vector of the vertical stripe, depthwise kx1 over rows in[0..k-1].
-SM_INLINE vf stripe_column(const Depthwise& d, const Row* in, int c, int x) {
-  const float* w = d.weight + c * d.taps;
-  vf acc = splat(d.bias[c]);
-  for (int t = 0; t < d.taps; ++t) acc += load(in[t].at(c, x)) * w[t];
-  return acc;
+// Vertical stripe, depthwise kx1 over rows in[0..k-1].
+template <int N>
+SM_INLINE void stripe_column(const Depthwise& d, const Row* in, vf (&acc)[N], int c, int x) {
+  const int taps = d.taps;
+  const float* w = d.weight + c * taps;
+  for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
+  for (int t = 0; t < taps; ++t) {
+    const float* p = in[t].at(c, x);
+    for (int v = 0; v < N; ++v) acc[v] += load(p + v * VL) * w[t];
+  }
 }
 
-// Depthwise 4x4 with stride 4 and GELU: columns [x0, x1) of the output from four rows of the input.
-// `out` needs room for whole vectors past x1.
+// The even, or the odd, lanes of a and b put together.
+SM_INLINE vf every_other(vf a, vf b, int first) {
+  vi index;
+  for (int i = 0; i < VL; ++i) index[i] = 2 * i + first;
+  return __builtin_shuffle(a, b, index);
+}
+
+SM_INLINE vf add_pairs(vf a, vf b) { return every_other(a, b, 0) + every_other(a, b, 1); }
+
+// Depthwise 4x4 with stride 4 and GELU: columns [x0, x1) of the output from four rows of the input.  Works on
+// whole vectors: `out` is written, and `in` read, for up to VL outputs too many.
 SM_INLINE void aggregate_row(const Depthwise& d, const Row in[4], const Row& out, int channels, int x0, int x1) {
   for (int c = 0; c < channels; ++c) {
     const float* w = d.weight + c * 16;
-    float* o = out.at(c, 0);
-    for (int x = x0; x < x1; ++x) {
-      float acc = d.bias[c];
-      for (int i = 0; i < 4; ++i) {
-        const float* p = in[i].at(c, 4 * x);
-        acc += (p[0] * w[4 * i] + p[1] * w[4 * i + 1]) + (p[2] * w[4 * i + 2] + p[3] * w[4 * i + 3]);
+    vf weight[4];
+    for (int i = 0; i < 4; ++i)
+      for (int lane = 0; lane < VL; ++lane) weight[i][lane] = w[4 * i + lane % 4];
+    for (int x = x0; x < x1; x += VL) {
+      vf products[4];
+      for (int v = 0; v < 4; ++v) {
+        products[v] = load(in[0].at(c, 4 * x + v * VL)) * weight[0];
+        for (int i = 1; i < 4; ++i) products[v] += load(in[i].at(c, 4 * x + v * VL)) * weight[i];
       }
-      o[x] = acc;
+      const vf sum = add_pairs(add_pairs(products[0], products[1]), add_pairs(products[2], products[3]));
+      store(out.at(c, x), gelu(sum + d.bias[c]));
     }
-    for (int x = x0; x < x1; x += VL) store(o + x, gelu(load(o + x)));
   }
 }
 

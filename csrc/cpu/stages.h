@@ -72,12 +72,12 @@ struct FfnStage {
     product = arena.row(operand_channels<Op>(padded_dim), s);
   }
 
-  // Row r of the input; outside the image where in is null.
-  void feed(int r, const Row* in) {
+  // Row r of the input; outside the image where in is null.  `ahead`: what to fetch meanwhile.
+  void feed(int r, const Row* in, const Prefetch& ahead) {
     const Row& gr = g[slot(r, 3)];
     if (!in) return zero_row(gr, padded_dim, s, 1);
     layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, s.e0, s.e1);
-    matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), s.e0, s.e1, gr);
+    matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), s.e0, s.e1, gr, Row(), ahead);
     s.mask(gr, padded_dim, 1);
     matmul<Op, Epilogue::kGelu>(ffn.a, one_tap(normal), s.x0, s.x1, a[slot(r, 2)]);
   }
@@ -86,8 +86,9 @@ struct FfnStage {
   void finish(int r, const Row& residual, const Row& out) {
     const Row in[3] = {g[slot(r - 1, 3)], g[slot(r, 3)], g[slot(r + 1, 3)]};
     const Row& ar = a[slot(r, 2)];
-    put_row<Op>(product, padded_dim, s.x0, s.x1, [&](int c, int x) SM_LAMBDA_INLINE {
-      return load(ar.at(c, x)) * depthwise_3x3(ffn.gate, in, c, x);
+    put_row<Op>(product, padded_dim, s.x0, s.x1, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
+      depthwise_3x3(ffn.gate, in, acc, c, x);
+      for (int i = 0; i < N; ++i) acc[i] *= load(ar.at(c, x + i * VL));
     });
     matmul<Op, Epilogue::kGeluResidual>(ffn.out, one_tap(product), s.x0, s.x1, out, residual);
   }
@@ -115,11 +116,11 @@ struct SmeStage {
     for (int i = 0; i <= half; ++i) v[i] = arena.row(padded_dim, s);
   }
 
-  void feed(int r, const Row* in, bool inner) {
+  void feed(int r, const Row* in, bool inner, const Prefetch& ahead) {
     const Row& hr = horizontal[slot(r, 2 * half + 1)];
     if (!in) return zero_row(hr, padded_dim, s, 0);
     layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, s.e0, s.e1);
-    matmul<Op, Epilogue::kGelu>(group.to_q, one_tap(normal), s.e0, s.e1, q);
+    matmul<Op, Epilogue::kGelu>(group.to_q, one_tap(normal), s.e0, s.e1, q, Row(), ahead);
     s.mask(q, padded_dim, half);
     stripe_row(group.sme_h, q, hr, padded_dim, s.x0, s.x1);
     if (inner) matmul<Op, Epilogue::kGelu>(group.to_v, one_tap(normal), s.x0, s.x1, v[slot(r, half + 1)]);
@@ -129,8 +130,9 @@ struct SmeStage {
     Row in[kMaxKernel];
     for (int t = 0; t <= 2 * half; ++t) in[t] = horizontal[slot(r + t - half, 2 * half + 1)];
     const Row& vr = v[slot(r, half + 1)];
-    put_row<Op>(product, padded_dim, s.x0, s.x1, [&](int c, int x) SM_LAMBDA_INLINE {
-      return load(vr.at(c, x)) * stripe_column(group.sme_v, in, c, x);
+    put_row<Op>(product, padded_dim, s.x0, s.x1, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
+      stripe_column(group.sme_v, in, acc, c, x);
+      for (int i = 0; i < N; ++i) acc[i] *= load(vr.at(c, x + i * VL));
     });
     matmul<Op, Epilogue::kResidual>(group.sme_proj, one_tap(product), s.x0, s.x1, out, residual);
   }
@@ -179,10 +181,10 @@ struct RmeStage {
   }
 
   // x half of row r up to its horizontal stripe, for the results of rows r - 1 .. r + 1.
-  void x_half(int r, bool inside) {
+  void x_half(int r, bool inside, const Prefetch& ahead) {
     const Row& hr = horizontal[slot(r, 3)];
     if (!inside) return zero_row(hr, padded_dim, s, 0);
-    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[r & 1]), s.e0, s.e1, x);
+    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[r & 1]), s.e0, s.e1, x, Row(), ahead);
     s.mask(x, padded_dim, 1);
     stripe_row(group.stripe_h, x, hr, padded_dim, s.x0, s.x1);
   }
@@ -194,8 +196,7 @@ struct RmeStage {
     Row operand = kr;
     if (Op::kPack > 1) {
       operand = k_operand;
-      put_row<Op>(operand, padded_dim, s.x0, s.x1,
-                  [&](int c, int x) SM_LAMBDA_INLINE { return load(kr.at(c, x)); });
+      copy_row<Op>(kr, operand, padded_dim, s.x0, s.x1);
     }
     matmul<Op, Epilogue::kStore>(group.expert_c, one_tap(operand), s.x0, s.x1, c_out);
     const int x1 = s.x1 / 4 < low_w ? s.x1 / 4 : low_w;
@@ -206,17 +207,20 @@ struct RmeStage {
   void finish(int r, const Row& residual, const RmeOutputs& out) {
     const Row in[3] = {horizontal[slot(r - 1, 3)], horizontal[slot(r, 3)], horizontal[slot(r + 1, 3)]};
     for (int c = 0; c < padded_dim; c += 2) {
-      vf sum0 = {}, sum1 = {};
-      for (int x = s.x0; x < s.x1; x += VL) {
-        const vf first = gelu(stripe_column(group.stripe_v, in, c, x));
-        const vf second = gelu(stripe_column(group.stripe_v, in, c + 1, x));
-        Op::put(mixed, c, x, first, second);
-        const bool whole = x + VL <= s.w;
-        sum0 += whole ? first : keep_first(first, s.w - x);
-        sum1 += whole ? second : keep_first(second, s.w - x);
-      }
-      out.sums[c] = horizontal_sum(sum0);
-      out.sums[c + 1] = horizontal_sum(sum1);
+      vf sum[2] = {};
+      each_column(s.x0, s.x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
+        vf value[2][N];
+        for (int i = 0; i < 2; ++i) {
+          stripe_column(group.stripe_v, in, value[i], c + i, x);
+          for (int v = 0; v < N; ++v) {
+            value[i][v] = gelu(value[i][v]);
+            const int left = s.w - x - v * VL;
+            sum[i] += left >= VL ? value[i][v] : keep_first(value[i][v], left);
+          }
+        }
+        for (int v = 0; v < N; ++v) Op::put(mixed, c, x + v * VL, value[0][v], value[1][v]);
+      });
+      for (int i = 0; i < 2; ++i) out.sums[c + i] = horizontal_sum(sum[i]);
     }
     matmul<Op, Epilogue::kResidual>(group.proj, one_tap(mixed), s.x0, s.x1, out.yp, residual);
     matmul<Op, Epilogue::kStore>(group.expert_b, one_tap(mixed), s.x0, s.x1, out.b);
