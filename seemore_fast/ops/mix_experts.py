@@ -1,4 +1,4 @@
-"""Mixture of low-rank experts: pool, softmax, top-k, weighted sum of the experts plus x (paper section 3.2)."""
+"""Mixture of low-rank experts: pool, softmax, top-k, weighted sum of experts plus x (paper section 3.2)."""
 
 from __future__ import annotations
 

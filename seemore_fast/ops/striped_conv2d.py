@@ -22,8 +22,8 @@ def striped_conv2d(
 ) -> Tensor:
     """Depthwise 1xk along the rows, then kx1 along the columns, each zero padded by k // 2.
 
-    x: (N, C, H, W), floating; weight_h: (C, 1, 1, k), weight_v: (C, 1, k, 1) with k odd; bias_h, bias_v: (C,);
-    all of one dtype and device.  ``gelu`` applies GELU (erf form) to the result.
+    x: (N, C, H, W), floating; weight_h: (C, 1, 1, k) and weight_v: (C, 1, k, 1) with k odd; bias_h and
+    bias_v: (C,); all of one dtype and device.  ``gelu`` applies GELU (erf form) to the result.
     Returns (N, C, H, W), contiguous from the native kernel.
 
     Raises ValueError (shape, device), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
