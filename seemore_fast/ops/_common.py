@@ -36,10 +36,20 @@ def register(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) -> 
     return getattr(torch.ops.seemore_fast, name).default
 
 
-def check_image(name: str, value: Tensor) -> None:
-    """``value`` must be a floating tensor (N, C, H, W) with at least one channel and pixel."""
+def _check_tensor(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def size(name: str, value: Tensor, dim: int) -> int:
+    """``value.shape[dim]`` of a tensor whose shape is still to be checked; 0 where it has no dimensions."""
+    _check_tensor(name, value)
+    return value.shape[dim] if value.dim() else 0
+
+
+def check_image(name: str, value: Tensor) -> None:
+    """``value`` must be a floating tensor (N, C, H, W) with at least one channel and pixel."""
+    _check_tensor(name, value)
     if not value.is_floating_point():
         raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
     if value.dim() != 4 or 0 in value.shape[1:]:
@@ -48,8 +58,7 @@ def check_image(name: str, value: Tensor) -> None:
 
 def check_like(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     """``value`` must have this shape, and the dtype and device of ``x``."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    _check_tensor(name, value)
     if value.dtype != x.dtype:
         raise TypeError(f"{name} must have the dtype of x ({x.dtype}), got {value.dtype}")
     if value.device != x.device:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast import _native
-from seemore_fast.ops._common import Backend, check_image, check_like, register, use_native
+from seemore_fast.ops._common import Backend, check_image, check_like, register, size, use_native
 
 
 def low_rank_experts(
@@ -32,9 +32,9 @@ def low_rank_experts(
     """
     check_image("x", x)
     check_like(x, "k", k, x.shape)
-    channels, rank = x.shape[1], b_weight.shape[0]
+    channels, rank = x.shape[1], size("b_weight", b_weight, 0)
     if rank < 1:
-        raise ValueError("b_weight must have at least one row, the expert's rank")
+        raise ValueError(f"b_weight must have shape (R, C) with R >= 1, got {tuple(b_weight.shape)}")
     check_like(x, "b_weight", b_weight, (rank, channels))
     check_like(x, "b_bias", b_bias, (rank,))
     check_like(x, "c_weight", c_weight, (rank, channels))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast import _native
-from seemore_fast.ops._common import Backend, check_image, check_like, register, use_native
+from seemore_fast.ops._common import Backend, check_image, check_like, register, size, use_native
 
 
 def striped_conv2d(
@@ -29,7 +29,7 @@ def striped_conv2d(
     Raises ValueError (shape, device), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
     """
     check_image("x", x)
-    c, k = x.shape[1], weight_h.shape[-1]
+    c, k = x.shape[1], size("weight_h", weight_h, -1)
     check_like(x, "weight_h", weight_h, (c, 1, 1, k))
     if k % 2 == 0:
         raise ValueError(f"weight_h must have shape (C, 1, 1, k) with k odd, got {tuple(weight_h.shape)}")
