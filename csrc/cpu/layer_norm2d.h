@@ -8,29 +8,33 @@
 namespace seemore {
 namespace SM_ISA {
 
-// Two passes for the statistics: the one-pass sum of squares cancels where |mean| is far above the deviation.
+// Two passes for the statistics, for a one-pass sum of squares cancels where |mean| is far above the
+// deviation. `rest`, what the rounded mean left over, corrects both: it matters for the same pixels.
 template <class Lanes>
 SM_INLINE void normalize_pixels(const sm_layer_norm2d_params& p, const float* x, float* out, Lanes lanes) {
   constexpr int U = Lanes::vectors;
   const int64_t plane = p.h * p.w;
   const vf inverse = splat(1.0f / (float)p.c);
 
-  vf mean[U] = {}, variance[U] = {};
+  vf mean[U] = {}, rest[U] = {}, scale[U] = {};
   for (int64_t c = 0; c < p.c; ++c)
     for (int u = 0; u < U; ++u) mean[u] += lanes.get(x + c * plane, u);
   for (int u = 0; u < U; ++u) mean[u] *= inverse;
   for (int64_t c = 0; c < p.c; ++c)
     for (int u = 0; u < U; ++u) {
       const vf centred = lanes.get(x + c * plane, u) - mean[u];
-      variance[u] += centred * centred;
+      rest[u] += centred;
+      scale[u] += centred * centred;
     }
-  vf scale[U];
-  for (int u = 0; u < U; ++u) scale[u] = rsqrt(variance[u] * inverse + p.eps);
+  for (int u = 0; u < U; ++u) {
+    rest[u] *= inverse;
+    scale[u] = rsqrt(vmax(vf{}, scale[u] * inverse - rest[u] * rest[u]) + p.eps);
+  }
   for (int64_t c = 0; c < p.c; ++c) {
     const vf weight = splat(p.weight[c]), bias = splat(p.bias[c]);
     for (int u = 0; u < U; ++u) {
-      const vf normal = (lanes.get(x + c * plane, u) - mean[u]) * scale[u];
-      lanes.put(out + c * plane, u, normal * weight + bias);
+      const vf centred = lanes.get(x + c * plane, u) - mean[u] - rest[u];
+      lanes.put(out + c * plane, u, centred * scale[u] * weight + bias);
     }
   }
 }

@@ -15,12 +15,13 @@ def test_equals_the_networks_layer(isa, assert_close):
     assert_close(ops.layer_norm2d(x, layer.weight, layer.bias), layer.double()(x.double()))
 
 
-def test_large_mean_does_not_cancel(isa, assert_close):
+def test_large_mean_does_not_cancel(isa):
     """mean 1000, deviation 1: the one-pass variance would have no correct digit."""
-    x = 1000 + torch.randn(1, 48, 8, 33)
-    one, zero = torch.ones(48), torch.zeros(48)
-    got = ops.layer_norm2d(x, one, zero, backend="cpu")
-    assert_close(got, ops.layer_norm2d(x.double(), one.double(), zero.double()), 1e-4)
+    args = 1000 + torch.randn(1, 48, 8, 33), torch.ones(48), torch.zeros(48)
+    want = ops.layer_norm2d(*(t.double() for t in args))
+    error = (ops.layer_norm2d(*args, backend="cpu") - want).norm()
+    assert error <= 2 * (ops.layer_norm2d(*args, backend="reference") - want).norm()
+    assert error <= 1e-3 * want.norm()
 
 
 def test_constant_pixels_give_the_bias(isa):

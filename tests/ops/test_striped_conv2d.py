@@ -39,7 +39,7 @@ def test_padding_between_the_stripes_is_zero_not_the_bias(isa):
 
 def test_even_kernels_are_refused():
     w = torch.zeros(2, 1, 1, 4)
-    with pytest.raises(ValueError, match="weight_h .* k odd"):
+    with pytest.raises(ValueError, match=r"weight_h .* k odd"):
         ops.striped_conv2d(torch.zeros(1, 2, 5, 5), w, torch.zeros(2), w.mT, torch.zeros(2))
 
 
