@@ -17,6 +17,9 @@ struct Linear {
 };
 
 // emit(row, u, value) for G rows from `row` on; input channel c lies at in + c * stride.
+//
+// The prefetch asks for the next block but one: a plane per channel makes more streams of memory than the
+// hardware follows by itself, and without it a whole expert takes 1.3 to 2 times as long.
 template <int G, class Lanes, class Emit>
 SM_INLINE void multiply_rows(const Linear& m, int64_t row, const float* in, int64_t stride, Lanes lanes,
                              const Emit& emit) {
@@ -27,7 +30,10 @@ SM_INLINE void multiply_rows(const Linear& m, int64_t row, const float* in, int6
   const float* weight = m.weight + row * m.columns;
   for (int64_t c = 0; c < m.columns; ++c) {
     vf value[U];
-    for (int u = 0; u < U; ++u) value[u] = lanes.get(in + c * stride, u);
+    for (int u = 0; u < U; ++u) {
+      value[u] = lanes.get(in + c * stride, u);
+      __builtin_prefetch(in + c * stride + (2 * U + u) * VL);
+    }
     for (int g = 0; g < G; ++g)
       for (int u = 0; u < U; ++u) sum[g][u] += splat(weight[g * m.columns + c]) * value[u];
   }
