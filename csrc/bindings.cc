@@ -46,5 +46,7 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_isa", [](const char* name) { seemore::check(sm_set_isa(name)); }, py::arg("name").none(true),
       "Use the named instruction set in the whole process; None: choose again. For tests.");
+
+  seemore::bind_ops(m);
   seemore::bind_engine(m);
 }

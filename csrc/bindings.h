@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <vector>
+
 #include "seemore.h"
 
 namespace seemore {
@@ -11,6 +13,10 @@ namespace seemore {
 // Turns a status into the matching Python exception: ValueError, MemoryError or BackendError.
 void check(sm_status status);
 
+// Adds the operations of seemore.h to the module.
+void bind_ops(pybind11::module_& m);
+
+// Adds the engine.
 void bind_engine(pybind11::module_& m);
 
 }  // namespace seemore

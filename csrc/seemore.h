@@ -43,6 +43,87 @@ SM_API const char* sm_usable_isa(int i);
 /* From now on use the named one, in the whole process; NULL: choose again as at the start. For tests. */
 SM_API sm_status sm_set_isa(const char* name);
 
+/* ---- Operations ------------------------------------------------------------------------------------------
+ *
+ * n >= 0; c, h, w >= 1; threads >= 1 is the largest number of threads to use, the caller's included.
+ * Weights are laid out as PyTorch's convolutions keep them, so a 1x1 convolution is a [rows, columns] matrix.
+ */
+
+/* LayerNorm over the channels of each pixel, biased variance:
+ * out = (x - mean) / sqrt(variance + eps) * weight + bias. */
+typedef struct sm_layer_norm2d_params {
+  const float* x;      /* [n, c, h, w] */
+  const float* weight; /* [c] */
+  const float* bias;   /* [c] */
+  float* out;          /* [n, c, h, w] */
+  int64_t n, c, h, w;
+  float eps; /* >= 0 */
+  int threads;
+} sm_layer_norm2d_params;
+
+SM_API sm_status sm_layer_norm2d(const sm_layer_norm2d_params* params);
+
+/* Depthwise 1 x k, then depthwise k x 1 convolution, each zero padded by k / 2; then GELU (erf form) if
+ * asked. */
+typedef struct sm_striped_conv2d_params {
+  const float* x;  /* [n, c, h, w] */
+  const float* w1; /* [c, 1, 1, k] along the row */
+  const float* b1; /* [c] */
+  const float* w2; /* [c, 1, k, 1] along the column */
+  const float* b2; /* [c] */
+  float* out;      /* [n, c, h, w] */
+  int64_t n, c, h, w;
+  int64_t k; /* odd */
+  int gelu;  /* 0 or 1 */
+  int threads;
+} sm_striped_conv2d_params;
+
+SM_API sm_status sm_striped_conv2d(const sm_striped_conv2d_params* params);
+
+/* One low-rank expert, per pixel: out = A ((B x + b) * (C k + c)) + a, elementwise product of `rank` values.
+ */
+typedef struct sm_low_rank_experts_params {
+  const float* x;        /* [n, c, h, w] */
+  const float* k;        /* [n, c, h, w] */
+  const float* b_weight; /* [rank, c] */
+  const float* b_bias;   /* [rank] */
+  const float* c_weight; /* [rank, c] */
+  const float* c_bias;   /* [rank] */
+  const float* a_weight; /* [c, rank] */
+  const float* a_bias;   /* [c] */
+  float* out;            /* [n, c, h, w] */
+  int64_t n, c, h, w;
+  int64_t rank; /* >= 1 */
+  int threads;
+} sm_low_rank_experts_params;
+
+SM_API sm_status sm_low_rank_experts(const sm_low_rank_experts_params* params);
+
+/* Mixture of low-rank experts: out = x + sum over the top-k experts e of each image of weights[e] *
+ * expert_e(x, k), weights = softmax(router_weight * (mean of x over the image)), not renormalised.  The
+ * experts' matrices are concatenated along the ranks, of which there are R = ranks[0] + ... + ranks[experts -
+ * 1].  Only the selected experts are computed; of equal probabilities the lower index is taken. */
+typedef struct sm_mix_experts_params {
+  const float* x;             /* [n, c, h, w] */
+  const float* k;             /* [n, c, h, w] */
+  const float* router_weight; /* [experts, c] */
+  const float* b_weight;      /* [R, c] */
+  const float* b_bias;        /* [R] */
+  const float* c_weight;      /* [R, c] */
+  const float* c_bias;        /* [R] */
+  const float* a_weight;      /* [c, R] */
+  const float* a_bias;        /* [experts, c] */
+  const int64_t* ranks;       /* [experts], each >= 1 */
+  float* out;                 /* [n, c, h, w] */
+  float* weights;             /* [n, experts]: the probability where selected, else 0 */
+  int64_t n, c, h, w;
+  int64_t experts; /* >= 1 */
+  int64_t topk;    /* 1 .. experts */
+  int threads;
+} sm_mix_experts_params;
+
+SM_API sm_status sm_mix_experts(const sm_mix_experts_params* params);
+
 /* ---- The whole network -----------------------------------------------------------------------------------
  *
  * Weights come folded (seemore_fast/fold.py): shuffle, LayerNorm's affine part and the projection after the

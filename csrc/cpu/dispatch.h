@@ -9,9 +9,13 @@ namespace seemore {
 
 struct EngineTable;  // csrc/cpu/engine.h
 
-// Entry points of csrc/cpu/ops.cc for one ISA.
+// Kernels of csrc/cpu/ops.cc for one ISA. Parameters have been checked (csrc/cpu/ops_api.cc); false: out of
+// memory.
 struct OpsTable {
-  int vector_lanes;  // floats in one vector
+  bool (*layer_norm2d)(const sm_layer_norm2d_params&);
+  bool (*striped_conv2d)(const sm_striped_conv2d_params&);
+  bool (*low_rank_experts)(const sm_low_rank_experts_params&);
+  bool (*mix_experts)(const sm_mix_experts_params&);
 };
 
 // Everything compiled for one ISA; a further per-ISA file adds its table here and in dispatch.cc.

@@ -23,9 +23,11 @@ def quartic(segment: int) -> np.ndarray:
         powers = nodes[:, None] ** np.arange(1, 5)
         fit = np.linalg.lstsq(powers, tail(nodes), rcond=None)[0]
         return np.concatenate([[0.0], fit])
-    return np.polynomial.chebyshev.Chebyshev.fit(nodes, tail(segment / 4 + nodes), 4).convert(
-        kind=np.polynomial.Polynomial
-    ).coef
+    return (
+        np.polynomial.chebyshev.Chebyshev.fit(nodes, tail(segment / 4 + nodes), 4)
+        .convert(kind=np.polynomial.Polynomial)
+        .coef
+    )
 
 
 table = np.stack([quartic(j) for j in range(32)], axis=1)  # [5 powers, 32 segments]

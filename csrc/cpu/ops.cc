@@ -1,6 +1,8 @@
-// The CPU kernels of the single operations; compiled once per ISA.
-#include "cpu/dispatch.h"
-#include "cpu/simd.h"
+// The CPU kernels of the single operations; compiled once per ISA. Each is in a header of its own.
+#include "cpu/layer_norm2d.h"
+#include "cpu/low_rank_experts.h"
+#include "cpu/mix_experts.h"
+#include "cpu/striped_conv2d.h"
 
 namespace seemore {
 namespace SM_ISA {
@@ -8,7 +10,7 @@ namespace SM_ISA {
 extern const OpsTable* ops_table();
 
 const OpsTable* ops_table() {
-  static const OpsTable table = {VL};
+  static const OpsTable table = {layer_norm2d, striped_conv2d, low_rank_experts, mix_experts};
   return &table;
 }
 

@@ -1,0 +1,59 @@
+"""LayerNorm over the channels of each pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seemore_fast import _native
+from seemore_fast.ops._common import Backend, check_image, check_like, register, use_native
+
+
+def layer_norm2d(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6, *, backend: Backend = None
+) -> Tensor:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias``, statistics over C (biased) in at least float32.
+
+    x: (N, C, H, W), floating; weight, bias: (C,), of the same dtype and device; eps >= 0.
+    Returns (N, C, H, W), contiguous from the native kernel.
+
+    Raises ValueError (shape, device, eps), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
+    """
+    check_image("x", x)
+    check_like(x, "weight", weight, (x.shape[1],))
+    check_like(x, "bias", bias, (x.shape[1],))
+    if not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps!r}")
+    if use_native(backend, x, weight, bias):
+        return _op(x, weight, bias, eps)
+    return reference(x, weight, bias, eps)
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The formula in plain PyTorch."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    centred = wide - wide.mean(1, keepdim=True)
+    normal = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + eps)
+    return (normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype)
+
+
+def _cpu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+    out = x.new_empty(x.shape)
+    _native.require().layer_norm2d(
+        x.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        out.data_ptr(),
+        x.shape,
+        eps,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+_op = register("layer_norm2d(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor", _cpu, _fake)

@@ -1,0 +1,88 @@
+"""One low-rank expert, ``A ((B x + b) * (C k + c)) + a`` at each pixel (paper section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seemore_fast import _native
+from seemore_fast.ops._common import Backend, check_image, check_like, register, size, use_native
+
+
+def low_rank_experts(
+    x: Tensor,
+    k: Tensor,
+    b_weight: Tensor,
+    b_bias: Tensor,
+    c_weight: Tensor,
+    c_bias: Tensor,
+    a_weight: Tensor,
+    a_bias: Tensor,
+    *,
+    backend: Backend = None,
+) -> Tensor:
+    """Projects x and k to rank R, multiplies them elementwise, and projects back.
+
+    x, k: (N, C, H, W), floating; b_weight, c_weight: (R, C); b_bias, c_bias: (R,); a_weight: (C, R);
+    a_bias: (C,); all of one dtype and device.  Several experts whose ranks are concatenated give their sum
+    (with ``a_bias`` the sum of theirs).  Returns (N, C, H, W), contiguous from the native kernel.
+
+    Raises ValueError (shape, device), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
+    """
+    check_image("x", x)
+    check_like(x, "k", k, x.shape)
+    channels, rank = x.shape[1], size("b_weight", b_weight, 0)
+    if rank < 1:
+        raise ValueError(f"b_weight must have shape (R, C) with R >= 1, got {tuple(b_weight.shape)}")
+    check_like(x, "b_weight", b_weight, (rank, channels))
+    check_like(x, "b_bias", b_bias, (rank,))
+    check_like(x, "c_weight", c_weight, (rank, channels))
+    check_like(x, "c_bias", c_bias, (rank,))
+    check_like(x, "a_weight", a_weight, (channels, rank))
+    check_like(x, "a_bias", a_bias, (channels,))
+    weights = (b_weight, b_bias, c_weight, c_bias, a_weight, a_bias)
+    if use_native(backend, x, k, *weights):
+        return _op(x, k, *weights)
+    return reference(x, k, *weights)
+
+
+def reference(
+    x: Tensor,
+    k: Tensor,
+    b_weight: Tensor,
+    b_bias: Tensor,
+    c_weight: Tensor,
+    c_bias: Tensor,
+    a_weight: Tensor,
+    a_bias: Tensor,
+) -> Tensor:
+    """The formula in plain PyTorch."""
+    b = F.conv2d(x, b_weight[:, :, None, None], b_bias)
+    c = F.conv2d(k, c_weight[:, :, None, None], c_bias)
+    return F.conv2d(b * c, a_weight[:, :, None, None], a_bias)
+
+
+def _cpu(x: Tensor, k: Tensor, *weights: Tensor) -> Tensor:
+    inputs = [t.contiguous() for t in (x, k, *weights)]
+    out = x.new_empty(x.shape)
+    _native.require().low_rank_experts(
+        *(t.data_ptr() for t in inputs),
+        out.data_ptr(),
+        x.shape,
+        weights[0].shape[0],
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _fake(x: Tensor, k: Tensor, *weights: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+_op = register(
+    "low_rank_experts(Tensor x, Tensor k, Tensor b_weight, Tensor b_bias, Tensor c_weight, Tensor c_bias,"
+    " Tensor a_weight, Tensor a_bias) -> Tensor",
+    _cpu,
+    _fake,
+)

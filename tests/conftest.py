@@ -1,0 +1,58 @@
+"""Shared by all tests: reproducible inputs, every instruction set the machine has, poisoned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from seemore_fast import _native
+
+ISAS = _native.lib.isas() if _native.lib else []
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Fresh tensors of new_empty and empty hold NaN: output that a kernel leaves out shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs once with each instruction set that works here."""
+    _native.require().set_isa(request.param)
+    yield request.param
+    _native.require().set_isa(None)
+
+
+@pytest.fixture
+def assert_close() -> Callable[..., None]:
+    """assert_close(got, want, limit): relative L2 error against float64, and no NaN or infinity."""
+
+    def check(got: Tensor, want: Tensor, limit: float = 1e-6) -> None:
+        assert got.shape == want.shape
+        assert torch.isfinite(got).all()
+        error = (got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30)
+        assert error <= limit, f"relative L2 error {error:.3g} > {limit:.3g}"
+
+    return check

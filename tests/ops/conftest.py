@@ -1,0 +1,89 @@
+"""Arguments for every op, and the checks that each op's kernels must pass on any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seemore_fast import ops
+
+OPS = ["layer_norm2d", "low_rank_experts", "mix_experts", "striped_conv2d"]
+
+
+@pytest.fixture(autouse=True)
+def _always_poisoned(poisoned_memory: None) -> None:
+    pass
+
+
+def make_args(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    k: int = 11,
+    gelu: bool = True,
+    ranks: Any = (2, 4, 8),
+    topk: int = 2,
+) -> dict[str, Any]:
+    """Random arguments of the op, by name, for x of this shape."""
+    c, rank, experts = shape[1], sum(ranks), len(ranks)
+    randn = torch.randn
+    x = randn(shape) + randn(shape[0], c, 1, 1)  # images of different colour choose different experts
+    matrices = {
+        "b_weight": randn(rank, c),
+        "b_bias": randn(rank),
+        "c_weight": randn(rank, c),
+        "c_bias": randn(rank),
+        "a_weight": randn(c, rank),
+    }
+    if name == "layer_norm2d":
+        return {"x": x, "weight": randn(c), "bias": randn(c)}
+    if name == "striped_conv2d":
+        stripes = {"weight_h": randn(c, 1, 1, k), "bias_h": randn(c)}
+        return {"x": x, **stripes, "weight_v": randn(c, 1, k, 1), "bias_v": randn(c), "gelu": gelu}
+    if name == "low_rank_experts":
+        return {"x": x, "k": randn(shape), **matrices, "a_bias": randn(c)}
+    router = {"k": randn(shape), "router_weight": randn(experts, c)}
+    return {"x": x, **router, **matrices, "a_bias": randn(experts, c), "ranks": list(ranks), "topk": topk}
+
+
+def convert(args: dict[str, Any], f: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    return {name: f(value) if isinstance(value, Tensor) else value for name, value in args.items()}
+
+
+def outputs(name: str, args: dict[str, Any], **options: Any) -> tuple[Tensor, ...]:
+    result = getattr(ops, name)(**args, **options)
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.fixture
+def check_op(assert_close: Callable[..., None]) -> Callable[..., None]:
+    """check(name, shape, **make_args options): native against float64; bitwise equal on 1, 2, 3 threads."""
+
+    def check(name: str, shape: tuple[int, ...], **options: Any) -> None:
+        args = make_args(name, shape, **options)
+        want = outputs(name, convert(args, Tensor.double), backend="reference")
+        torch.set_num_threads(1)
+        first = outputs(name, args, backend="cpu")
+        for a, b in zip(first, want, strict=True):
+            # GELU's polynomial errs by 1e-6 absolute, which shows where a tiny image is mostly negative.
+            assert_close(a, b, 3e-6)
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            again = outputs(name, args, backend="cpu")
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), f"{threads} threads"
+
+    return check
+
+
+@pytest.fixture
+def make() -> Callable[..., dict[str, Any]]:
+    return make_args
+
+
+@pytest.fixture(params=OPS)
+def op_name(request: pytest.FixtureRequest) -> str:
+    return request.param
