@@ -6,6 +6,8 @@
 
 #include "dispatch.h"
 #include "pool.h"
+#include "ends.h"
+#include "planes.h"
 #include "stages.h"
 
 namespace seemore {
@@ -15,186 +17,12 @@ extern const EngineTable* engine_table();
 
 namespace {
 
-// Rows of a stored plane set are [channels][padded_w], one row of the image after the other.
-struct Plane {
-  float* p;
-  int channels, pitch;
-
-  Row row(int r) const { return {p + (size_t)r * channels * pitch, pitch}; }
-
-  // What a stage will read of row r, if there is one.
-  Prefetch ahead(int r, int h, int x0, int x1) const {
-    return r >= 0 && r < h ? Prefetch(row(r), channels, x0, x1) : Prefetch();
-  }
-};
-
-// A low-resolution map: rows as in Plane, with kColumnAlign zero columns on either side.
-struct LowMap {
-  float* p;
-  int channels, h, w, pitch;
-
-  Row row(int r) const { return {p + (size_t)r * channels * pitch + kColumnAlign, pitch}; }
-};
-
-constexpr int low_pitch(int w) { return round_up(w, kColumnAlign) + 2 * kColumnAlign; }
-
-void finish_low_row(const LowMap& map, int r) {
-  zero_columns(map.row(r), map.channels, -kColumnAlign, 0);
-  zero_columns(map.row(r), map.channels, map.w, map.pitch - kColumnAlign);
-}
-
-Strip strip_at(const Plan& plan, int i, int halo) {
-  const int extend = round_up(halo, kColumnAlign);
-  Strip s;
-  s.x0 = i * plan.strip;
-  s.x1 = s.x0 + plan.strip < plan.padded_w ? s.x0 + plan.strip : plan.padded_w;
-  s.e0 = s.x0 - extend > 0 ? s.x0 - extend : 0;
-  s.e1 = s.x1 + extend < plan.padded_w ? s.x1 + extend : plan.padded_w;
-  s.w = plan.w;
-  s.pad = extend + kColumnAlign;
-  return s;
-}
-
-int strips(const Plan& plan) { return (plan.padded_w + plan.strip - 1) / plan.strip; }
-
-// ---- Head and tail ---------------------------------------------------------------------------------------
-
-// The first convolution, a row at a time; the skip connection computes it again rather than keeping it.
-struct HeadStage {
-  const Run& run;
-  const Strip& s;
-  Row image[3];
-  int next;  // first row not yet in the ring
-
-  HeadStage(Arena& arena, const Run& run_, const Strip& s_, int first) : run(run_), s(s_), next(first - 1) {
-    arena.rows(image, run.model->head.k, s);
-  }
-
-  void load_row(int r) {
-    const Model& m = *run.model;
-    const Row& row = image[slot(r, 3)];
-    zero_columns(row, m.in_chans, s.e0 - kColumnAlign, s.e1 + kColumnAlign);
-    if (r < 0 || r >= run.plan->h) return;
-    const int from = s.e0 - 1 > 0 ? s.e0 - 1 : 0, to = s.e1 + 1 < s.w ? s.e1 + 1 : s.w;
-    for (int c = 0; c < m.in_chans; ++c) {
-      const size_t offset = ((size_t)c * run.plan->h + r) * s.w;
-      const float mean = m.mean[c], range = m.img_range;
-      float* out = row.at(c, 0);
-      if (run.image.u8) {
-        const uint8_t* in = static_cast<const uint8_t*>(run.image.input) + offset;
-        for (int x = from; x < to; ++x) out[x] = (in[x] * (1.0f / 255) - mean) * range;
-      } else {
-        const float* in = static_cast<const float*>(run.image.input) + offset;
-        for (int x = from; x < to; ++x) out[x] = (in[x] - mean) * range;
-      }
-    }
-  }
-
-  // Rows must be asked for in ascending order.
-  void row(int r, const Row& out) {
-    for (; next <= r + 1; ++next) load_row(next);
-    const Row in[3] = {image[slot(r - 1, 3)], image[slot(r, 3)], image[slot(r + 1, 3)]};
-    matmul<Fp32, Epilogue::kStore>(run.model->head, nine_taps(in), s.e0, s.e1, out);
-  }
-};
-
-// LN, second convolution, skip, upsampling convolution, PixelShuffle.
-template <class Op>
-struct TailStage {
-  const Run& run;
-  const Model& m;
-  const Strip& s;
-  HeadStage head;
-  Row normal[4], scratch[PairConv<Op>::kRows + 1], skip[2], sum[2], features[6], pixels[2];
-  int next_normal, next_features;
-
-  TailStage(Arena& arena, const Run& run_, const Strip& s_, int first)
-      : run(run_), m(*run_.model), s(s_), head(arena, run_, s_, first - 2 > 0 ? first - 2 : 0) {
-    const int operand = operand_channels<Op>(m.padded_dim);
-    arena.rows(normal, operand, s);
-    for (int i = 0; i < PairConv<Op>::kRows; ++i) scratch[i] = arena.row(m.padded_dim, s);
-    arena.rows(skip, m.padded_dim, s);
-    arena.rows(sum, m.padded_dim, s);
-    arena.rows(features, operand, s);
-    arena.rows(pixels, m.upsampler.m, s);
-    next_features = first - 2;
-    next_normal = next_features - 1;
-  }
-
-  bool inside(int r) const { return r >= 0 && r < run.plan->h; }
-
-  // Rows r and r + 1 (r even) of conv_2(norm(x)) + skip.
-  void feature_pair(int r, const Plane& x) {
-    const int operand = operand_channels<Op>(m.padded_dim);
-    for (; next_normal <= r + 2; ++next_normal) {
-      const Row& n = normal[slot(next_normal, 4)];
-      if (!inside(next_normal)) {
-        zero_row(n, operand, s, 1);
-        continue;
-      }
-      layer_norm<Op>(x.row(next_normal), n, m.dim, m.padded_dim, m.norm_weight, m.norm_bias, s.e0, s.e1);
-      s.mask(n, operand, 1);
-    }
-    if (inside(r)) {
-      head.row(r, skip[0]);
-      if (inside(r + 1)) head.row(r + 1, skip[1]);
-      const Row in[4] = {normal[slot(r - 1, 4)], normal[slot(r, 4)], normal[slot(r + 1, 4)],
-                         normal[slot(r + 2, 4)]};
-      PairConv<Op>::template run<Epilogue::kResidual>(m.conv_2, in, scratch, m.padded_dim, s.e0, s.e1, sum, skip);
-    }
-    for (int i = 0; i < 2; ++i) {
-      const Row& f = features[slot(r + i, 6)];
-      if (!inside(r + i)) {
-        zero_row(f, operand, s, 1);
-        continue;
-      }
-      copy_row<Op>(sum[i], f, m.padded_dim, s.e0, s.e1);
-      s.mask(f, operand, 1);
-    }
-  }
-
-  // Rows r and r + 1 (r even) of the low-resolution grid, as scale rows of pixels each.
-  void run_pair(int r, int r1, const Plane& x) {
-    for (; next_features <= r + 2; next_features += 2) feature_pair(next_features, x);
-    const Row in[4] = {features[slot(r - 1, 6)], features[slot(r, 6)], features[slot(r + 1, 6)],
-                       features[slot(r + 2, 6)]};
-    PairConv<Op>::template run<Epilogue::kStore>(m.upsampler, in, scratch, m.padded_dim, s.x0, s.x1, pixels,
-                                                 nullptr);
-    emit(r, pixels[0]);
-    if (r + 1 < r1) emit(r + 1, pixels[1]);
-  }
-
-  void emit(int r, const Row& in) const {
-    const int scale = m.scale, to = s.x1 < s.w ? s.x1 : s.w;
-    const size_t out_w = (size_t)s.w * scale;
-    for (int c = 0; c < m.in_chans; ++c)
-      for (int i = 0; i < scale; ++i) {
-        const float* from[1] = {in.at((c * scale + i) * scale, 0)};
-        const size_t offset = (((size_t)c * run.plan->h + r) * scale + i) * out_w;
-        const float mean = m.mean[c], gain = 1.0f / m.img_range;
-        for (int j = 0; j < scale; ++j) {
-          const float* p = from[0] + j * in.pitch;
-          if (run.image.u8) {
-            uint8_t* out = static_cast<uint8_t*>(run.image.output) + offset + j;
-            for (int x = s.x0; x < to; ++x) out[(size_t)x * scale] = to_byte(p[x] * gain + mean);
-          } else {
-            float* out = static_cast<float*>(run.image.output) + offset + j;
-            for (int x = s.x0; x < to; ++x) out[(size_t)x * scale] = p[x] * gain + mean;
-          }
-        }
-      }
-  }
-
-  // Clamped, rounded to nearest even as torch.round does; NaN becomes 0.
-  static uint8_t to_byte(float v) {
-    v = v * 255.0f;
-    v = v > 0 ? v : 0;
-    v = v < 255 ? v : 255;
-    return (uint8_t)__builtin_rintf(v);
-  }
-};
-
 // ---- Passes ----------------------------------------------------------------------------------------------
+
+// A thread's share of the rows.
+struct Band {
+  int r0, r1;
+};
 
 // One thread's view of a run.
 struct Worker {
@@ -235,8 +63,10 @@ struct Worker {
   Band band(int rows, int align) const {
     const int64_t units = (rows + align - 1) / align;
     const int end = (int)(units * (thread + 1) / threads) * align;
-    return {(int)(units * thread / threads) * align, end < rows ? end : rows, rows};
+    return {(int)(units * thread / threads) * align, end < rows ? end : rows};
   }
+
+  bool inside(int r) const { return r >= 0 && r < plan.h; }
 
   // Asks the caller whether to go on; only thread 0 asks.  True once the run is to stop.
   bool stopped() {
@@ -267,29 +97,26 @@ struct Worker {
       RmeStage<Op> stage(arena, group, s, m);
       const int first = rows.r0 > 0 ? rows.r0 - 2 : 0;
       int next = first - 1;
-      if (rows.r0 == 0) stage.x_half(-1, false, Prefetch());
+      if (rows.r0 == 0) stage.x_half(-1, false);
       for (int pair = first; pair <= rows.r1 && !stopped(); pair += 2) {
         for (; next <= pair + 2; ++next) {
-          if (next < 0 || next >= plan.h) {
-            stage.feed(next, nullptr);
-          } else {
-            const Row row = in.row(next);
-            stage.feed(next, &row);
-          }
+          const Row row = in.row(next);
+          stage.feed(next, inside(next) ? &row : nullptr);
         }
         if (pair < plan.h) stage.convolve(pair);
         for (int r = pair; r < pair + 2; ++r) {
           if (r < rows.r0 - 1 || r > rows.r1) continue;
-          stage.x_half(r, r < plan.h, in.ahead(r + 4, plan.h, s.e0, s.e1));
-          if (r >= rows.r0 && r < rows.r1) {
+          const int q = r - 1;
+          const bool here = r >= rows.r0 && r < rows.r1, done = q >= rows.r0 && q < rows.r1;
+          stage.x_half(r, inside(r));
+          if (here) {
             const int low_r = r / 4;
             stage.k_half(r, c.row(r), low_r < low[0].h ? low[0].row(low_r) : Row(), low[0].w);
             if ((r & 3) == 3 && i + 1 == strips(plan)) finish_low_row(low[0], low_r);
           }
-          const int q = r - 1;
-          if (q >= rows.r0 && q < rows.r1) {
+          if (done) {
             float* row_sums = sums + ((size_t)i * plan.h + q) * m.padded_dim;
-            stage.finish(q, in.row(q), {out.row(q), b.row(q), c.row(q), row_sums});
+            stage.finish(q, in.row(q), {out.row(q), b.row(q), row_sums});
           }
         }
       }
@@ -355,6 +182,7 @@ struct Worker {
   template <class Op>
   void mix_pass(const Group& group, const Plane& in, const Plane& out) {
     const Band rows = band(plan.h, 1);
+    if (rows.r0 >= rows.r1) return;
     const Routing routing = route(group);
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 1);
@@ -365,13 +193,13 @@ struct Worker {
       FfnStage<Op> ffn(arena, group.rme_ffn, s, m);
       mix.prepare();
       for (int r = rows.r0 - 1; r <= rows.r1 && !stopped(); ++r) {
-        const bool inside = r >= 0 && r < plan.h;
+        const bool done = r > rows.r0;
         const Row& row = mixed[r & 1];
-        if (inside)
+        if (inside(r))
           mix.run(r, plan.h, map.row(0), (ptrdiff_t)map.channels * map.pitch, map.h, in.row(r), b.row(r), c.row(r),
                   row);
-        ffn.feed(r, inside ? &row : nullptr, in.ahead(r + 1, plan.h, s.e0, s.e1));
-        if (r > rows.r0) ffn.finish(r - 1, mixed[(r - 1) & 1], out.row(r - 1));
+        ffn.feed(r, inside(r) ? &row : nullptr);
+        if (done) ffn.finish(r - 1, mixed[(r - 1) & 1], out.row(r - 1));
       }
     }
   }
@@ -384,15 +212,15 @@ struct Worker {
       const Strip s = strip_at(plan, i, half);
       Arena arena = {scratch, 0};
       SmeStage<Op> stage(arena, group, s, m);
-      for (int r = rows.r0 - half; r < rows.r1 + half && !stopped(); ++r) {
-        if (r < 0 || r >= plan.h) {
-          stage.feed(r, nullptr, false, Prefetch());
-        } else {
-          const Row row = in.row(r);
-          stage.feed(r, &row, r >= rows.r0 && r < rows.r1, in.ahead(r + 1, plan.h, s.e0, s.e1));
+      int next = rows.r0 - half;
+      for (int r = rows.r0; r < rows.r1 && !stopped(); r += 2) {
+        const int count = r + 1 < rows.r1 ? 2 : 1;
+        for (; next < r + count + half; ++next) {
+          const Row row = in.row(next);
+          stage.feed(next, inside(next) ? &row : nullptr, next >= rows.r0 && next < rows.r1);
         }
-        const int q = r - half;
-        if (q >= rows.r0) stage.finish(q, in.row(q), out.row(q));
+        const Row residual[2] = {in.row(r), in.row(r + 1)}, results[2] = {out.row(r), out.row(r + 1)};
+        stage.finish(r, count, residual, results);
       }
     }
   }
@@ -400,18 +228,16 @@ struct Worker {
   template <class Op>
   void ffn_pass(const Group& group, const Plane& in, const Plane& out) {
     const Band rows = band(plan.h, 1);
+    if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 1);
       Arena arena = {scratch, 0};
       FfnStage<Op> ffn(arena, group.sme_ffn, s, m);
       for (int r = rows.r0 - 1; r <= rows.r1 && !stopped(); ++r) {
-        if (r < 0 || r >= plan.h) {
-          ffn.feed(r, nullptr, Prefetch());
-        } else {
-          const Row row = in.row(r);
-          ffn.feed(r, &row, in.ahead(r + 1, plan.h, s.e0, s.e1));
-        }
-        if (r > rows.r0) ffn.finish(r - 1, in.row(r - 1), out.row(r - 1));
+        const bool done = r > rows.r0;
+        const Row row = in.row(r);
+        ffn.feed(r, inside(r) ? &row : nullptr);
+        if (done) ffn.finish(r - 1, in.row(r - 1), out.row(r - 1));
       }
     }
   }
@@ -443,7 +269,7 @@ struct Worker {
       ffn_pass<Op>(group, y, x);
       wait();
     }
-    tail_pass<Op>();
+    TT(5,tail_pass<Op>();)
   }
 };
 

@@ -14,6 +14,8 @@ struct Row {
   float* p;         // channel 0, column 0
   ptrdiff_t pitch;  // between channels
 
+  // A buffer of a chunk's width, addressed by the columns of a chunk that starts at x.
+  SM_INLINE Row window(int x) const { return {p - x, pitch}; }
   SM_INLINE float* at(int channel, int x) const { return p + channel * pitch + x; }
 };
 
@@ -65,6 +67,15 @@ SM_INLINE void each_column(int x0, int x1, F f) {
   for (; x < x1; x += VL) f(Vectors<1>(), x);
 }
 
+// Columns worked on at once where a product's operands are made just before it: they stay in the L1 cache.
+constexpr int kChunk = 64;
+
+// Calls f(from, to) for the chunks of [x0, x1).
+template <class F>
+SM_INLINE void each_chunk(int x0, int x1, F f) {
+  for (int x = x0; x < x1; x += kChunk) f(x, x + kChunk < x1 ? x + kChunk : x1);
+}
+
 // Fills channels [0, channels) of an operand row; f(vf (&out)[n], channel, x) computes n vectors.  Channels are
 // padded to a multiple of 4, so they come in pairs.
 template <class Op, class F>
@@ -77,29 +88,6 @@ SM_INLINE void put_row(const Row& row, int channels, int x0, int x1, F f) {
       for (int v = 0; v < N; ++v) Op::put(row, c, x + v * VL, first[v], second[v]);
     });
 }
-
-// Rows that a later stage reads or writes, fetched into the cache while products run: a row of planes is
-// tens of kilobytes that the hardware's prefetchers, seeing dozens of streams, fetch too late.
-struct Prefetch {
-  Row row;
-  int channels, x0, x1;
-  int channel, x;
-
-  Prefetch() : channels(0), channel(0) {}
-  Prefetch(const Row& row_, int channels_, int x0_, int x1_)
-      : row(row_), channels(channels_), x0(x0_), x1(x1_), channel(0), x(x0_) {}
-
-  SM_INLINE void lines(int n) {
-    for (; n > 0 && channel < channels; --n) {
-      __builtin_prefetch(row.at(channel, x), 0, 2);
-      x += 16;
-      if (x >= x1) {
-        x = x0;
-        ++channel;
-      }
-    }
-  }
-};
 
 enum class Epilogue {
   kStore,        // out = W x + b
@@ -120,11 +108,15 @@ SM_INLINE Taps one_tap(const Row& row) { return {{row.p}, row.pitch}; }
 template <class Op, int MR, int NV, Epilogue E>
 SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps, int k, int x, const Row& out,
                     int m0, const Row& residual) {
+  constexpr bool kAdds = E == Epilogue::kResidual || E == Epilogue::kGeluResidual;
   vf acc[MR][NV];
   for (int i = 0; i < MR; ++i)
     for (int v = 0; v < NV; ++v) {
       acc[i][v] = splat(bias[i]);
-      if (E == Epilogue::kResidual) acc[i][v] += load(residual.at(m0 + i, x + v * VL));
+      // Stores retire in order: 24 of them to lines that come one after the other from the L2 or L3 cache
+      // can take longer than the products.  Asked for here, the lines come together, and meanwhile.
+      __builtin_prefetch(out.at(m0 + i, x + v * VL), 1);
+      if (kAdds) __builtin_prefetch(residual.at(m0 + i, x + v * VL), 0);
     }
   for (int t = 0; t < taps; ++t) {
     const float* p = in.p[t] + x;
@@ -148,7 +140,7 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
     for (int v = 0; v < NV; ++v) {
       vf r = acc[i][v];
       if (E == Epilogue::kGelu || E == Epilogue::kGeluResidual) r = gelu(r);
-      if (E == Epilogue::kGeluResidual) r += load(residual.at(m0 + i, x + v * VL));
+      if (kAdds) r += load(residual.at(m0 + i, x + v * VL));
       store(out.at(m0 + i, x + v * VL), r);
     }
 }
@@ -163,18 +155,14 @@ __attribute__((noinline)) void block(const float* w, const float* bias, const Ta
 
 // All of a matrix for columns [x0, x1); both are multiples of VL.
 template <class Op, Epilogue E>
-SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row& out, const Row& residual = Row(),
-                      Prefetch prefetch = Prefetch()) {
+SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row& out,
+                      const Row& residual = Row()) {
   const int step = a.taps * a.k;
-  // Spread over the block calls, so that the lines arrive while the products keep the core busy.
-  const int lines = prefetch.channels ? 1 + (prefetch.channels * (prefetch.x1 - prefetch.x0) / 16) /
-                                                ((a.m + kBlock - 1) / kBlock * ((x1 - x0) / (kTileVectors * VL) + 1)) : 0;
   for (int x = x0; x < x1;) {
     const bool wide = x + kTileVectors * VL <= x1;
     for (int m = 0; m < a.m; m += kBlock) {
       const int rows = a.m - m < kBlock ? a.m - m : kBlock;
       const float* w = a.weight + (size_t)m * step;
-      prefetch.lines(lines);
       if (wide)
         block<Op, kTileVectors, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
       else
@@ -200,8 +188,7 @@ struct PairConv<Fp32> {
   static constexpr int kRows = 4;  // row buffers of scratch, each as large as an operand row
 
   template <Epilogue E>
-  static void run(const Matrix& a, const Row in[4], const Row scratch[kRows], int channels, int x0, int x1,
-                  const Row out[2], const Row residual[2]) {
+  static void run(const Matrix& a, const Row in[4], const Row scratch[kRows], int channels, int x0, int x1, const Row out[2], const Row residual[2]) {
     for (int c = 0; c < channels; ++c)
       for (int x = x0 - VL; x < x1 + VL; x += VL) {
         const vf d0 = load(in[0].at(c, x)), d1 = load(in[1].at(c, x));
@@ -211,36 +198,42 @@ struct PairConv<Fp32> {
         store(scratch[2].at(c, x), d2 - d1);
         store(scratch[3].at(c, x), d1 - d3);
       }
-    for (int x = x0; x < x1;) {
-      const bool wide = x + kTileVectors * VL <= x1;
-      if (wide)
-        columns<kTileVectors, E>(a, scratch, x, out, residual);
-      else
-        columns<1, E>(a, scratch, x, out, residual);
-      x += wide ? kTileVectors * VL : VL;
-    }
+    for (int x = x0; x < x1; x += kColumns) columns<E>(a, scratch, x, x + kColumns < x1 ? x + kColumns : x1, out, residual);
   }
 
  private:
-  template <int NV, Epilogue E>
-  static void columns(const Matrix& a, const Row scratch[kRows], int x, const Row out[2], const Row residual[2]) {
+  // Columns whose products are kept until all four are there; each block of weights is loaded once for them.
+  static constexpr int kColumns = kTileVectors * VL;
+
+  template <Epilogue E>
+  static void columns(const Matrix& a, const Row scratch[kRows], int x0, int x1, const Row out[2],
+                      const Row residual[2]) {
     static const float zeros[kBlock] = {};
-    alignas(64) float products[kRows][kBlock][NV * VL];
+    alignas(64) float products[kRows][kBlock][kColumns];
     for (int m = 0; m < a.m; m += kBlock) {
       const int rows = a.m - m < kBlock ? a.m - m : kBlock;
       const float* w = a.weight + (size_t)m * a.taps * a.k;
       for (int j = 0; j < kRows; ++j) {
-        const Taps in = {{scratch[j].p + x - 1, scratch[j].p + x, scratch[j].p + x + 1}, scratch[j].pitch};
+        const Taps in = {{scratch[j].p - 1, scratch[j].p, scratch[j].p + 1}, scratch[j].pitch};
+        const Row product = {&products[j][0][0] - x0, kColumns};
+        const float* wj = w + (size_t)j * 3 * a.k * rows;
         // The second product counts once in both rows: it carries the bias.
-        block<Fp32, NV, Epilogue::kStore>(w + (size_t)j * 3 * a.k * rows, j == 1 ? a.bias + m : zeros, in, 3, a.k,
-                                          rows, 0, {&products[j][0][0], NV * VL}, 0, Row());
+        const float* bias = j == 1 ? a.bias + m : zeros;
+        for (int x = x0; x < x1;) {
+          const bool wide = x + kTileVectors * VL <= x1;
+          if (wide)
+            block<Fp32, kTileVectors, Epilogue::kStore>(wj, bias, in, 3, a.k, rows, x, product, 0, Row());
+          else
+            block<Fp32, 1, Epilogue::kStore>(wj, bias, in, 3, a.k, rows, x, product, 0, Row());
+          x += wide ? kTileVectors * VL : VL;
+        }
       }
       for (int i = 0; i < rows; ++i)
-        for (int v = 0; v < NV * VL; v += VL) {
-          const vf p0 = load(&products[0][i][v]), p1 = load(&products[1][i][v]);
-          const vf p2 = load(&products[2][i][v]), p3 = load(&products[3][i][v]);
-          finish<E>(p0 + (p1 + p2), out[0], residual[0], m + i, x + v);
-          finish<E>((p1 - p2) - p3, out[1], residual[1], m + i, x + v);
+        for (int x = x0; x < x1; x += VL) {
+          const vf p0 = load(&products[0][i][x - x0]), p1 = load(&products[1][i][x - x0]);
+          const vf p2 = load(&products[2][i][x - x0]), p3 = load(&products[3][i][x - x0]);
+          finish<E>(p0 + (p1 + p2), out[0], residual[0], m + i, x);
+          finish<E>((p1 - p2) - p3, out[1], residual[1], m + i, x);
         }
     }
   }
@@ -265,8 +258,8 @@ struct PairConv<Bf16> {
   static constexpr int kRows = 0;
 
   template <Epilogue E>
-  static void run(const Matrix& a, const Row in[4], const Row*, int, int x0, int x1, const Row out[2],
-                  const Row residual[2]) {
+  static void run(const Matrix& a, const Row in[4], const Row*, int, int x0, int x1,
+                  const Row out[2], const Row residual[2]) {
     matmul<Bf16, E>(a, nine_taps(in), x0, x1, out[0], residual[0]);
     matmul<Bf16, E>(a, nine_taps(in + 1), x0, x1, out[1], residual[1]);
   }

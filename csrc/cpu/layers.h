@@ -44,7 +44,12 @@ SM_INLINE void layer_norm(const Row& in, const Row& out, int dim, int padded_dim
       return weight ? n * weight[c] + bias[c] : n;
     };
     for (int c = 0; c < padded_dim; c += 2)
-      for (int v = 0; v < N; ++v) Op::put(out, c, x + v * VL, normal(c, v), normal(c + 1, v));
+      for (int v = 0; v < N; ++v) {
+        Op::put(out, c, x + v * VL, normal(c, v), normal(c + 1, v));
+        // The next columns arrive while the products of these are made.
+        __builtin_prefetch(in.at(c, x + (N + v) * VL));
+        __builtin_prefetch(in.at(c + 1, x + (N + v) * VL));
+      }
   });
 }
 
@@ -86,6 +91,28 @@ SM_INLINE void stripe_column(const Depthwise& d, const Row* in, vf (&acc)[N], in
     const float* p = in[t].at(c, x);
     for (int v = 0; v < N; ++v) acc[v] += load(p + v * VL) * w[t];
   }
+}
+
+// The same for two rows of output from in[0..k]: a tall stripe is bound by reading its rows from the L2 cache.
+template <int N>
+SM_INLINE void stripe_column_pair(const Depthwise& d, const Row* in, vf (&upper)[N], vf (&lower)[N], int c, int x) {
+  const int taps = d.taps;
+  const float* w = d.weight + c * taps;
+  const float* top = in[0].at(c, x);
+  for (int v = 0; v < N; ++v) {
+    lower[v] = splat(d.bias[c]);
+    upper[v] = d.bias[c] + load(top + v * VL) * w[0];
+  }
+  for (int t = 1; t < taps; ++t) {
+    const float* p = in[t].at(c, x);
+    for (int v = 0; v < N; ++v) {
+      const vf value = load(p + v * VL);
+      upper[v] += value * w[t];
+      lower[v] += value * w[t - 1];
+    }
+  }
+  const float* bottom = in[taps].at(c, x);
+  for (int v = 0; v < N; ++v) lower[v] += load(bottom + v * VL) * w[taps - 1];
 }
 
 // The even, or the odd, lanes of a and b put together.

@@ -15,16 +15,14 @@ struct Strip {
   int w;    // columns of the image; those beyond are padding up to whole vectors
   int pad;  // columns that row buffers have on either side of [x0, x1)
 
+  // The column of [x0, x1] nearest to x.
+  SM_INLINE int inner(int x) const { return x < x0 ? x0 : x < x1 ? x : x1; }
+
   // Zeroes `halo` columns outside the image, if this strip reaches its edges.
   SM_INLINE void mask(const Row& row, int channels, int halo) const {
     if (e0 == 0) zero_columns(row, channels, -halo, 0);
     if (w < e1 + halo) zero_columns(row, channels, w, e1 + halo);
   }
-};
-
-struct Band {
-  int r0, r1;  // rows of the results
-  int h;       // rows of the image
 };
 
 // Hands out row buffers; with a null base it only counts.
@@ -37,6 +35,10 @@ struct Arena {
     const Row r = {base ? base + used + s.pad - s.x0 : nullptr, pitch};
     used += (size_t)channels * pitch;
     return r;
+  }
+  Row chunk(int channels) {
+    const Strip s = {0, kChunk, 0, kChunk, kChunk, 0};
+    return row(channels, s);
   }
   template <int N>
   void rows(Row (&out)[N], int channels, const Strip& s) {
@@ -62,35 +64,41 @@ struct FfnStage {
   const Ffn& ffn;
   const Strip& s;
   int dim, padded_dim;
-  Row normal, a[2], g[3], product;
+  Row operand;  // of one chunk
+  Row a[2], g[3];
 
   FfnStage(Arena& arena, const Ffn& ffn_, const Strip& s_, const Model& m)
       : ffn(ffn_), s(s_), dim(m.dim), padded_dim(m.padded_dim) {
-    normal = arena.row(operand_channels<Op>(padded_dim), s);
+    operand = arena.chunk(operand_channels<Op>(padded_dim));
     arena.rows(a, padded_dim, s);
     arena.rows(g, padded_dim, s);
-    product = arena.row(operand_channels<Op>(padded_dim), s);
   }
 
-  // Row r of the input; outside the image where in is null.  `ahead`: what to fetch meanwhile.
-  void feed(int r, const Row* in, const Prefetch& ahead) {
+  // Row r of the input; outside the image where in is null.
+  void feed(int r, const Row* in) {
     const Row& gr = g[slot(r, 3)];
     if (!in) return zero_row(gr, padded_dim, s, 1);
-    layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, s.e0, s.e1);
-    matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), s.e0, s.e1, gr, Row(), ahead);
+    each_chunk(s.e0, s.e1, [&](int from, int to) SM_LAMBDA_INLINE {
+      const Row normal = operand.window(from);
+      layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, from, to);
+      matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), from, to, gr);
+      matmul<Op, Epilogue::kGelu>(ffn.a, one_tap(normal), s.inner(from), s.inner(to), a[slot(r, 2)]);
+    });
     s.mask(gr, padded_dim, 1);
-    matmul<Op, Epilogue::kGelu>(ffn.a, one_tap(normal), s.x0, s.x1, a[slot(r, 2)]);
   }
 
   // Row r of the output, once rows up to r + 1 were fed: residual + ffn.
   void finish(int r, const Row& residual, const Row& out) {
     const Row in[3] = {g[slot(r - 1, 3)], g[slot(r, 3)], g[slot(r + 1, 3)]};
     const Row& ar = a[slot(r, 2)];
-    put_row<Op>(product, padded_dim, s.x0, s.x1, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-      depthwise_3x3(ffn.gate, in, acc, c, x);
-      for (int i = 0; i < N; ++i) acc[i] *= load(ar.at(c, x + i * VL));
+    each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
+      const Row product = operand.window(from);
+      put_row<Op>(product, padded_dim, from, to, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
+        depthwise_3x3(ffn.gate, in, acc, c, x);
+        for (int v = 0; v < N; ++v) acc[v] *= load(ar.at(c, x + v * VL));
+      });
+      matmul<Op, Epilogue::kGeluResidual>(ffn.out, one_tap(product), from, to, out, residual);
     });
-    matmul<Op, Epilogue::kGeluResidual>(ffn.out, one_tap(product), s.x0, s.x1, out, residual);
   }
 };
 
@@ -103,47 +111,68 @@ struct SmeStage {
   const Group& group;
   const Strip& s;
   int dim, padded_dim, half;
-  Row normal, q, product;
-  Row horizontal[kMaxKernel];  // q after its 1xk stripe, k rows
-  Row v[kMaxKernel / 2 + 1];
+  Row operand[2], q;
+  Row horizontal[kMaxKernel + 1];  // q after its 1xk stripe, k + 1 rows: results come in pairs of rows
+  Row v[kMaxKernel / 2 + 2];
 
   SmeStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m)
       : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim), half(m.kernel / 2) {
-    normal = arena.row(operand_channels<Op>(padded_dim), s);
+    for (Row& row : operand) row = arena.chunk(operand_channels<Op>(padded_dim));
     q = arena.row(padded_dim, s);
-    product = arena.row(operand_channels<Op>(padded_dim), s);
-    for (int i = 0; i < m.kernel; ++i) horizontal[i] = arena.row(padded_dim, s);
-    for (int i = 0; i <= half; ++i) v[i] = arena.row(padded_dim, s);
+    for (int i = 0; i < 2 * half + 2; ++i) horizontal[i] = arena.row(padded_dim, s);
+    for (int i = 0; i < half + 2; ++i) v[i] = arena.row(padded_dim, s);
   }
 
-  void feed(int r, const Row* in, bool inner, const Prefetch& ahead) {
-    const Row& hr = horizontal[slot(r, 2 * half + 1)];
+  // Row r of the input; outside the image where in is null.  `inner`: this band needs its result, too.
+  void feed(int r, const Row* in, bool inner) {
+    const Row& hr = horizontal[slot(r, 2 * half + 2)];
     if (!in) return zero_row(hr, padded_dim, s, 0);
-    layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, s.e0, s.e1);
-    matmul<Op, Epilogue::kGelu>(group.to_q, one_tap(normal), s.e0, s.e1, q, Row(), ahead);
+    each_chunk(s.e0, s.e1, [&](int from, int to) SM_LAMBDA_INLINE {
+      const Row normal = operand[0].window(from);
+      layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, from, to);
+      matmul<Op, Epilogue::kGelu>(group.to_q, one_tap(normal), from, to, q);
+      if (inner)
+        matmul<Op, Epilogue::kGelu>(group.to_v, one_tap(normal), s.inner(from), s.inner(to),
+                                    v[slot(r, half + 2)]);
+    });
     s.mask(q, padded_dim, half);
     stripe_row(group.sme_h, q, hr, padded_dim, s.x0, s.x1);
-    if (inner) matmul<Op, Epilogue::kGelu>(group.to_v, one_tap(normal), s.x0, s.x1, v[slot(r, half + 1)]);
   }
 
-  void finish(int r, const Row& residual, const Row& out) {
-    Row in[kMaxKernel];
-    for (int t = 0; t <= 2 * half; ++t) in[t] = horizontal[slot(r + t - half, 2 * half + 1)];
-    const Row& vr = v[slot(r, half + 1)];
-    put_row<Op>(product, padded_dim, s.x0, s.x1, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-      stripe_column(group.sme_v, in, acc, c, x);
-      for (int i = 0; i < N; ++i) acc[i] *= load(vr.at(c, x + i * VL));
+  // Rows r and r + 1 of the output (the first `count` of them), once rows up to r + count - 1 + half were fed.
+  void finish(int r, int count, const Row residual[2], const Row out[2]) {
+    Row in[kMaxKernel + 1];
+    for (int t = 0; t < 2 * half + 2; ++t) in[t] = horizontal[slot(r + t - half, 2 * half + 2)];
+    const Row upper_v = v[slot(r, half + 2)], lower_v = v[slot(r + 1, half + 2)];
+    each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
+      const Row product[2] = {operand[0].window(from), operand[1].window(from)};
+      for (int c = 0; c < padded_dim; c += 2)
+        each_column(from, to, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
+          vf upper[2][N], lower[2][N];
+          for (int i = 0; i < 2; ++i) {
+            stripe_column_pair(group.sme_v, in, upper[i], lower[i], c + i, x);
+            for (int n = 0; n < N; ++n) {
+              upper[i][n] *= load(upper_v.at(c + i, x + n * VL));
+              lower[i][n] *= load(lower_v.at(c + i, x + n * VL));
+            }
+          }
+          for (int n = 0; n < N; ++n) {
+            Op::put(product[0], c, x + n * VL, upper[0][n], upper[1][n]);
+            Op::put(product[1], c, x + n * VL, lower[0][n], lower[1][n]);
+          }
+        });
+      for (int i = 0; i < count; ++i)
+        matmul<Op, Epilogue::kResidual>(group.sme_proj, one_tap(product[i]), from, to, out[i], residual[i]);
     });
-    matmul<Op, Epilogue::kResidual>(group.sme_proj, one_tap(product), s.x0, s.x1, out, residual);
   }
 };
 
 // ---- RME up to the pooling barrier -----------------------------------------------------------------------
 
-// Planes that one image's row r, strip by strip, is written to.
+// What one row and strip of the image gives.
 struct RmeOutputs {
-  Row yp, b, c;  // residual + P x + p; B x; C k
-  float* sums;   // [C] of x over this row and strip
+  Row yp, b;    // residual + P x + p; B x
+  float* sums;  // [C] of x
 };
 
 template <class Op>
@@ -151,19 +180,19 @@ struct RmeStage {
   const Group& group;
   const Strip& s;
   int dim, padded_dim;
-  Row normal[4], scratch[PairConv<Op>::kRows + 1], t[2], x, horizontal[3], k[4], k_operand, mixed;
+  Row operand;  // of one chunk
+  Row normal[4], scratch[PairConv<Op>::kRows + 1], t[2], x, horizontal[3], k[4];
 
   RmeStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m)
       : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim) {
-    const int operand = operand_channels<Op>(padded_dim);
-    arena.rows(normal, operand, s);
+    const int channels = operand_channels<Op>(padded_dim);
+    operand = arena.chunk(channels);
+    arena.rows(normal, channels, s);
     for (int i = 0; i < PairConv<Op>::kRows; ++i) scratch[i] = arena.row(padded_dim, s);
-    arena.rows(t, operand, s);
+    arena.rows(t, channels, s);
     x = arena.row(padded_dim, s);
     arena.rows(horizontal, padded_dim, s);
     arena.rows(k, padded_dim, s);
-    k_operand = arena.row(operand, s);
-    mixed = arena.row(operand, s);
   }
 
   // Row r into the ring of normalised rows.
@@ -177,14 +206,14 @@ struct RmeStage {
   // Rows r and r + 1 (r even) of GELU(conv), once rows up to r + 2 were fed.
   void convolve(int r) {
     const Row in[4] = {normal[slot(r - 1, 4)], normal[slot(r, 4)], normal[slot(r + 1, 4)], normal[slot(r + 2, 4)]};
-    PairConv<Op>::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, nullptr);
+    PairConv<Op>::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, t);
   }
 
   // x half of row r up to its horizontal stripe, for the results of rows r - 1 .. r + 1.
-  void x_half(int r, bool inside, const Prefetch& ahead) {
+  void x_half(int r, bool inside) {
     const Row& hr = horizontal[slot(r, 3)];
     if (!inside) return zero_row(hr, padded_dim, s, 0);
-    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[r & 1]), s.e0, s.e1, x, Row(), ahead);
+    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[r & 1]), s.e0, s.e1, x);
     s.mask(x, padded_dim, 1);
     stripe_row(group.stripe_h, x, hr, padded_dim, s.x0, s.x1);
   }
@@ -192,13 +221,15 @@ struct RmeStage {
   // k half of row r: C k, and once four rows are there a row of the aggregated map.
   void k_half(int r, const Row& c_out, const Row& low, int low_w) {
     const Row& kr = k[r & 3];
-    matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[r & 1]), s.x0, s.x1, kr);
-    Row operand = kr;
-    if (Op::kPack > 1) {
-      operand = k_operand;
-      copy_row<Op>(kr, operand, padded_dim, s.x0, s.x1);
-    }
-    matmul<Op, Epilogue::kStore>(group.expert_c, one_tap(operand), s.x0, s.x1, c_out);
+    each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
+      matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[r & 1]), from, to, kr);
+      Row chunk = kr;
+      if (Op::kPack > 1) {
+        chunk = operand.window(from);
+        copy_row<Op>(kr, chunk, padded_dim, from, to);
+      }
+      matmul<Op, Epilogue::kStore>(group.expert_c, one_tap(chunk), from, to, c_out);
+    });
     const int x1 = s.x1 / 4 < low_w ? s.x1 / 4 : low_w;
     if ((r & 3) == 3) aggregate_row(group.aggregate, k, low, padded_dim, s.x0 / 4, x1);
   }
@@ -206,24 +237,28 @@ struct RmeStage {
   // Results of row r, once x_half was called up to r + 1.
   void finish(int r, const Row& residual, const RmeOutputs& out) {
     const Row in[3] = {horizontal[slot(r - 1, 3)], horizontal[slot(r, 3)], horizontal[slot(r + 1, 3)]};
-    for (int c = 0; c < padded_dim; c += 2) {
-      vf sum[2] = {};
-      each_column(s.x0, s.x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
-        vf value[2][N];
-        for (int i = 0; i < 2; ++i) {
-          stripe_column(group.stripe_v, in, value[i], c + i, x);
-          for (int v = 0; v < N; ++v) {
-            value[i][v] = gelu(value[i][v]);
-            const int left = s.w - x - v * VL;
-            sum[i] += left >= VL ? value[i][v] : keep_first(value[i][v], left);
+    for (int c = 0; c < padded_dim; ++c) out.sums[c] = 0;
+    each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
+      const Row mixed = operand.window(from);
+      for (int c = 0; c < padded_dim; c += 2) {
+        vf sum[2] = {};
+        each_column(from, to, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
+          vf value[2][N];
+          for (int i = 0; i < 2; ++i) {
+            stripe_column(group.stripe_v, in, value[i], c + i, x);
+            for (int n = 0; n < N; ++n) {
+              value[i][n] = gelu(value[i][n]);
+              const int left = s.w - x - n * VL;
+              sum[i] += left >= VL ? value[i][n] : keep_first(value[i][n], left);
+            }
           }
-        }
-        for (int v = 0; v < N; ++v) Op::put(mixed, c, x + v * VL, value[0][v], value[1][v]);
-      });
-      for (int i = 0; i < 2; ++i) out.sums[c + i] = horizontal_sum(sum[i]);
-    }
-    matmul<Op, Epilogue::kResidual>(group.proj, one_tap(mixed), s.x0, s.x1, out.yp, residual);
-    matmul<Op, Epilogue::kStore>(group.expert_b, one_tap(mixed), s.x0, s.x1, out.b);
+          for (int n = 0; n < N; ++n) Op::put(mixed, c, x + n * VL, value[0][n], value[1][n]);
+        });
+        for (int i = 0; i < 2; ++i) out.sums[c + i] += horizontal_sum(sum[i]);
+      }
+      matmul<Op, Epilogue::kResidual>(group.proj, one_tap(mixed), from, to, out.yp, residual);
+      matmul<Op, Epilogue::kStore>(group.expert_b, one_tap(mixed), from, to, out.b);
+    });
   }
 };
 
