@@ -124,11 +124,13 @@ def _check(size: tuple[int, int], names: Sequence[str], runs: int) -> str:
 
 
 def _network(model: str, backend: str) -> SeemoRe:
-    if model in weights.names() or Path(model).exists():
+    if model in weights.names():
         return load(model, backend=backend)
     try:
         config = variants.config(model)
     except SeemoreError:
+        if Path(model).is_file():
+            return load(model, backend=backend)
         known = ", ".join(dict.fromkeys([*weights.names(), *variants.names()]))
         raise SeemoreError(f"{model}: neither a weights file nor one of {known}") from None
     with torch.random.fork_rng(devices=[]):
