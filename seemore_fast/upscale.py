@@ -129,6 +129,7 @@ def _upscale_layers(
         if not out.sum().isfinite():
             raise BackendError("the network's output is not finite in this dtype; use fp32")
         pairs = zip(out, planes, strict=True)
+        # A copy in any case: the output may be a buffer that the model keeps.
         return torch.cat([o.mean(0, keepdim=True) if len(plane) == 1 else o for o, plane in pairs])
 
     with torch.inference_mode():
@@ -205,5 +206,5 @@ def _ramp(length: int) -> Tensor:
 
 
 def _to_uint8(strip: Tensor) -> NDArray[np.uint8]:
-    """[C, h, w] in [0, 1] -> (h, w, C) uint8, clamped and rounded."""
-    return strip.clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    """[C, h, w] in [0, 1] -> (h, w, C) uint8, clamped and rounded; works in ``strip``, which is lost."""
+    return strip.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

@@ -38,9 +38,7 @@ class Ext(str, Enum):
 
 def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="File (for one input file) or folder.")],
-    more: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT", help="Inputs, as after -i.")
-    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Inputs, as after -i.")] = None,
     inputs: Annotated[
         list[str] | None, typer.Option("--input", "-i", help="File, folder or 'pattern*.png'; repeatable.")
     ] = None,
