@@ -195,6 +195,15 @@ def test_a_single_bad_picture_is_one_line(tmp_path: Path, network: Path) -> None
     assert names(tmp_path) == ["in.png", "out"]
 
 
+def test_a_format_that_cannot_hold_the_result_costs_no_computation(
+    tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upscale, "upscale_image", lambda *_: pytest.fail("computed in vain"))
+    write(tmp_path / "in.png", Image(noise(8, 9, 4)))
+    args = "upscale", "-i", tmp_path / "in.png", "-o", tmp_path / "out.jpg", "--model", network
+    fails(*args, code=1, message="JPEG has no transparency")
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],

@@ -161,6 +161,13 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "moving.webp", "animated (2 frames)")
 
 
+def test_a_photograph_with_further_views_is_its_first(tmp_path: Path) -> None:
+    """Phones store previews and depth behind the photograph, in one JPEG (MPO)."""
+    views = [Pillow.fromarray(smooth(3)), Pillow.fromarray(255 - smooth(3))]
+    views[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=views[1:], quality=95)
+    assert np.abs(read(tmp_path / "a.jpg").pixels.astype(int) - smooth(3)).mean() < 3
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

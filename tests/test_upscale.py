@@ -177,3 +177,17 @@ def test_bad_tiles_are_refused(tile: int, overlap: int) -> None:
 
 def test_the_default_overlap_suits_any_tile() -> None:
     assert [check_tiles(tile, None) for tile in (0, 32, 64, 128, 512)] == [0, 8, 16, 32, 32]
+
+
+def test_a_buffer_that_the_model_keeps_is_left_alone() -> None:
+    class Keeps(Pointwise):
+        kept: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.kept is None:
+                self.kept = super().forward(x)
+            return self.kept
+
+    model, image = Keeps(), noise(9, 7, 3)
+    for _ in range(2):
+        np.testing.assert_array_equal(upscale_image(model, image), twice(image))
