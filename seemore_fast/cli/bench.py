@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -58,15 +59,24 @@ def command(
 
 
 def _table(title: str, results: list[Result]) -> Table:
-    table = Table("backend", "median ms", "min..max", "speed-up", "rel L2", "max error", "check", title=title)
+    columns = "backend", "median ms", "min..max", "speed-up", "rel L2", "max error", "check"
+    title = f"{title}; gate: rel L2 <= {results[0].gate:.1e}"
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
     for r in results:
-        speedup = "" if r.speedup is None else f"{r.speedup:.2f}x"
-        check = "ok" if r.passed else f"FAILED, gate {r.gate:.1e}"
-        spread = f"{r.min_ms:.1f}..{r.max_ms:.1f}"
         table.add_row(
-            r.backend, f"{r.median_ms:.1f}", spread, speedup, f"{r.rel_l2:.1e}", f"{r.max_abs:.1e}", check
+            r.backend,
+            _ms(r.median_ms),
+            f"{_ms(r.min_ms)}..{_ms(r.max_ms)}",
+            "" if r.speedup is None else f"{r.speedup:.2f}x",
+            f"{r.rel_l2:.1e}",
+            f"{r.max_abs:.1e}",
+            "ok" if r.passed else "FAILED",
         )
     return table
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _write_json(path: Path, data: dict[str, object]) -> None:
