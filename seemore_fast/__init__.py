@@ -1,1 +1,30 @@
-"""seemore-fast: SeemoRe image super-resolution at hardware speed."""
+"""seemore-fast: SeemoRe image super-resolution at hardware speed.
+
+model = seemore_fast.load("t-x4")           # or SeemoRe(scale=4, ...), or accelerate(your_model)
+large = model(small)                        # (N, 3, H, W) in [0, 1] -> (N, 3, 4 H, 4 W)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import ops as ops
+    from .model import SeemoRe as SeemoRe
+    from .model import accelerate as accelerate
+    from .model import load as load
+
+__version__ = "0.1.0"
+__all__ = ["SeemoRe", "accelerate", "load", "ops"]
+
+_HOMES = {"SeemoRe": "model", "accelerate": "model", "load": "model"}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes a second: the command line's help does without.
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name == "ops":
+        return import_module(".ops", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -89,7 +89,7 @@ struct Worker {
 
   template <class Op>
   void rme_pass(const Group& group, const Plane& in, const Plane& out) {
-    const Band rows = band(plan.h, 4);
+    const Band rows = band(plan.h, 2);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 2);
@@ -105,14 +105,17 @@ struct Worker {
         }
         if (pair < plan.h) stage.convolve(pair);
         for (int r = pair; r < pair + 2; ++r) {
-          if (r < rows.r0 - 1 || r > rows.r1) continue;
+          if (r > rows.r1) break;
           const int q = r - 1;
           const bool here = r >= rows.r0 && r < rows.r1, done = q >= rows.r0 && q < rows.r1;
-          stage.x_half(r, inside(r));
-          if (here) {
-            const int low_r = r / 4;
-            stage.k_half(r, c.row(r), low_r < low[0].h ? low[0].row(low_r) : Row(), low[0].w);
-            if ((r & 3) == 3 && i + 1 == strips(plan)) finish_low_row(low[0], low_r);
+          if (r >= rows.r0 - 1) stage.x_half(r, inside(r));
+          if (here) stage.k_half(r, c.row(r));
+          // Four rows make one of the aggregated map; the thread of the last has them all, for a band that
+          // starts amid the four begins with the pair before it.
+          if (r < rows.r0 && (rows.r0 & 3) == 2) stage.k_row(r);
+          if (here && (r & 3) == 3) {
+            stage.aggregate(low[0].row(r / 4), low[0].w);
+            if (i + 1 == strips(plan)) finish_low_row(low[0], r / 4);
           }
           if (done) {
             float* row_sums = sums + ((size_t)i * plan.h + q) * m.padded_dim;
@@ -244,7 +247,7 @@ struct Worker {
 
   template <class Op>
   void tail_pass() {
-    const Band rows = band(plan.h, 4);
+    const Band rows = band(plan.h, 2);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 2);
@@ -269,7 +272,7 @@ struct Worker {
       ffn_pass<Op>(group, y, x);
       wait();
     }
-    TT(5,tail_pass<Op>();)
+    tail_pass<Op>();
   }
 };
 

@@ -218,8 +218,8 @@ struct RmeStage {
     stripe_row(group.stripe_h, x, hr, padded_dim, s.x0, s.x1);
   }
 
-  // k half of row r: C k, and once four rows are there a row of the aggregated map.
-  void k_half(int r, const Row& c_out, const Row& low, int low_w) {
+  // k half of row r, and C k.
+  void k_half(int r, const Row& c_out) {
     const Row& kr = k[r & 3];
     each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
       matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[r & 1]), from, to, kr);
@@ -230,8 +230,15 @@ struct RmeStage {
       }
       matmul<Op, Epilogue::kStore>(group.expert_c, one_tap(chunk), from, to, c_out);
     });
+  }
+
+  // k half of row r alone.
+  void k_row(int r) { matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[r & 1]), s.x0, s.x1, k[r & 3]); }
+
+  // A row of the aggregated map from the last four rows of k.
+  void aggregate(const Row& low, int low_w) {
     const int x1 = s.x1 / 4 < low_w ? s.x1 / 4 : low_w;
-    if ((r & 3) == 3) aggregate_row(group.aggregate, k, low, padded_dim, s.x0 / 4, x1);
+    aggregate_row(group.aggregate, k, low, padded_dim, s.x0 / 4, x1);
   }
 
   // Results of row r, once x_half was called up to r + 1.

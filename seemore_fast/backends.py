@@ -1,0 +1,63 @@
+"""Which implementation runs: the backends' names, whether each is available, and the choice among them.
+
+A model's own choice comes first, then `set_default`, then the environment variable SEEMORE_BACKEND, then
+``auto``: the fastest that is available for the input's device.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import _native
+from .errors import BackendError
+
+NAMES = ("reference", "cpu", "cuda", "triton")
+"""Every backend there is: plain PyTorch, the native CPU engine, the CUDA engine, Triton kernels."""
+
+_default: str | None = None
+
+
+def missing(name: str) -> str | None:
+    """Why the backend is not available here; None if it is.  Raises BackendError for an unknown name."""
+    if name not in NAMES:
+        raise BackendError(f"unknown backend {name!r}; there are auto, {', '.join(NAMES)}")
+    if name == "reference":
+        return None
+    if name == "cpu":
+        if _native.lib is None:
+            return f"the native library does not load: {_native.error}"
+        try:
+            _native.lib.isa()
+        except BackendError as error:
+            return str(error)
+        return None
+    return "not built yet: this version has no GPU kernels"
+
+
+def check(name: str) -> str:
+    """``name``, if it is ``auto`` or an available backend; raises BackendError that says why not."""
+    if name != "auto" and (reason := missing(name)) is not None:
+        raise BackendError(f"backend {name!r} is not available: {reason}")
+    return name
+
+
+def set_default(name: str) -> None:
+    """The backend of all models that have no choice of their own.  Raises BackendError as `check` does."""
+    global _default
+    _default = check(name)
+
+
+def resolve(requested: str, device: str) -> str:
+    """The backend for an input on ``device`` (a torch device type): one of `NAMES`.
+
+    Raises BackendError if one is asked for, by whatever means, that is not available or not for this device.
+    """
+    name = requested
+    if name == "auto":
+        name = _default or check(os.environ.get("SEEMORE_BACKEND") or "auto")
+    if name == "auto":
+        return "cpu" if device == "cpu" and missing("cpu") is None else "reference"
+    home = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(name, device)
+    if device != home:
+        raise BackendError(f"backend {name!r} computes on {home}, but the input is on {device}")
+    return name

@@ -1,0 +1,115 @@
+"""Whole-network inference by the native CPU engine: packed weights, workspaces, one call per forward."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _native, fold, reference
+
+_KEPT_WORKSPACES = 2
+"""Workspaces kept for the next call: one, and one for a second thread."""
+
+
+def _float32(values: Any) -> Any:
+    """Folded weights as the native module takes them: nested float32 numpy arrays."""
+    if isinstance(values, Tensor):
+        return values.float().contiguous().numpy()
+    if isinstance(values, dict):
+        return {name: _float32(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_float32(value) for value in values]
+    return values
+
+
+def _state_of(tensor: Tensor) -> tuple[int, int, torch.dtype]:
+    """Changes whenever the tensor's values may have: in-place updates count up its version."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.dtype
+
+
+class Engine:
+    """The native form of one model's weights, made when first needed and again when they have changed.
+
+    Changes are seen through storage, version and dtype of parameters and buffers: in-place updates,
+    ``load_state_dict``, ``.to()``.  Writing through ``.data`` is not seen; call `invalidate` after it.
+
+    Safe to call from several threads at once: each call has a workspace of its own.  Results do not depend,
+    to the bit, on the number of threads (``torch.get_num_threads()``).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._packed: dict[bool, tuple[tuple[Any, ...], Any]] = {}  # bf16 -> (state of the weights, native)
+        self._workspaces: list[Tensor] = []
+
+    def invalidate(self) -> None:
+        """Forgets packed weights and workspaces; the next call makes them anew."""
+        with self._lock:
+            self._packed.clear()
+            self._workspaces.clear()
+
+    def forward(self, model: reference.SeemoRe, x: Tensor, bf16: bool, workspace_limit: int = 0) -> Tensor:
+        """The network's output for ``x``: (N, C, H, W) float32 or uint8 -> same dtype, H and W times scale.
+
+        H and W must be at least ``model.min_size``.  With ``bf16`` matrix products take bfloat16 operands
+        where the CPU can (a warning says so where it cannot).  ``workspace_limit``: bytes, 0 for none.
+
+        Raises BackendError for a configuration beyond the native engine's limits, MemoryError where the
+        workspace limit is too small, KeyboardInterrupt on Ctrl-C.
+        """
+        native = self._native(model, bf16)
+        x = x.contiguous()
+        n, channels, h, w = x.shape
+        out = x.new_empty((n, channels, h * model.scale, w * model.scale))
+        threads = torch.get_num_threads()
+        size = native.workspace(h, w, threads, workspace_limit)
+        workspace = self._take(size)
+        try:
+            native.forward(
+                input=x.data_ptr(),
+                output=out.data_ptr(),
+                u8=x.dtype == torch.uint8,
+                n=n,
+                h=h,
+                w=w,
+                threads=threads,
+                limit=workspace_limit,
+                workspace=workspace.data_ptr(),
+                workspace_bytes=workspace.numel(),
+            )
+        finally:
+            self._give_back(workspace)
+        return out
+
+    def _native(self, model: reference.SeemoRe, bf16: bool) -> Any:
+        if bf16 and _native.require().isa() != "v4bf16":
+            warnings.warn(
+                "this CPU (or SEEMORE_ISA) has no AVX512-BF16: computing in float32 instead of bfloat16",
+                stacklevel=4,
+            )
+            bf16 = False
+        state = tuple(_state_of(tensor) for tensor in (*model.parameters(), *model.buffers()))
+        with self._lock:
+            known, native = self._packed.get(bf16, (None, None))
+            if known != state:
+                native = _native.require().Engine(_float32(fold.fold_network(model)), bf16)
+                self._packed[bf16] = state, native
+        return native
+
+    def _take(self, size: int) -> Tensor:
+        with self._lock:
+            while self._workspaces:
+                workspace = self._workspaces.pop()
+                if workspace.numel() >= size:
+                    return workspace
+        return torch.empty(size, dtype=torch.uint8)
+
+    def _give_back(self, workspace: Tensor) -> None:
+        with self._lock:
+            if len(self._workspaces) < _KEPT_WORKSPACES:
+                self._workspaces.append(workspace)

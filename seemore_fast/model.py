@@ -1,0 +1,203 @@
+"""The drop-in SeemoRe: official constructor and state-dict keys, any input size, the fastest path there is.
+
+`load` makes one from bundled weights or a file, `accelerate` from another implementation's instance.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import backends, checkpoint, reference, weights
+from .engine import Engine
+from .errors import CheckpointError
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class SeemoRe(reference.SeemoRe):
+    """SeemoRe super-resolution: (N, in_chans, H, W) in [0, 1] -> (N, in_chans, H * scale, W * scale).
+
+    Takes the official constructor's arguments, in their order, and
+
+    * ``mean``: colour subtracted from the input, one value per channel (default: DIV2K's for RGB);
+    * ``backend``: ``auto``, ``reference``, ``cpu``, ``cuda`` or ``triton`` (see `seemore_fast.backends`).
+
+    Images smaller than ``4 ** recursive`` are extended by repeating their last row and column, and the
+    result cropped.  uint8 input in 0..255 gives uint8 output, clamped and rounded.  Each image of a batch
+    is routed on its own.  With gradients on, and inside torch.compile or export, the plain PyTorch
+    network runs; otherwise the backend's engine.  ``torch.autocast`` to bfloat16, or bfloat16 parameters,
+    select the engine's bf16 mode.  float64 always takes the reference.
+
+    ``workspace_limit`` (an attribute, bytes; 0: none) bounds the CPU engine's working memory: below its
+    least need the call raises MemoryError with the figure.
+
+    Raises ValueError for arguments out of range, BackendError for a backend that is not available.
+    """
+
+    def __init__(
+        self,
+        scale: int = 4,
+        in_chans: int = 3,
+        num_experts: int = 6,
+        num_layers: int = 6,
+        embedding_dim: int = 64,
+        img_range: float = 1.0,
+        use_shuffle: bool = False,
+        global_kernel_size: int = 11,
+        recursive: int = 2,
+        lr_space: reference.LRSpace = "linear",
+        topk: int = 2,
+        *,
+        mean: tuple[float, ...] | None = None,
+        backend: str = "auto",
+    ):
+        super().__init__(
+            scale,
+            in_chans,
+            num_experts,
+            num_layers,
+            embedding_dim,
+            img_range,
+            use_shuffle,
+            global_kernel_size,
+            recursive,
+            lr_space,
+            topk,
+            mean=mean,
+        )
+        self.workspace_limit = 0
+        self._backend = backends.check(backend)
+        self._engine = Engine()
+
+    @property
+    def backend(self) -> str:
+        """The backend asked for.  Setting it raises BackendError if it is not available."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        self._backend = backends.check(name)
+
+    def invalidate(self) -> None:
+        """Drops packed weights and working memory; needed only after writing weights through ``.data``."""
+        self._engine.invalidate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.config["in_chans"]:
+            raise ValueError(f"x must be (N, {self.config['in_chans']}, H, W), got {tuple(x.shape)}")
+        if x.dtype != torch.uint8 and x.dtype not in _FLOATS:
+            raise TypeError(f"x must be floating-point or uint8, got {x.dtype}")
+        h, w = x.shape[2:]
+        if h == 0 or w == 0:
+            raise ValueError(f"x must have at least one pixel, got {tuple(x.shape)}")
+        least = self.min_size
+        if h >= least and w >= least:
+            return self._run(x)
+        return self._run(_extend(x, max(h, least), max(w, least)))[..., : h * self.scale, : w * self.scale]
+
+    def _run(self, x: Tensor) -> Tensor:
+        if self._native(x):
+            dtype = self.conv_1.weight.dtype
+            bf16 = torch.bfloat16 in (dtype, _autocast_dtype())
+            wide = x if x.dtype == torch.uint8 else x.float()
+            return self._engine.forward(self, wide, bf16, self.workspace_limit).to(x.dtype)
+        if x.dtype != torch.uint8:
+            return super().forward(x)
+        pixels = super().forward(x.to(self.conv_1.weight.dtype) / 255)
+        return (pixels.float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _native(self, x: Tensor) -> bool:
+        """Whether the CPU engine runs, rather than the plain network."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
+            return False
+        if backends.resolve(self._backend, x.device.type) != "cpu":
+            return False
+        weight = self.conv_1.weight
+        if torch.float64 in (x.dtype, weight.dtype) or weight.device.type != "cpu" or x.numel() == 0:
+            return False
+        needs_grad = x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        return not (torch.is_grad_enabled() and needs_grad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles share nothing with the original's engine, which holds a lock.
+        return {**self.__dict__, "_engine": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._engine = Engine()
+
+
+def _extend(x: Tensor, h: int, w: int) -> Tensor:
+    """``x`` with its last row and column repeated up to (h, w)."""
+    rows = torch.arange(h, device=x.device).clamp(max=x.shape[2] - 1)
+    columns = torch.arange(w, device=x.device).clamp(max=x.shape[3] - 1)
+    return x[:, :, rows][..., columns]
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    **overrides: Any,
+) -> SeemoRe:
+    """A SeemoRe with weights, in evaluation mode: ``load("t-x4")`` (bundled), ``load("net_g.pth")``.
+
+    ``overrides`` are constructor arguments that a file cannot tell (``use_shuffle``, ``recursive``,
+    ``topk``, ``img_range``, ``mean``); without them they are guessed by width and depth.
+
+    Raises CheckpointError for a name or file that does not hold a SeemoRe, BackendError for ``backend``.
+    """
+    path = Path(name_or_path)
+    known = isinstance(name_or_path, str) and name_or_path in weights.names()
+    if not known and not path.suffix and not path.exists():
+        raise CheckpointError(
+            f"{name_or_path}: neither a file nor bundled weights ({', '.join(weights.names())})"
+        )
+    file = checkpoint.read(weights.path(str(name_or_path)) if known else path)
+    model = SeemoRe(**file.resolve_config(**overrides), backend=backend)
+    model.load_state_dict(file.state)
+    return model.to(device).eval()
+
+
+def accelerate(module: Any, *, backend: str = "auto", **overrides: Any) -> SeemoRe:
+    """Our SeemoRe in place of a foreign instance (the official class, or spandrel's model or descriptor).
+
+    It shares the instance's parameters: training or loading either changes both.  What the weights cannot
+    tell is read from the instance where it is found, or taken from ``overrides``.
+
+    Raises TypeError for what is no module, CheckpointError if its weights are not a SeemoRe's.
+    """
+    if not isinstance(module, nn.Module) and isinstance(getattr(module, "model", None), nn.Module):
+        module = module.model
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    config = checkpoint.infer_config(module.state_dict(), **{**_found_on(module), **overrides})
+    model = SeemoRe(**config, backend=backend)
+    for name, parameter in module.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, parameter)
+    return model.to(next(module.parameters()).device).train(module.training)
+
+
+def _found_on(module: nn.Module) -> dict[str, Any]:
+    """Constructor arguments that implementations keep as attributes of the network and its blocks."""
+    found: dict[str, Any] = {}
+    for part in module.modules():
+        for name in ("use_shuffle", "recursive", "topk", "img_range"):
+            value = getattr(part, name, None)
+            if name not in found and isinstance(value, (bool, int, float)):
+                found[name] = value
+    mean = getattr(module, "mean", None)
+    if isinstance(mean, Tensor):
+        found["mean"] = tuple(mean.flatten().tolist())
+    return found
