@@ -198,10 +198,13 @@ struct Worker {
       for (int r = rows.r0 - 1; r <= rows.r1 && !stopped(); ++r) {
         const bool done = r > rows.r0;
         const Row& row = mixed[r & 1];
-        if (inside(r))
-          mix.run(r, plan.h, map.row(0), (ptrdiff_t)map.channels * map.pitch, map.h, in.row(r), b.row(r), c.row(r),
-                  row);
-        ffn.feed(r, inside(r) ? &row : nullptr);
+        if (inside(r)) {
+          const Row yp = in.row(r), br = b.row(r), cr = c.row(r);
+          mix.begin_row(r, plan.h, map.row(0), (ptrdiff_t)map.channels * map.pitch, map.h);
+          ffn.feed(r, row, [&](int from, int to) { mix.columns(from, to, yp, br, cr, row); });
+        } else {
+          ffn.feed_outside(r);
+        }
         if (done) ffn.finish(r - 1, mixed[(r - 1) & 1], out.row(r - 1));
       }
     }
@@ -238,8 +241,10 @@ struct Worker {
       FfnStage<Op> ffn(arena, group.sme_ffn, s, m);
       for (int r = rows.r0 - 1; r <= rows.r1 && !stopped(); ++r) {
         const bool done = r > rows.r0;
-        const Row row = in.row(r);
-        ffn.feed(r, inside(r) ? &row : nullptr);
+        if (inside(r))
+          ffn.feed(r, in.row(r), [](int, int) {});
+        else
+          ffn.feed_outside(r);
         if (done) ffn.finish(r - 1, in.row(r - 1), out.row(r - 1));
       }
     }

@@ -53,32 +53,72 @@ SM_INLINE void layer_norm(const Row& in, const Row& out, int dim, int padded_dim
   });
 }
 
+// N vectors of a row, and the same shifted by up to a vector either way.  AVX-512 puts shifted ones together from
+// aligned loads: every unaligned one would cross a cache line.
+template <int N>
+struct Span {
+#if defined(__AVX512F__)
+  vf v[N + 2];
+
+  SM_INLINE explicit Span(const float* p) {
+    for (int i = 0; i < N + 2; ++i) v[i] = load(p + (i - 1) * VL);
+  }
+  template <int kShift>
+  SM_INLINE vf shifted(int i) const {
+    if constexpr (kShift == 0) return v[i + 1];
+    const vf low = kShift > 0 ? v[i + 1] : v[i], high = kShift > 0 ? v[i + 2] : v[i + 1];
+    return (vf)_mm512_alignr_epi32((__m512i)high, (__m512i)low, kShift & (VL - 1));
+  }
+#else
+  const float* p;
+
+  SM_INLINE explicit Span(const float* p_) : p(p_) {}
+  template <int kShift>
+  SM_INLINE vf shifted(int i) const {
+    return load(p + i * VL + kShift);
+  }
+#endif
+};
+
+// acc += taps kShift .. kHalf of a horizontal stripe whose middle weight is w[0].
+template <int kShift, int kHalf, int N>
+SM_INLINE void add_taps(const Span<N>& span, const float* w, vf (&acc)[N]) {
+  for (int v = 0; v < N; ++v) acc[v] += span.template shifted<kShift>(v) * w[kShift];
+  if constexpr (kShift < kHalf) add_taps<kShift + 1, kHalf>(span, w, acc);
+}
+
 // Depthwise 3x3 convolution over rows in[0..2].
 template <int N>
 SM_INLINE void depthwise_3x3(const Depthwise& d, const Row in[3], vf (&acc)[N], int c, int x) {
-  const float* w = d.weight + c * 9;
+  const float* w = d.weight + c * 9 + 1;
   for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
-#pragma GCC unroll 9
-  for (int t = 0; t < 9; ++t) {
-    const float* p = in[t / 3].at(c, x + t % 3 - 1);
-    for (int v = 0; v < N; ++v) acc[v] += load(p + v * VL) * w[t];
-  }
+  for (int i = 0; i < 3; ++i) add_taps<-1, 1>(Span<N>(in[i].at(c, x)), w + 3 * i, acc);
 }
 
-// Horizontal stripe: out = depthwise 1xk of in.
-SM_INLINE void stripe_row(const Depthwise& d, const Row& in, const Row& out, int channels, int x0, int x1) {
-  const int taps = d.taps, half = taps / 2;
+// Horizontal stripe of 2 * kHalf + 1 taps; kHalf = 0: of any number.
+template <int kHalf>
+SM_INLINE void stripe_row_of(const Depthwise& d, const Row& in, const Row& out, int channels, int x0, int x1) {
+  const int half = d.taps / 2;
   for (int c = 0; c < channels; ++c) {
-    const float* w = d.weight + c * taps;
+    const float* w = d.weight + c * d.taps + half;
     each_column(x0, x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
       vf acc[N];
       for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
-      const float* p = in.at(c, x - half);
-      for (int t = 0; t < taps; ++t)
-        for (int v = 0; v < N; ++v) acc[v] += load(p + t + v * VL) * w[t];
+      if constexpr (kHalf > 0)
+        add_taps<-kHalf, kHalf>(Span<N>(in.at(c, x)), w, acc);
+      else
+        for (int t = -half; t <= half; ++t)
+          for (int v = 0; v < N; ++v) acc[v] += load(in.at(c, x + t + v * VL)) * w[t];
       for (int v = 0; v < N; ++v) store(out.at(c, x + v * VL), acc[v]);
     });
   }
+}
+
+// Horizontal stripe: out = depthwise 1xk of in.  The sizes that the network uses are unrolled.
+SM_INLINE void stripe_row(const Depthwise& d, const Row& in, const Row& out, int channels, int x0, int x1) {
+  if (d.taps == 11) return stripe_row_of<5>(d, in, out, channels, x0, x1);
+  if (d.taps == 3) return stripe_row_of<1>(d, in, out, channels, x0, x1);
+  stripe_row_of<0>(d, in, out, channels, x0, x1);
 }
 
 // Vertical stripe, depthwise kx1 over rows in[0..k-1].
@@ -159,16 +199,17 @@ SM_INLINE Tap2 bilinear_tap(int i, int size_in, int size_out) {
   return {low, low + 1 < size_in ? (float)(source - low) : 0.0f};
 }
 
-// Elements p[index[i]] for non-negative indices.
-SM_INLINE vf gather(const float* p, vi index) {
+// Elements p[index[i]] for ascending indices that all lie less than VL past the first, as those of a map that
+// is resized at least fourfold do.  Gathers are four times as slow.
+SM_INLINE vf pick(const float* p, vi index) {
+  const vf near = load(p + index[0]);
+  index -= index[0];
 #if defined(__AVX512F__)
-  return _mm512_i32gather_ps((__m512i)index, p, 4);
+  return _mm512_permutexvar_ps((__m512i)index, near);
 #elif defined(__AVX2__)
-  return _mm256_i32gather_ps(p, (__m256i)index, 4);
+  return _mm256_permutevar8x32_ps(near, (__m256i)index);
 #else
-  vf r;
-  for (int i = 0; i < VL; ++i) r[i] = p[index[i]];
-  return r;
+  return __builtin_shuffle(near, index);
 #endif
 }
 

@@ -74,13 +74,17 @@ struct FfnStage {
     arena.rows(g, padded_dim, s);
   }
 
-  // Row r of the input; outside the image where in is null.
-  void feed(int r, const Row* in) {
+  // Row r, which lies outside the image.
+  void feed_outside(int r) { zero_row(g[slot(r, 3)], padded_dim, s, 1); }
+
+  // Row r of the input; make(from, to) is called before those columns of it are read.
+  template <class F>
+  void feed(int r, const Row& in, F make) {
     const Row& gr = g[slot(r, 3)];
-    if (!in) return zero_row(gr, padded_dim, s, 1);
     each_chunk(s.e0, s.e1, [&](int from, int to) SM_LAMBDA_INLINE {
+      make(from, to);
       const Row normal = operand.window(from);
-      layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, from, to);
+      layer_norm<Op>(in, normal, dim, padded_dim, nullptr, nullptr, from, to);
       matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), from, to, gr);
       matmul<Op, Epilogue::kGelu>(ffn.a, one_tap(normal), s.inner(from), s.inner(to), a[slot(r, 2)]);
     });
@@ -149,6 +153,7 @@ struct SmeStage {
       for (int c = 0; c < padded_dim; c += 2)
         each_column(from, to, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
           vf upper[2][N], lower[2][N];
+#pragma GCC unroll 2
           for (int i = 0; i < 2; ++i) {
             stripe_column_pair(group.sme_v, in, upper[i], lower[i], c + i, x);
             for (int n = 0; n < N; ++n) {
@@ -251,6 +256,7 @@ struct RmeStage {
         vf sum[2] = {};
         each_column(from, to, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
           vf value[2][N];
+#pragma GCC unroll 2
           for (int i = 0; i < 2; ++i) {
             stripe_column(group.stripe_v, in, value[i], c + i, x);
             for (int n = 0; n < N; ++n) {
@@ -291,11 +297,11 @@ struct MixStage {
 
   MixStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m_, const Routing& routing_, int low_w_)
       : group(group_), m(m_), s(s_), routing(routing_), low_w(low_w_) {
-    const Strip low = {0, round_up(low_w + 1, kColumnAlign), 0, 0, low_w, 0};
+    const Strip low = {0, round_up(low_w + VL, kColumnAlign), 0, 0, low_w, 0};  // pick() reads VL
     const Strip channels = {0, round_up(m.padded_dim, kColumnAlign), 0, 0, 0, 0};
     vertical = arena.row(m.padded_rank, low);
     bias = arena.row(1, channels);
-    z = arena.row(m.padded_rank, s);
+    z = arena.chunk(m.padded_rank);
     left = arena.row(1, s);
     right = arena.row(1, s);
   }
@@ -308,34 +314,52 @@ struct MixStage {
     }
   }
 
-  // Row r: out = yp + the chosen experts; `map` is the low-resolution map, rows `map_row` floats apart.
-  void run(int r, int h, const Row& map, ptrdiff_t map_row, int low_h, const Row& yp, const Row& b, const Row& c,
-           const Row& out) {
+  // The chosen experts' rows of the low-resolution map (rows `map_row` floats apart) at row r of h.
+  void begin_row(int r, int h, const Row& map, ptrdiff_t map_row, int low_h) {
     const Tap2 tap = bilinear_tap(r, low_h, h);
     const Row above = {map.p + tap.low * map_row, map.pitch};
     const Row below = {tap.weight > 0 ? above.p + map_row : above.p, map.pitch};
-    for (int i = 0; i < routing.count; ++i) {
-      const int e = routing.expert[i], start = m.rank_start[e], rank = m.rank[e];
-      const float weight = routing.weight[i];
-      for (int j = 0; j < rank; ++j) {
-        float* v = vertical.at(j, 0);
+    for (int i = 0; i < routing.count; ++i)
+      for (int j = first(i); j < first(i) + rank(i); ++j)
         for (int x = 0; x < vertical.pitch; x += VL) {
-          const vf top = load(above.at(start + j, x));
-          store(v + x, top + (load(below.at(start + j, x)) - top) * tap.weight);
+          const vf top = load(above.at(j, x));
+          store(vertical.at(j, x), top + (load(below.at(j, x)) - top) * tap.weight);
         }
-        for (int x = s.e0; x < s.e1; x += VL) {
+  }
+
+  // Columns [from, to) of that row: out = yp + the chosen experts.
+  void columns(int from, int to, const Row& yp, const Row& b, const Row& c, const Row& out) {
+    fetch(yp, 0, m.padded_dim, to);
+    for (int i = 0; i < routing.count; ++i) {
+      const float weight = routing.weight[i];
+      fetch(b, first(i), rank(i), to);
+      fetch(c, first(i), rank(i), to);
+      for (int j = 0; j < rank(i); ++j) {
+        const int channel = first(i) + j;
+        const float* v = vertical.at(channel, 0);
+        for (int x = from; x < to; x += VL) {
           vi index;
           memcpy(&index, left.at(0, x), sizeof index);
-          const vf near = gather(v, index), far = gather(v + 1, index);
+          const vf near = pick(v, index), far = pick(v + 1, index);
           const vf up = near + (far - near) * load(right.at(0, x));
-          store(z.at(j, x), load(b.at(start + j, x)) * (load(c.at(start + j, x)) + up) * weight);
+          store(z.at(j, x - from), load(b.at(channel, x)) * (load(c.at(channel, x)) + up) * weight);
         }
       }
-      Matrix a = group.expert_out[e];
+      Matrix a = group.expert_out[routing.expert[i]];
       for (int j = 0; j < a.m; ++j) *bias.at(0, j) = a.bias[j] * weight;
       a.bias = bias.p;
-      matmul<Fp32, Epilogue::kResidual>(a, one_tap(z), s.e0, s.e1, out, i ? out : yp);
+      matmul<Fp32, Epilogue::kResidual>(a, one_tap(z.window(from)), from, to, out, i ? out : yp);
     }
+  }
+
+ private:
+  int first(int i) const { return m.rank_start[routing.expert[i]]; }
+  int rank(int i) const { return m.rank[routing.expert[i]]; }
+
+  // Asks for the next chunk, which starts at x; it arrives while the products of this one are made.
+  SM_INLINE void fetch(const Row& row, int channel, int channels, int x) const {
+    for (int c = channel; c < channel + channels; ++c)
+      for (int i = 0; i < kChunk; i += 16) __builtin_prefetch(row.at(c, x + i));
   }
 };
 
