@@ -48,67 +48,65 @@ struct HeadStage {
 // LN, second convolution, skip, upsampling convolution, PixelShuffle.
 template <class Op>
 struct TailStage {
+  using Conv = RowConv<Op>;
+  static constexpr int kRows = Conv::kRows, kRing = 3 * kRows;  // a group of pixels needs three of features
   const Run& run;
   const Model& m;
   const Strip& s;
   HeadStage head;
-  Row normal[4], scratch[PairConv<Op>::kRows + 1], skip[2], sum[2], features[6], pixels[2];
+  Row normal[Conv::kInputs], scratch[Conv::kProducts], skip[Conv::kRows], features[kRing];
+  Row pixels[Conv::kRows];
   int next_normal, next_features;
 
+  // For groups of rows from `first` on, a multiple of kRows.
   TailStage(Arena& arena, const Run& run_, const Strip& s_, int first)
-      : run(run_), m(*run_.model), s(s_), head(arena, run_, s_, first - 2 > 0 ? first - 2 : 0) {
-    const int operand = operand_channels<Op>(m.padded_dim);
-    arena.rows(normal, operand, s);
-    for (int i = 0; i < PairConv<Op>::kRows; ++i) scratch[i] = arena.row(m.padded_dim, s);
+      : run(run_), m(*run_.model), s(s_), head(arena, run_, s_, first - kRows > 0 ? first - kRows : 0) {
+    arena.rows(normal, m.padded_dim, s);
+    for (Row& row : scratch) row = arena.row(operand_channels<Op>(m.padded_dim), Conv::kWidth);
     arena.rows(skip, m.padded_dim, s);
-    arena.rows(sum, m.padded_dim, s);
-    arena.rows(features, operand, s);
+    arena.rows(features, m.padded_dim, s);
     arena.rows(pixels, m.upsampler.m, s);
-    next_features = first - 2;
+    next_features = first - kRows;
     next_normal = next_features - 1;
   }
 
   bool inside(int r) const { return r >= 0 && r < run.plan->h; }
 
-  // Rows r and r + 1 (r even) of conv_2(norm(x)) + skip.
-  void feature_pair(int r, const Plane& x) {
-    const int operand = operand_channels<Op>(m.padded_dim);
-    for (; next_normal <= r + 2; ++next_normal) {
-      const Row& n = normal[slot(next_normal, 4)];
+  // The group of rows from r of conv_2(norm(x)) + skip.
+  void feature_group(int r, const Plane& x) {
+    for (; next_normal <= r + kRows; ++next_normal) {
+      const Row& n = normal[slot(next_normal, Conv::kInputs)];
       if (!inside(next_normal)) {
-        zero_row(n, operand, s, 1);
+        zero_row(n, m.padded_dim, s, 1);
         continue;
       }
-      layer_norm<Op>(x.row(next_normal), n, m.dim, m.padded_dim, m.norm_weight, m.norm_bias, s.e0, s.e1);
-      s.mask(n, operand, 1);
+      layer_norm<Fp32>(x.row(next_normal), n, m.dim, m.padded_dim, m.norm_weight, m.norm_bias, s.e0, s.e1);
+      s.mask(n, m.padded_dim, 1);
     }
-    if (inside(r)) {
-      head.row(r, skip[0]);
-      if (inside(r + 1)) head.row(r + 1, skip[1]);
-      const Row in[4] = {normal[slot(r - 1, 4)], normal[slot(r, 4)], normal[slot(r + 1, 4)],
-                         normal[slot(r + 2, 4)]};
-      PairConv<Op>::template run<Epilogue::kResidual>(m.conv_2, in, scratch, m.padded_dim, s.e0, s.e1, sum, skip);
+    Row in[Conv::kInputs], out[kRows];
+    for (int i = 0; i < Conv::kInputs; ++i) in[i] = normal[slot(r - 1 + i, Conv::kInputs)];
+    for (int i = 0; i < kRows; ++i) {
+      out[i] = features[slot(r + i, kRing)];
+      if (inside(r + i)) head.row(r + i, skip[i]);
     }
-    for (int i = 0; i < 2; ++i) {
-      const Row& f = features[slot(r + i, 6)];
-      if (!inside(r + i)) {
-        zero_row(f, operand, s, 1);
-        continue;
-      }
-      copy_row<Op>(sum[i], f, m.padded_dim, s.e0, s.e1);
-      s.mask(f, operand, 1);
+    if (inside(r))
+      Conv::template run<Epilogue::kResidual>(m.conv_2, in, scratch, m.padded_dim, s.e0, s.e1, out, skip);
+    for (int i = 0; i < kRows; ++i) {
+      if (inside(r + i))
+        s.mask(out[i], m.padded_dim, 1);
+      else
+        zero_row(out[i], m.padded_dim, s, 1);
     }
   }
 
-  // Rows r and r + 1 (r even) of the low-resolution grid, as scale rows of pixels each.
-  void run_pair(int r, int r1, const Plane& x) {
-    for (; next_features <= r + 2; next_features += 2) feature_pair(next_features, x);
-    const Row in[4] = {features[slot(r - 1, 6)], features[slot(r, 6)], features[slot(r + 1, 6)],
-                       features[slot(r + 2, 6)]};
-    PairConv<Op>::template run<Epilogue::kStore>(m.upsampler, in, scratch, m.padded_dim, s.x0, s.x1, pixels,
-                                                 pixels);
-    emit(r, pixels[0]);
-    if (r + 1 < r1) emit(r + 1, pixels[1]);
+  // The group of rows from r of the low-resolution grid, as scale rows of pixels each; those in [r0, r1).
+  void run_group(int r, int r0, int r1, const Plane& x) {
+    for (; next_features <= r + kRows; next_features += kRows) feature_group(next_features, x);
+    Row in[Conv::kInputs];
+    for (int i = 0; i < Conv::kInputs; ++i) in[i] = features[slot(r - 1 + i, kRing)];
+    Conv::template run<Epilogue::kStore>(m.upsampler, in, scratch, m.padded_dim, s.x0, s.x1, pixels, pixels);
+    for (int i = 0; i < kRows; ++i)
+      if (r + i >= r0 && r + i < r1) emit(r + i, pixels[i]);
   }
 
   void emit(int r, const Row& in) const {

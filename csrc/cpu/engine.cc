@@ -95,35 +95,39 @@ struct Worker {
       const Strip s = strip_at(plan, i, 2);
       Arena arena = {scratch, 0};
       RmeStage<Op> stage(arena, group, s, m);
-      const int first = rows.r0 > 0 ? rows.r0 - 2 : 0;
+      constexpr int kRows = RowConv<Op>::kRows;
+      const int first = rows.r0 > 0 ? (rows.r0 - 1) / kRows * kRows : 0;
       int next = first - 1;
       if (rows.r0 == 0) stage.x_half(-1, false);
-      for (int pair = first; pair <= rows.r1 && !stopped(); pair += 2) {
-        for (; next <= pair + 2; ++next) {
+      for (int base = first; base <= rows.r1 && !stopped(); base += kRows) {
+        for (; next <= base + kRows; ++next) {
           const Row row = in.row(next);
           stage.feed(next, inside(next) ? &row : nullptr);
         }
-        if (pair < plan.h) stage.convolve(pair);
-        for (int r = pair; r < pair + 2; ++r) {
-          if (r > rows.r1) break;
-          const int q = r - 1;
-          const bool here = r >= rows.r0 && r < rows.r1, done = q >= rows.r0 && q < rows.r1;
-          if (r >= rows.r0 - 1) stage.x_half(r, inside(r));
-          if (here) stage.k_half(r, c.row(r));
-          // Four rows make one of the aggregated map; the thread of the last has them all, for a band that
-          // starts amid the four begins with the pair before it.
-          if (r < rows.r0 && (rows.r0 & 3) == 2) stage.k_row(r);
-          if (here && (r & 3) == 3) {
-            stage.aggregate(low[0].row(r / 4), low[0].w);
-            if (i + 1 == strips(plan)) finish_low_row(low[0], r / 4);
-          }
-          if (done) {
-            float* row_sums = sums + ((size_t)i * plan.h + q) * m.padded_dim;
-            stage.finish(q, in.row(q), {out.row(q), b.row(q), row_sums});
-          }
-        }
+        if (inside(base)) stage.convolve(base);
+        for (int r = base; r < base + kRows && r <= rows.r1; ++r) rme_row(stage, r, rows, i, in, out);
       }
     }
+  }
+
+  // What follows the convolution in row r of strip i.
+  template <class Op>
+  void rme_row(RmeStage<Op>& stage, int r, Band rows, int i, const Plane& in, const Plane& out) {
+    if (r >= rows.r0 - 1) stage.x_half(r, inside(r));
+    if (r >= rows.r0 && r < rows.r1) {
+      stage.k_half(r, c.row(r));
+      if ((r & 3) == 3) {
+        stage.aggregate(low[0].row(r / 4), low[0].w);
+        if (i + 1 == strips(plan)) finish_low_row(low[0], r / 4);
+      }
+    } else if (r < rows.r0 && (rows.r0 & 3) == 2) {
+      // Four rows make one of the aggregated map; the thread of the last has them all: a band that starts amid
+      // four begins with the two before it.
+      stage.k_row(r);
+    }
+    const int q = r - 1;
+    if (q >= rows.r0 && q < rows.r1)
+      stage.finish(q, in.row(q), {out.row(q), b.row(q), sums + ((size_t)i * plan.h + q) * m.padded_dim});
   }
 
   // The rest of the calibration at low resolution; ends with every thread past a barrier.
@@ -257,8 +261,10 @@ struct Worker {
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 2);
       Arena arena = {scratch, 0};
-      TailStage<Op> tail(arena, run, s, rows.r0);
-      for (int r = rows.r0; r < rows.r1 && !stopped(); r += 2) tail.run_pair(r, rows.r1, x);
+      constexpr int kRows = RowConv<Op>::kRows;
+      const int first = rows.r0 / kRows * kRows;
+      TailStage<Op> tail(arena, run, s, first);
+      for (int r = first; r < rows.r1 && !stopped(); r += kRows) tail.run_group(r, rows.r0, rows.r1, x);
     }
   }
 

@@ -24,7 +24,7 @@ struct Matrix {
   const float* bias;    // [M]
   int m;                // padded to a multiple of 4 with zero rows
   int k;                // in units
-  int taps;             // 1 (1x1), 9 (3x3) or 12 (3x3 for two rows at once: see gemm.h)
+  int taps;             // 1 (1x1), 9 (3x3), 18 or 12 (3x3 for four or two rows at once: see conv.h)
 };
 
 struct Depthwise {

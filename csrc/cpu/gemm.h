@@ -1,4 +1,4 @@
-// Dense convolutions: rows of pixels times packed matrices, in fp32 or bf16 operands.
+// Rows of pixels times packed matrices, in fp32 or bf16 operands.
 //
 // A row is [channels][pitch] floats, a pointer to it points at column 0, and columns before 0 exist (halo).
 // The micro-kernel keeps 12 output channels x 2 vectors of pixels in registers (x 1 with 16 registers).
@@ -105,6 +105,12 @@ struct Taps {
 
 SM_INLINE Taps one_tap(const Row& row) { return {{row.p}, row.pitch}; }
 
+SM_INLINE Taps nine_taps(const Row in[3]) {
+  Taps taps = {{}, in[0].pitch};
+  for (int t = 0; t < 9; ++t) taps.p[t] = in[t / 3].p + t % 3 - 1;
+  return taps;
+}
+
 template <class Op, int MR, int NV, Epilogue E>
 SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps, int k, int x, const Row& out,
                     int m0, const Row& residual) {
@@ -115,8 +121,8 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
       acc[i][v] = splat(bias[i]);
       // Stores retire in order: 24 of them to lines that come one after the other from the L2 or L3 cache
       // can take longer than the products.  Asked for here, the lines come together, and meanwhile.
-      __builtin_prefetch(out.at(m0 + i, x + v * VL), 1);
-      if (kAdds) __builtin_prefetch(residual.at(m0 + i, x + v * VL), 0);
+      __builtin_prefetch(out.at(m0 + i, x + (NV + v) * VL), 1);
+      if (kAdds) __builtin_prefetch(residual.at(m0 + i, x + (NV + v) * VL), 0);
     }
   for (int t = 0; t < taps; ++t) {
     const float* p = in.p[t] + x;
@@ -171,100 +177,6 @@ SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row
     x += wide ? kTileVectors * VL : VL;
   }
 }
-
-// ---- 3x3 convolutions ------------------------------------------------------------------------------------
-//
-// bf16: nine taps.  fp32: Winograd's F(2, 3) down the columns: a pair of output rows needs four products
-// of 1x3 convolutions instead of six, two thirds of the arithmetic; constants are 1 and 1/2, so the
-// error stays that of fp32.  Pairs start at even rows of the image, whatever the bands: same bits for any
-// number of threads.
-
-// The rows of a pair, r and r + 1, from input rows r - 1 .. r + 2, over columns [x0 - 1, x1 + 1).
-template <class Op>
-struct PairConv;
-
-template <>
-struct PairConv<Fp32> {
-  static constexpr int kRows = 4;  // row buffers of scratch, each as large as an operand row
-
-  template <Epilogue E>
-  static void run(const Matrix& a, const Row in[4], const Row scratch[kRows], int channels, int x0, int x1, const Row out[2], const Row residual[2]) {
-    for (int c = 0; c < channels; ++c)
-      for (int x = x0 - VL; x < x1 + VL; x += VL) {
-        const vf d0 = load(in[0].at(c, x)), d1 = load(in[1].at(c, x));
-        const vf d2 = load(in[2].at(c, x)), d3 = load(in[3].at(c, x));
-        store(scratch[0].at(c, x), d0 - d2);
-        store(scratch[1].at(c, x), d1 + d2);
-        store(scratch[2].at(c, x), d2 - d1);
-        store(scratch[3].at(c, x), d1 - d3);
-      }
-    for (int x = x0; x < x1; x += kColumns) columns<E>(a, scratch, x, x + kColumns < x1 ? x + kColumns : x1, out, residual);
-  }
-
- private:
-  // Columns whose products are kept until all four are there; each block of weights is loaded once for them.
-  static constexpr int kColumns = kTileVectors * VL;
-
-  template <Epilogue E>
-  static void columns(const Matrix& a, const Row scratch[kRows], int x0, int x1, const Row out[2],
-                      const Row residual[2]) {
-    static const float zeros[kBlock] = {};
-    alignas(64) float products[kRows][kBlock][kColumns];
-    for (int m = 0; m < a.m; m += kBlock) {
-      const int rows = a.m - m < kBlock ? a.m - m : kBlock;
-      const float* w = a.weight + (size_t)m * a.taps * a.k;
-      for (int j = 0; j < kRows; ++j) {
-        const Taps in = {{scratch[j].p - 1, scratch[j].p, scratch[j].p + 1}, scratch[j].pitch};
-        const Row product = {&products[j][0][0] - x0, kColumns};
-        const float* wj = w + (size_t)j * 3 * a.k * rows;
-        // The second product counts once in both rows: it carries the bias.
-        const float* bias = j == 1 ? a.bias + m : zeros;
-        for (int x = x0; x < x1;) {
-          const bool wide = x + kTileVectors * VL <= x1;
-          if (wide)
-            block<Fp32, kTileVectors, Epilogue::kStore>(wj, bias, in, 3, a.k, rows, x, product, 0, Row());
-          else
-            block<Fp32, 1, Epilogue::kStore>(wj, bias, in, 3, a.k, rows, x, product, 0, Row());
-          x += wide ? kTileVectors * VL : VL;
-        }
-      }
-      for (int i = 0; i < rows; ++i)
-        for (int x = x0; x < x1; x += VL) {
-          const vf p0 = load(&products[0][i][x - x0]), p1 = load(&products[1][i][x - x0]);
-          const vf p2 = load(&products[2][i][x - x0]), p3 = load(&products[3][i][x - x0]);
-          finish<E>(p0 + (p1 + p2), out[0], residual[0], m + i, x);
-          finish<E>((p1 - p2) - p3, out[1], residual[1], m + i, x);
-        }
-    }
-  }
-
-  template <Epilogue E>
-  SM_INLINE static void finish(vf value, const Row& out, const Row& residual, int channel, int x) {
-    if (E == Epilogue::kGelu || E == Epilogue::kGeluOperand) value = gelu(value);
-    if (E == Epilogue::kResidual) value += load(residual.at(channel, x));
-    store(out.at(channel, x), value);
-  }
-};
-
-SM_INLINE Taps nine_taps(const Row in[3]) {
-  Taps taps = {{}, in[0].pitch};
-  for (int t = 0; t < 9; ++t) taps.p[t] = in[t / 3].p + t % 3 - 1;
-  return taps;
-}
-
-#if defined(__AVX512BF16__)
-template <>
-struct PairConv<Bf16> {
-  static constexpr int kRows = 0;
-
-  template <Epilogue E>
-  static void run(const Matrix& a, const Row in[4], const Row*, int, int x0, int x1,
-                  const Row out[2], const Row residual[2]) {
-    matmul<Bf16, E>(a, nine_taps(in), x0, x1, out[0], residual[0]);
-    matmul<Bf16, E>(a, nine_taps(in + 1), x0, x1, out[1], residual[1]);
-  }
-};
-#endif
 
 }  // namespace SM_ISA
 }  // namespace seemore

@@ -2,7 +2,7 @@
 // aggregation, bilinear resizing.  Rows as in gemm.h.
 #pragma once
 
-#include "gemm.h"
+#include "conv.h"
 
 namespace seemore {
 namespace SM_ISA {

@@ -1,5 +1,6 @@
 // The engine's C API: packs weights for the micro-kernels, plans workspaces, starts runs.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -84,14 +85,21 @@ struct Packer {
     return matrix(m, k, 9, bias, bf16, [&](int row, int channel, int tap) { return w[(row * k + channel) * 9 + tap]; });
   }
 
-  // The same for PairConv: bf16 keeps the nine taps, fp32 takes F(2, 3)'s four products of three.
-  Matrix pair_conv(int m, int k, const float* w, const float* bias, bool bf16) {
-    if (bf16) return conv(m, k, w, bias, true);
-    return matrix(m, k, 12, bias, false, [&](int row, int channel, int tap) {
+  // The same for conv.h: rows of the kernel evaluated at Winograd's points, each a product of three taps.
+  Matrix row_conv(int m, int k, const float* w, const float* bias, bool bf16) {
+    const double a = std::sqrt(0.5), b = std::sqrt(2.0);
+    const double four[6][3] = {{1, 0, 0},
+                               {-1 / 1.5, -a / 1.5, -0.5 / 1.5},
+                               {-1 / 1.5, a / 1.5, -0.5 / 1.5},
+                               {1 / 6.0, b / 6, 2 / 6.0},
+                               {1 / 6.0, -b / 6, 2 / 6.0},
+                               {0, 0, 1}};
+    const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+    const double(*points)[3] = bf16 ? two : four;
+    return matrix(m, k, bf16 ? 12 : 18, bias, bf16, [&](int row, int channel, int tap) {
       const float* g = w + (row * k + channel) * 9 + tap % 3;
-      const double top = g[0], middle = g[3], bottom = g[6];
-      const double products[4] = {top, (top + middle + bottom) / 2, (top - middle + bottom) / 2, bottom};
-      return products[tap / 3];
+      const double* p = points[tap / 3];
+      return p[0] * g[0] + p[1] * g[3] + p[2] * g[6];
     });
   }
 
@@ -110,7 +118,7 @@ struct Packer {
     Group g;
     g.norm_weight = copy(w.norm, c, p);
     g.norm_bias = copy(w.norm_bias, c, p);
-    g.conv = pair_conv(c, c, w.conv, w.conv_bias, bf16);
+    g.conv = row_conv(c, c, w.conv, w.conv_bias, bf16);
     g.to_x = dense(c, c, w.to_x, w.to_x_bias, bf16);
     g.to_k = dense(c, c, w.to_k, w.to_k_bias, bf16);
     g.stripe_h = depthwise(c, p, 3, w.stripe_h, w.stripe_h_bias);
@@ -253,8 +261,8 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
     m.groups = engine->groups.data();
     m.norm_weight = pack.copy(net->norm, m.dim, m.padded_dim);
     m.norm_bias = pack.copy(net->norm_bias, m.dim, m.padded_dim);
-    m.conv_2 = pack.pair_conv(m.dim, m.dim, net->conv_2, net->conv_2_bias, m.bf16);
-    m.upsampler = pack.pair_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, m.bf16);
+    m.conv_2 = pack.row_conv(m.dim, m.dim, net->conv_2, net->conv_2_bias, m.bf16);
+    m.upsampler = pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, m.bf16);
     *out = engine;
     return SM_OK;
   } catch (const std::bad_alloc&) {

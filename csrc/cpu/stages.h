@@ -36,10 +36,12 @@ struct Arena {
     used += (size_t)channels * pitch;
     return r;
   }
-  Row chunk(int channels) {
-    const Strip s = {0, kChunk, 0, kChunk, kChunk, 0};
-    return row(channels, s);
+  Row row(int channels, int columns) {
+    const Row r = {base ? base + used : nullptr, columns};
+    used += (size_t)channels * columns;
+    return r;
   }
+  Row chunk(int channels) { return row(channels, kChunk); }
   template <int N>
   void rows(Row (&out)[N], int channels, const Strip& s) {
     for (int i = 0; i < N; ++i) out[i] = row(channels, s);
@@ -182,43 +184,45 @@ struct RmeOutputs {
 
 template <class Op>
 struct RmeStage {
+  using Conv = RowConv<Op>;
   const Group& group;
   const Strip& s;
   int dim, padded_dim;
   Row operand;  // of one chunk
-  Row normal[4], scratch[PairConv<Op>::kRows + 1], t[2], x, horizontal[3], k[4];
+  Row normal[Conv::kInputs], scratch[Conv::kProducts], t[Conv::kRows], x, horizontal[3], k[4];
 
   RmeStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m)
       : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim) {
     const int channels = operand_channels<Op>(padded_dim);
     operand = arena.chunk(channels);
-    arena.rows(normal, channels, s);
-    for (int i = 0; i < PairConv<Op>::kRows; ++i) scratch[i] = arena.row(padded_dim, s);
+    arena.rows(normal, padded_dim, s);
+    for (Row& row : scratch) row = arena.row(channels, Conv::kWidth);
     arena.rows(t, channels, s);
     x = arena.row(padded_dim, s);
     arena.rows(horizontal, padded_dim, s);
     arena.rows(k, padded_dim, s);
   }
 
-  // Row r into the ring of normalised rows.
+  // Row r into the ring of normalised rows; outside the image where in is null.
   void feed(int r, const Row* in) {
-    const Row& n = normal[slot(r, 4)];
-    if (!in) return zero_row(n, operand_channels<Op>(padded_dim), s, 1);
-    layer_norm<Op>(*in, n, dim, padded_dim, group.norm_weight, group.norm_bias, s.e0, s.e1);
-    s.mask(n, operand_channels<Op>(padded_dim), 1);
+    const Row& n = normal[slot(r, Conv::kInputs)];
+    if (!in) return zero_row(n, padded_dim, s, 1);
+    layer_norm<Fp32>(*in, n, dim, padded_dim, group.norm_weight, group.norm_bias, s.e0, s.e1);
+    s.mask(n, padded_dim, 1);
   }
 
-  // Rows r and r + 1 (r even) of GELU(conv), once rows up to r + 2 were fed.
+  // The group of rows from r of GELU(conv), once rows up to r + Conv::kRows were fed.
   void convolve(int r) {
-    const Row in[4] = {normal[slot(r - 1, 4)], normal[slot(r, 4)], normal[slot(r + 1, 4)], normal[slot(r + 2, 4)]};
-    PairConv<Op>::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, t);
+    Row in[Conv::kInputs];
+    for (int i = 0; i < Conv::kInputs; ++i) in[i] = normal[slot(r - 1 + i, Conv::kInputs)];
+    Conv::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, t);
   }
 
   // x half of row r up to its horizontal stripe, for the results of rows r - 1 .. r + 1.
   void x_half(int r, bool inside) {
     const Row& hr = horizontal[slot(r, 3)];
     if (!inside) return zero_row(hr, padded_dim, s, 0);
-    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[r & 1]), s.e0, s.e1, x);
+    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[slot(r, Conv::kRows)]), s.e0, s.e1, x);
     s.mask(x, padded_dim, 1);
     stripe_row(group.stripe_h, x, hr, padded_dim, s.x0, s.x1);
   }
@@ -227,7 +231,7 @@ struct RmeStage {
   void k_half(int r, const Row& c_out) {
     const Row& kr = k[r & 3];
     each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
-      matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[r & 1]), from, to, kr);
+      matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), from, to, kr);
       Row chunk = kr;
       if (Op::kPack > 1) {
         chunk = operand.window(from);
@@ -238,7 +242,7 @@ struct RmeStage {
   }
 
   // k half of row r alone.
-  void k_row(int r) { matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[r & 1]), s.x0, s.x1, k[r & 3]); }
+  void k_row(int r) { matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), s.x0, s.x1, k[r & 3]); }
 
   // A row of the aggregated map from the last four rows of k.
   void aggregate(const Row& low, int low_w) {
@@ -297,10 +301,8 @@ struct MixStage {
 
   MixStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m_, const Routing& routing_, int low_w_)
       : group(group_), m(m_), s(s_), routing(routing_), low_w(low_w_) {
-    const Strip low = {0, round_up(low_w + VL, kColumnAlign), 0, 0, low_w, 0};  // pick() reads VL
-    const Strip channels = {0, round_up(m.padded_dim, kColumnAlign), 0, 0, 0, 0};
-    vertical = arena.row(m.padded_rank, low);
-    bias = arena.row(1, channels);
+    vertical = arena.row(m.padded_rank, round_up(low_w + VL, kColumnAlign));  // pick() reads VL
+    bias = arena.row(1, round_up(m.padded_dim, kColumnAlign));
     z = arena.chunk(m.padded_rank);
     left = arena.row(1, s);
     right = arena.row(1, s);
