@@ -46,9 +46,8 @@ struct HeadStage {
 };
 
 // LN, second convolution, skip, upsampling convolution, PixelShuffle.
-template <class Op>
 struct TailStage {
-  using Conv = RowConv<Op>;
+  using Conv = RowConv<Fp32>;
   static constexpr int kRows = Conv::kRows, kRing = 3 * kRows;  // a group of pixels needs three of features
   const Run& run;
   const Model& m;
@@ -62,7 +61,7 @@ struct TailStage {
   TailStage(Arena& arena, const Run& run_, const Strip& s_, int first)
       : run(run_), m(*run_.model), s(s_), head(arena, run_, s_, first - kRows > 0 ? first - kRows : 0) {
     arena.rows(normal, m.padded_dim, s);
-    for (Row& row : scratch) row = arena.row(operand_channels<Op>(m.padded_dim), Conv::kWidth);
+    for (Row& row : scratch) row = arena.row(m.padded_dim, Conv::kWidth);
     arena.rows(skip, m.padded_dim, s);
     arena.rows(features, m.padded_dim, s);
     arena.rows(pixels, m.upsampler.m, s);
@@ -90,7 +89,7 @@ struct TailStage {
       if (inside(r + i)) head.row(r + i, skip[i]);
     }
     if (inside(r))
-      Conv::template run<Epilogue::kResidual>(m.conv_2, in, scratch, m.padded_dim, s.e0, s.e1, out, skip);
+      Conv::run<Epilogue::kResidual>(m.conv_2, in, scratch, m.padded_dim, s.e0, s.e1, out, skip);
     for (int i = 0; i < kRows; ++i) {
       if (inside(r + i))
         s.mask(out[i], m.padded_dim, 1);
@@ -104,7 +103,7 @@ struct TailStage {
     for (; next_features <= r + kRows; next_features += kRows) feature_group(next_features, x);
     Row in[Conv::kInputs];
     for (int i = 0; i < Conv::kInputs; ++i) in[i] = features[slot(r - 1 + i, kRing)];
-    Conv::template run<Epilogue::kStore>(m.upsampler, in, scratch, m.padded_dim, s.x0, s.x1, pixels, pixels);
+    Conv::run<Epilogue::kStore>(m.upsampler, in, scratch, m.padded_dim, s.x0, s.x1, pixels, pixels);
     for (int i = 0; i < kRows; ++i)
       if (r + i >= r0 && r + i < r1) emit(r + i, pixels[i]);
   }

@@ -254,16 +254,16 @@ struct Worker {
     }
   }
 
-  template <class Op>
+  // In fp32 even in bf16 mode: nothing after it evens out the last two convolutions' rounding.
   void tail_pass() {
     const Band rows = band(plan.h, 2);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 2);
       Arena arena = {scratch, 0};
-      constexpr int kRows = RowConv<Op>::kRows;
+      constexpr int kRows = RowConv<Fp32>::kRows;
       const int first = rows.r0 / kRows * kRows;
-      TailStage<Op> tail(arena, run, s, first);
+      TailStage tail(arena, run, s, first);
       for (int r = first; r < rows.r1 && !stopped(); r += kRows) tail.run_group(r, rows.r0, rows.r1, x);
     }
   }
@@ -283,7 +283,7 @@ struct Worker {
       ffn_pass<Op>(group, y, x);
       wait();
     }
-    tail_pass<Op>();
+    tail_pass();
   }
 };
 
@@ -296,7 +296,7 @@ size_t largest_scratch(const Run& run) {
   auto keep = [&](const Arena& arena) { largest = arena.used > largest ? arena.used : largest; };
   {
     Arena arena = {};
-    TailStage<Op> stage(arena, run, one, 0);
+    TailStage stage(arena, run, one, 0);
     keep(arena);
   }
   if (m.num_layers == 0) return largest;

@@ -261,8 +261,8 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
     m.groups = engine->groups.data();
     m.norm_weight = pack.copy(net->norm, m.dim, m.padded_dim);
     m.norm_bias = pack.copy(net->norm_bias, m.dim, m.padded_dim);
-    m.conv_2 = pack.row_conv(m.dim, m.dim, net->conv_2, net->conv_2_bias, m.bf16);
-    m.upsampler = pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, m.bf16);
+    m.conv_2 = pack.row_conv(m.dim, m.dim, net->conv_2, net->conv_2_bias, false);
+    m.upsampler = pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, false);
     *out = engine;
     return SM_OK;
   } catch (const std::bad_alloc&) {
