@@ -69,10 +69,11 @@ struct RowConv {
   static constexpr int kWidth = kChunk + 2 * kColumnAlign;  // of a scratch row
 
   // Columns [x0, x1), from columns [x0 - 1, x1 + 1).  `scratch`: kProducts operand rows of kWidth columns.
-  // `residual` is read by kResidual only.
-  template <Epilogue E>
+  // `residual` is read by kResidual only.  ahead(from, to) is called before the products of these columns: the
+  // place to ask for lines that are needed next.
+  template <Epilogue E, class F>
   static void run(const Matrix& a, const Row in[kInputs], const Row scratch[kProducts], int channels, int x0, int x1,
-                  const Row out[kRows], const Row residual[kRows]) {
+                  const Row out[kRows], const Row residual[kRows], F ahead) {
     for (int from = x0; from < x1; from += kChunk) {
       const int to = from + kChunk < x1 ? from + kChunk : x1;
       Row transformed[kProducts];
@@ -80,6 +81,7 @@ struct RowConv {
       transform(in, transformed, channels, from - VL, to + VL);
       for (int x = from; x < to;) {
         const bool wide = x + kTileVectors * VL <= to;
+        ahead(x, x + (wide ? kTileVectors * VL : VL));
         if (wide)
           columns<kTileVectors, E>(a, transformed, x, out, residual);
         else

@@ -104,7 +104,11 @@ struct Worker {
           const Row row = in.row(next);
           stage.feed(next, inside(next) ? &row : nullptr);
         }
-        if (inside(base)) stage.convolve(base);
+        if (inside(base))
+          stage.convolve(base, [&](int from, int to) {
+            for (int r = next; r < next + kRows && r < plan.h; ++r)
+              fetch_columns(in.row(r), 0, m.padded_dim, from, to);
+          });
         for (int r = base; r < base + kRows && r <= rows.r1; ++r) rme_row(stage, r, rows, i, in, out);
       }
     }

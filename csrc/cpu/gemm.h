@@ -76,6 +76,12 @@ SM_INLINE void each_chunk(int x0, int x1, F f) {
   for (int x = x0; x < x1; x += kChunk) f(x, x + kChunk < x1 ? x + kChunk : x1);
 }
 
+// Asks for columns [from, to) of a row's channels.
+SM_INLINE void fetch_columns(const Row& row, int channel, int channels, int from, int to) {
+  for (int c = channel; c < channel + channels; ++c)
+    for (int x = from; x < to; x += 16) __builtin_prefetch(row.at(c, x));
+}
+
 // Fills channels [0, channels) of an operand row; f(vf (&out)[n], channel, x) computes n vectors.  Channels are
 // padded to a multiple of 4, so they come in pairs.
 template <class Op, class F>

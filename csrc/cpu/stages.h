@@ -211,11 +211,13 @@ struct RmeStage {
     s.mask(n, padded_dim, 1);
   }
 
-  // The group of rows from r of GELU(conv), once rows up to r + Conv::kRows were fed.
-  void convolve(int r) {
+  // The group of rows from r of GELU(conv), once rows up to r + Conv::kRows were fed.  ahead(from, to): as in conv.h.
+  template <class F>
+  void convolve(int r, F ahead) {
     Row in[Conv::kInputs];
     for (int i = 0; i < Conv::kInputs; ++i) in[i] = normal[slot(r - 1 + i, Conv::kInputs)];
-    Conv::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, t);
+    Conv::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, t,
+                                                     ahead);
   }
 
   // x half of row r up to its horizontal stripe, for the results of rows r - 1 .. r + 1.
@@ -331,11 +333,11 @@ struct MixStage {
 
   // Columns [from, to) of that row: out = yp + the chosen experts.
   void columns(int from, int to, const Row& yp, const Row& b, const Row& c, const Row& out) {
-    fetch(yp, 0, m.padded_dim, to);
+    fetch_columns(yp, 0, m.padded_dim, to, to + kChunk);  // the next ones, while the products of these are made
     for (int i = 0; i < routing.count; ++i) {
       const float weight = routing.weight[i];
-      fetch(b, first(i), rank(i), to);
-      fetch(c, first(i), rank(i), to);
+      fetch_columns(b, first(i), rank(i), to, to + kChunk);
+      fetch_columns(c, first(i), rank(i), to, to + kChunk);
       for (int j = 0; j < rank(i); ++j) {
         const int channel = first(i) + j;
         const float* v = vertical.at(channel, 0);
@@ -357,12 +359,6 @@ struct MixStage {
  private:
   int first(int i) const { return m.rank_start[routing.expert[i]]; }
   int rank(int i) const { return m.rank[routing.expert[i]]; }
-
-  // Asks for the next chunk, which starts at x; it arrives while the products of this one are made.
-  SM_INLINE void fetch(const Row& row, int channel, int channels, int x) const {
-    for (int c = channel; c < channel + channels; ++c)
-      for (int i = 0; i < kChunk; i += 16) __builtin_prefetch(row.at(c, x + i));
-  }
 };
 
 }  // namespace SM_ISA
