@@ -9,8 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -217,15 +215,13 @@ def test_wheel_from_sdist_works_without_the_source_tree(tmp_path):
     python(build.format("b.build_sdist"), tmp_path, cwd=tree)
     shutil.rmtree(tree)
     (sdist,) = tmp_path.glob("seemore_fast-*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(sdist, tmp_path)
     sources = tmp_path / sdist.name.removesuffix(".tar.gz")
     python(build.format("b.build_wheel"), tmp_path, cwd=sources)
     shutil.rmtree(sources)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+    shutil.unpack_archive(wheel, site, "zip")
 
     dist_info = f"seemore_fast-{seemore_fast.__version__}.dist-info"
     assert {path.name for path in site.iterdir()} == {"seemore_fast", dist_info}
