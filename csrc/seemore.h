@@ -137,23 +137,23 @@ typedef struct sm_ffn_weights {
 } sm_ffn_weights;
 
 typedef struct sm_group_weights {
-  const float *norm, *norm_bias;                         /* [C]: affine part of RME's first LayerNorm */
-  const float *conv, *conv_bias;                         /* [C, C, 3, 3], [C] */
-  const float *to_x, *to_x_bias, *to_k, *to_k_bias;      /* [C, C], [C] */
-  const float *stripe_h, *stripe_h_bias;                 /* [C, 3], [C] */
-  const float *stripe_v, *stripe_v_bias;                 /* [C, 3], [C] */
-  const float *proj, *proj_bias;                         /* [C, C], [C] */
-  const float *expert_b, *expert_b_bias;                 /* [R, C], [R] */
-  const float *expert_c, *expert_c_bias;                 /* [R, C], [R] */
-  const float *expert_out, *expert_out_bias;             /* [C, R]: P A_e side by side; [E, C]: P a_e */
-  const float *aggregate, *aggregate_bias;               /* [C, 4, 4], [C] */
-  const float *low_conv, *low_conv_bias;                 /* [C, 3, 3], [C] */
-  const float *low_proj, *low_proj_bias;                 /* [R, C], [R] */
-  const float* router;                                   /* [E, C] */
+  const float *norm, *norm_bias;                    /* [C]: affine part of RME's first LayerNorm */
+  const float *conv, *conv_bias;                    /* [C, C, 3, 3], [C] */
+  const float *to_x, *to_x_bias, *to_k, *to_k_bias; /* [C, C], [C] */
+  const float *stripe_h, *stripe_h_bias;            /* [C, 3], [C] */
+  const float *stripe_v, *stripe_v_bias;            /* [C, 3], [C] */
+  const float *proj, *proj_bias;                    /* [C, C], [C] */
+  const float *expert_b, *expert_b_bias;            /* [R, C], [R] */
+  const float *expert_c, *expert_c_bias;            /* [R, C], [R] */
+  const float *expert_out, *expert_out_bias;        /* [C, R]: P A_e side by side; [E, C]: P a_e */
+  const float *aggregate, *aggregate_bias;          /* [C, 4, 4], [C] */
+  const float *low_conv, *low_conv_bias;            /* [C, 3, 3], [C] */
+  const float *low_proj, *low_proj_bias;            /* [R, C], [R] */
+  const float* router;                              /* [E, C] */
   sm_ffn_weights rme_ffn;
-  const float *to_q, *to_q_bias, *to_v, *to_v_bias;      /* [C, C], [C] */
-  const float *sme_h, *sme_h_bias, *sme_v, *sme_v_bias;  /* [C, k], [C] */
-  const float *sme_proj, *sme_proj_bias;                 /* [C, C], [C] */
+  const float *to_q, *to_q_bias, *to_v, *to_v_bias;     /* [C, C], [C] */
+  const float *sme_h, *sme_h_bias, *sme_v, *sme_v_bias; /* [C, k], [C] */
+  const float *sme_proj, *sme_proj_bias;                /* [C, C], [C] */
   sm_ffn_weights sme_ffn;
 } sm_group_weights;
 
@@ -161,11 +161,11 @@ typedef struct sm_network {
   int scale, in_chans, num_experts, num_layers, dim, kernel, recursive, topk;
   const int* ranks; /* [E] */
   float img_range;
-  const float* mean;                      /* [in_chans] */
-  const float *head, *head_bias;          /* [C, in_chans, 3, 3], [C] */
-  const sm_group_weights* groups;         /* [num_layers] */
-  const float *norm, *norm_bias;          /* [C] */
-  const float *conv_2, *conv_2_bias;      /* [C, C, 3, 3], [C] */
+  const float* mean;                       /* [in_chans] */
+  const float *head, *head_bias;           /* [C, in_chans, 3, 3], [C] */
+  const sm_group_weights* groups;          /* [num_layers] */
+  const float *norm, *norm_bias;           /* [C] */
+  const float *conv_2, *conv_2_bias;       /* [C, C, 3, 3], [C] */
   const float *upsampler, *upsampler_bias; /* [in_chans * scale^2, C, 3, 3], [in_chans * scale^2] */
 } sm_network;
 

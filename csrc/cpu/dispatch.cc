@@ -15,9 +15,9 @@
 
 namespace seemore {
 
-#define SM_DECLARE(isa)               \
-  namespace isa {                     \
-  extern const OpsTable* ops_table(); \
+#define SM_DECLARE(isa)                     \
+  namespace isa {                           \
+  extern const OpsTable* ops_table();       \
   extern const EngineTable* engine_table(); \
   }
 SM_EACH_ISA(SM_DECLARE)

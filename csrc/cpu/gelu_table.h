@@ -1,4 +1,5 @@
 // Made by gelu_table.py; [power of u][segment].
+// clang-format off
 alignas(64) static const float kGeluTail[5][32] = {
     {
         0.000000000e+00f, 1.003234176e-01f, 1.542687690e-01f, 1.699705146e-01f,
@@ -51,3 +52,4 @@ alignas(64) static const float kGeluTail[5][32] = {
         8.094021510e-10f, 1.590403385e-10f, 2.918600560e-11f, 5.004637134e-12f,
     },
 };
+// clang-format on

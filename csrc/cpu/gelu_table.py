@@ -32,6 +32,7 @@ def quartic(segment: int) -> np.ndarray:
 
 table = np.stack([quartic(j) for j in range(32)], axis=1)  # [5 powers, 32 segments]
 print("// Made by gelu_table.py; [power of u][segment].")
+print("// clang-format off")
 print("alignas(64) static const float kGeluTail[5][32] = {")
 for row in table:
     print("    {")
@@ -39,3 +40,4 @@ for row in table:
         print("        " + " ".join(f"{v:.9e}f," for v in row[start : start + 4]))
     print("    },")
 print("};")
+print("// clang-format on")
