@@ -77,7 +77,9 @@ def test_golden(isa, name):
         {"num_experts": 6, "topk": 4, "lr_space": "linear"},
         *({"global_kernel_size": k} for k in (1, 3, 5, 31, 41)),
         *({"embedding_dim": c, "use_shuffle": True} for c in (4, 36, 48, 50, 64, 96)),
-        *({"embedding_dim": c} for c in (1, 2, 7, 13)),
+        *(
+            {"embedding_dim": c} for c in (1, 3, 7, 13)
+        ),  # not 2: where they are nearly equal, float32 is not enough
         {"recursive": 1, "num_layers": 2, "use_shuffle": True},
         *({"scale": s} for s in (1, 3, 4)),
         *({"in_chans": c} for c in (1, 4)),
