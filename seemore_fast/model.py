@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from . import backends, checkpoint, reference, weights
 from .engine import Engine
@@ -114,6 +115,9 @@ class SeemoRe(reference.SeemoRe):
     def _native(self, x: Tensor) -> bool:
         """Whether the CPU engine runs, rather than the plain network."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
+            return False
+        # torch.func's transforms, and forward-mode differentiation, which no_grad does not turn off.
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return False
         if backends.resolve(self._backend, x.device.type) != "cpu":
             return False
