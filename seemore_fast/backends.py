@@ -47,14 +47,22 @@ def set_default(name: str) -> None:
     _default = check(name)
 
 
+def asked_for(requested: str) -> str:
+    """The backend somebody named: the model's own, else the default, else the environment's; or ``auto``.
+
+    Raises BackendError if the environment names one that is not available.
+    """
+    if requested != "auto":
+        return requested
+    return _default or check(os.environ.get("SEEMORE_BACKEND") or "auto")
+
+
 def resolve(requested: str, device: str) -> str:
     """The backend for an input on ``device`` (a torch device type): one of `NAMES`.
 
     Raises BackendError if one is asked for, by whatever means, that is not available or not for this device.
     """
-    name = requested
-    if name == "auto":
-        name = _default or check(os.environ.get("SEEMORE_BACKEND") or "auto")
+    name = asked_for(requested)
     if name == "auto":
         return "cpu" if device == "cpu" and missing("cpu") is None else "reference"
     home = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(name, device)

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from . import backends, checkpoint, reference, weights
 from .engine import Engine
-from .errors import CheckpointError
+from .errors import BackendError, CheckpointError
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -73,6 +74,7 @@ class SeemoRe(reference.SeemoRe):
         self.workspace_limit = 0
         self._backend = backends.check(backend)
         self._engine = Engine()
+        self._beyond_engine = False  # the engine has refused this configuration
 
     @property
     def backend(self) -> str:
@@ -105,7 +107,12 @@ class SeemoRe(reference.SeemoRe):
             dtype = self.conv_1.weight.dtype
             bf16 = torch.bfloat16 in (dtype, _autocast_dtype())
             wide = x if x.dtype == torch.uint8 else x.float()
-            return self._engine.forward(self, wide, bf16, self.workspace_limit).to(x.dtype)
+            try:
+                return self._engine.forward(self, wide, bf16, self.workspace_limit).to(x.dtype)
+            except BackendError:
+                if backends.asked_for(self._backend) != "auto":
+                    raise
+                self._beyond_engine = True
         if x.dtype != torch.uint8:
             return super().forward(x)
         pixels = super().forward(x.to(self.conv_1.weight.dtype) / 255)
@@ -115,7 +122,12 @@ class SeemoRe(reference.SeemoRe):
         """Whether the CPU engine runs, rather than the plain network."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
             return False
+        # torch.func's transforms, and forward-mode differentiation, which no_grad does not turn off.
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return False
         if backends.resolve(self._backend, x.device.type) != "cpu":
+            return False
+        if self._beyond_engine and backends.asked_for(self._backend) == "auto":
             return False
         weight = self.conv_1.weight
         if torch.float64 in (x.dtype, weight.dtype) or weight.device.type != "cpu" or x.numel() == 0:
@@ -197,6 +209,13 @@ def _found_on(module: nn.Module) -> dict[str, Any]:
             value = getattr(part, name, None)
             if name not in found and isinstance(value, (bool, int, float)):
                 found[name] = value
+        # The official layer of experts keeps topk under this name.
+        if (
+            "topk" not in found
+            and hasattr(part, "experts")
+            and isinstance(getattr(part, "num_expert", None), int)
+        ):
+            found["topk"] = part.num_expert
     mean = getattr(module, "mean", None)
     if isinstance(mean, Tensor):
         found["mean"] = tuple(mean.flatten().tolist())

@@ -165,7 +165,7 @@ SM_INLINE vf every_other(vf a, vf b, int first) {
 SM_INLINE vf add_pairs(vf a, vf b) { return every_other(a, b, 0) + every_other(a, b, 1); }
 
 // Depthwise 4x4 with stride 4 and GELU: columns [x0, x1) of the output from four rows of the input.  Works on
-// whole vectors: `out` is written, and `in` read, for up to VL outputs too many.
+// whole vectors: `out` is written for up to VL columns too many, and `in` read.
 SM_INLINE void aggregate_row(const Depthwise& d, const Row in[4], const Row& out, int channels, int x0, int x1) {
   for (int c = 0; c < channels; ++c) {
     const float* w = d.weight + c * 16;
@@ -175,6 +175,8 @@ SM_INLINE void aggregate_row(const Depthwise& d, const Row in[4], const Row& out
     for (int x = x0; x < x1; x += VL) {
       vf products[4];
       for (int v = 0; v < 4; ++v) {
+        products[v] = vf{};
+        if (x + v * VL / 4 >= x1) continue;  // the row may end here, and with it the workspace
         products[v] = load(in[0].at(c, 4 * x + v * VL)) * weight[0];
         for (int i = 1; i < 4; ++i) products[v] += load(in[i].at(c, 4 * x + v * VL)) * weight[i];
       }
