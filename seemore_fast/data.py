@@ -41,11 +41,11 @@ def find_pairs(
     """Pairs the pictures of two folders by name, sorted.
 
     ``filename_tmpl`` makes the LR file's name from the HR file's, both without suffix: ``{}x4`` finds
-    ``babyx4.png`` for ``baby.png``.  ``meta_info_file`` restricts the set to the HR files it lists, one a line
-    (BasicSR's ``name (h,w,c)`` too).
+    ``babyx4.png`` for ``baby.png``.  ``meta_info_file`` restricts the set to the HR files that it lists, one
+    a line (BasicSR's ``name (h,w,c)`` too).
 
-    Raises ImageError, naming up to five files, if a folder or listed file is missing, a folder has no pictures,
-    or a picture lacks its partner; LR pictures may be left over only where a list chooses.
+    Raises ImageError, naming up to five files, if a folder or listed file is missing, a folder has no
+    pictures, or a picture lacks its partner; LR pictures may be left over only where a list chooses.
     """
     if filename_tmpl.count("{}") != 1 or re.search(r"[{}]", filename_tmpl.replace("{}", "")):
         raise ImageError(f"filename_tmpl must hold {{}} once, such as {{}}x4, got {filename_tmpl!r}")
@@ -61,8 +61,8 @@ def find_pairs(
 
 
 def check_sizes(pairs: Sequence[Pair], scale: int) -> None:
-    """Reads the headers of all files and raises ImageError, naming up to five pairs, unless every HR picture is
-    its LR picture's size times ``scale``, or up to 11 pixels larger: those are cropped.
+    """Reads the headers of all files, and raises ImageError, naming up to five pairs, unless every HR picture
+    is of its LR picture's size times ``scale``, or up to 11 pixels larger: those are cropped.
     """
     faults = []
     for pair in pairs:

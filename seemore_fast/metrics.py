@@ -45,9 +45,10 @@ def ssim(
 ) -> float:
     """Structural similarity (at most 1) of (H, W, 3) uint8 RGB pictures.
 
-    Gaussian window of 11x11 and sigma 1.5, only where it lies inside the picture; K1 = 0.01, K2 = 0.03, L = 255;
-    the mean over luma, or with ``test_y_channel=False`` over the three colours.  Source: Wang et al., "Image
-    Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004, without its downsampling.
+    Gaussian window of 11x11 and sigma 1.5, only where it lies inside the picture; K1 = 0.01, K2 = 0.03,
+    L = 255; the mean over luma, or with ``test_y_channel=False`` over the three colours.
+    Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP
+    2004, without downsampling.
 
     Raises ImageError unless both are uint8 (H, W, 3) of one size with 11x11 pixels left inside the border.
     """

@@ -21,11 +21,11 @@ def imresize(
 ) -> NDArray[Pixels]:
     """Resizes (H, W) or (H, W, C) to ceil(H * scale), ceil(W * scale) rows and columns.
 
-    float64 stays float64, of any range, and is not clipped.  uint8 stays uint8: as in MATLAB, rows are resized
-    first, and rounded and clipped to 0..255 before the columns are.
+    float64 stays float64, of any range, and is not clipped.  uint8 stays uint8: as in MATLAB, rows are
+    resized first, and rounded and clipped to 0..255 before the columns are.
 
     ``edges`` is what lies outside the picture: its mirror image (MATLAB today) or its outermost pixels again
-    (MATLAB until about 2010).  The published LR files of Set5 come out bit by bit from uint8 with ``repeat``.
+    (an older MATLAB).  The published LR files of Set5 come out bit by bit from uint8 with ``repeat``.
 
     Raises ImageError for another kind of array, ValueError for a ``scale`` that is not positive and finite or
     other ``edges``.
