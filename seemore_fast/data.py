@@ -69,7 +69,7 @@ def check_sizes(pairs: Sequence[Pair], scale: int) -> None:
         (gt_w, gt_h), (lq_w, lq_h) = _size(pair.gt), _size(pair.lq)
         if not (0 <= gt_w - lq_w * scale < _CROPPED and 0 <= gt_h - lq_h * scale < _CROPPED):
             faults.append(
-                f"{pair.gt} is {gt_w}x{gt_h}, but {pair.lq} times {scale} {lq_w * scale}x{lq_h * scale}"
+                f"{pair.gt} is {gt_w}x{gt_h}, but {pair.lq} times {scale} is {lq_w * scale}x{lq_h * scale}"
             )
     if faults:
         raise ImageError(_first_five(faults))
