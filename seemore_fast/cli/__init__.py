@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from ..errors import SeemoreError
-from . import bench, info, upscale
+from . import bench, eval, info, upscale
 
 
 class _OneLineErrors(TyperGroup):
@@ -38,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("upscale")(upscale.command)
+app.command("eval")(eval.command)
 app.command("info")(info.command)
 app.command("bench")(bench.command)
 

@@ -1,0 +1,244 @@
+"""``seemore-fast eval``: PSNR and SSIM on test sets, as a table and as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import SeemoreError
+from .options import Dtype, DtypeOption, ThreadsOption
+from .upscale import Device, _pick_device, _prepare_folder, _progress_bar
+
+if TYPE_CHECKING:
+    from ..data import Pair
+    from ..evaluate import Plan, SetScores
+
+
+def command(
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    opt: Annotated[
+        Path | None, typer.Option("-opt", "--opt", help="Option file in BasicSR's layout.")
+    ] = None,
+    force_yml: Annotated[
+        list[str] | None, typer.Option("--force_yml", help="Change the file: val:save_img=true; repeatable.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Without -opt: bundled weights, or a .safetensors or .pth file.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="HR_DIR LR_DIR", help="Without -opt: a test set; repeatable."),
+    ] = None,
+    filename_tmpl: Annotated[str, typer.Option(help="With --data: an LR file's name from the HR's.")] = "{}",
+    save_images: Annotated[bool, typer.Option("--save-images", help="Keep the network's pictures.")] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Pictures go to <here>/<name>/visualization/<set>.")
+    ] = Path("results"),
+    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
+    dtype: DtypeOption = Dtype.fp32,
+    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    threads: ThreadsOption = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Every picture's figures.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Every picture's figures, settings and environment.")
+    ] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="The means, as a table.")] = None,
+) -> None:
+    """Measure a network on test sets: seemore-fast eval -opt FILE, or --model WEIGHTS --data HR_DIR LR_DIR.
+
+    Exit status:
+    0    every picture was measured
+    2    wrong arguments, options, weights or pictures; no table and no file but finished pictures
+    130  interrupted
+    """
+    import torch
+
+    from .. import evaluate
+    from ..precision import autocast
+
+    more = more or []
+    _check_arguments(opt, force_yml, more, model, data)
+    for file in (csv_file, json_file, markdown_file):
+        if file is not None and not file.parent.is_dir():
+            raise SeemoreError(f"{file}: there is no folder {file.parent}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if opt is not None:
+        from .. import options
+
+        read = options.load(opt, [*(force_yml or []), *more])
+        where = "cpu" if device is Device.auto and read.num_gpu == 0 else _pick_device(device)
+        precision = autocast(where, dtype.value)
+        plan = evaluate.from_options(read, output, where, backend, save_images)
+    else:
+        from ..model import load
+
+        where = _pick_device(device)
+        precision = autocast(where, dtype.value)
+        network = load(model, device=where, backend=backend)
+        folders = [(gt, Path(lq)) for gt, lq in zip(data, more, strict=True)]
+        plan = evaluate.from_folders(network, Path(model).stem, folders, output, filename_tmpl, save_images)
+    if plan.images is not None:
+        for name in plan.sets:
+            _prepare_folder(plan.images / name)
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _progress_bar(console) as bar:
+        task = bar.add_task("", total=sum(map(len, plan.sets.values())))
+
+        def tell(set_name: str, pair: Pair) -> None:
+            done = -1 if bar.tasks[0].description == "" else bar.tasks[0].completed
+            bar.update(task, completed=done + 1, description=f"{set_name} {pair.name}")
+
+        scores = evaluate.run(plan, precision, tell)
+
+    settings = _settings(plan, where, dtype.value)
+    screen = Console(highlight=False)
+    screen.print(_title(settings), markup=False, soft_wrap=True)
+    for scored in scores:
+        screen.print(_table(scored, settings))
+    if csv_file is not None:
+        _write(csv_file, _as_csv(scores))
+    if json_file is not None:
+        _write(json_file, _as_json(scores, settings))
+    if markdown_file is not None:
+        _write(markdown_file, _as_markdown(scores, settings))
+    if plan.images is not None:
+        console.print(f"pictures are in {plan.images}", markup=False)
+
+
+def _check_arguments(
+    opt: Path | None,
+    force_yml: list[str] | None,
+    more: list[str],
+    model: str | None,
+    data: list[Path] | None,
+) -> None:
+    """``more`` is what follows an option's first value: further --force_yml, the LR folders of --data."""
+    if opt is not None and (model or data):
+        raise SeemoreError("give either -opt or --model and --data; -opt takes weights by --force_yml")
+    if opt is not None and more and not force_yml:
+        raise SeemoreError(f"unexpected argument {more[0]!r}")
+    if opt is None and force_yml:
+        raise SeemoreError("--force_yml changes an option file: give it with -opt")
+    if opt is None and not (model and data):
+        raise SeemoreError("give -opt FILE, or --model WEIGHTS and --data HR_DIR LR_DIR")
+    if opt is None and len(data) != len(more):
+        raise SeemoreError("each --data takes two folders: HR_DIR LR_DIR")
+
+
+def _settings(plan: Plan, device: str, dtype: str) -> dict[str, Any]:
+    import torch
+
+    from ..backends import resolve
+
+    return {
+        "name": plan.name,
+        "scale": plan.model.scale,
+        "device": device,
+        "dtype": dtype,
+        "backend": resolve(plan.model.backend, device),
+        "threads": torch.get_num_threads(),
+        "metrics": {name: metric.model_dump() for name, metric in plan.metrics.items()},
+    }
+
+
+def _title(settings: dict[str, Any]) -> str:
+    kind = f"{settings['backend']} backend, {settings['dtype']}"
+    threads = f", {settings['threads']} threads" if settings["device"] == "cpu" else ""
+    return f"{settings['name']}, x{settings['scale']}, {kind} on {settings['device']}{threads}"
+
+
+def _table(scored: SetScores, settings: dict[str, Any]) -> Table:
+    metrics = list(settings["metrics"])
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column(Text(scored.name), overflow="fold")
+    for column in (*metrics, "ms"):
+        table.add_column(Text(column), justify="right")
+    for image in scored.images:
+        table.add_row(Text(image.name), *_figures(image.network, metrics), f"{1000 * image.seconds:.0f}")
+    table.add_section()
+    table.add_row("mean", *_figures(scored.network, metrics), f"{1000 * scored.seconds:.0f}", style="bold")
+    table.add_row("bicubic", *_figures(scored.bicubic, metrics), "")
+    if scored.paper:
+        table.add_row("the paper's", *_figures(scored.paper, metrics), "")
+    return table
+
+
+def _figures(values: dict[str, float], metrics: list[str]) -> list[str]:
+    return [f"{values[name]:.4f}" if name in values else "" for name in metrics]
+
+
+def _as_csv(scores: list[SetScores]) -> str:
+    """A line for each picture and one for each set's mean, figures unrounded."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = list(scores[0].network)
+    writer.writerow(["set", "picture", *metrics, *(f"bicubic_{name}" for name in metrics), "seconds"])
+    for scored in scores:
+        for name, row in [*((image.name, image) for image in scored.images), ("mean", scored)]:
+            writer.writerow([scored.name, name, *row.network.values(), *row.bicubic.values(), row.seconds])
+    return text.getvalue()
+
+
+def _as_json(scores: list[SetScores], settings: dict[str, Any]) -> str:
+    from ..environment import environment
+
+    sets = [
+        {
+            "name": scored.name,
+            **_row(scored),
+            "paper": scored.paper,
+            "images": [{"name": image.name, **_row(image)} for image in scored.images],
+        }
+        for scored in scores
+    ]
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    report = {"date": date, "settings": settings, "sets": sets, "environment": environment()}
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def _row(row: Any) -> dict[str, Any]:
+    """JSON has no infinity, the PSNR of equal pictures: null stands for it."""
+    network, bicubic = (
+        {name: value if math.isfinite(value) else None for name, value in values.items()}
+        for values in (row.network, row.bicubic)
+    )
+    return {"network": network, "bicubic": bicubic, "seconds": row.seconds}
+
+
+def _as_markdown(scores: list[SetScores], settings: dict[str, Any]) -> str:
+    metrics = list(settings["metrics"])
+    lines = [
+        f"{_title(settings)}",
+        "",
+        f"| set | | {' | '.join(metrics)} | ms a picture |",
+        f"|---|---|{'---|' * len(metrics)}---|",
+    ]
+    for scored in scores:
+        rows = [("network", scored.network, f"{1000 * scored.seconds:.0f}"), ("bicubic", scored.bicubic, "")]
+        rows += [("the paper's", scored.paper, "")] if scored.paper else []
+        for label, values, ms in rows:
+            lines.append(f"| {scored.name} | {label} | {' | '.join(_figures(values, metrics))} | {ms} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    from ..atomic import atomic_path
+
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SeemoreError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,140 @@
+"""Paired folders: which HR picture belongs to which LR picture, and reading both.
+
+The pairing follows BasicSR's ``PairedImageDataset``; faults are found before any work starts, all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from .errors import ImageError
+from .image import FORMATS, read
+
+_CROPPED = 12
+"""Published HR pictures may be larger than LR x scale by what was cut to make sides a multiple of 12."""
+
+_ORIENTATION = 0x0112
+_META_INFO = re.compile(r"(.+?)\s*(\([\d, ]*\))?\s*")
+
+
+class Pair(NamedTuple):
+    """One picture of a set: its name (the HR file's, without suffix), the HR file and the LR file."""
+
+    name: str
+    gt: Path
+    lq: Path
+
+
+def find_pairs(
+    gt_folder: str | Path,
+    lq_folder: str | Path,
+    filename_tmpl: str = "{}",
+    meta_info_file: str | Path | None = None,
+) -> list[Pair]:
+    """Pairs the pictures of two folders by name, sorted.
+
+    ``filename_tmpl`` makes the LR file's name from the HR file's, both without suffix: ``{}x4`` finds
+    ``babyx4.png`` for ``baby.png``.  ``meta_info_file`` restricts the set to the HR files that it lists, one
+    a line (BasicSR's ``name (h,w,c)`` too).
+
+    Raises ImageError, naming up to five files, if a folder or listed file is missing, a folder has no
+    pictures, or a picture lacks its partner; LR pictures may be left over only where a list chooses.
+    """
+    if filename_tmpl.count("{}") != 1 or re.search(r"[{}]", filename_tmpl.replace("{}", "")):
+        raise ImageError(f"filename_tmpl must hold {{}} once, such as {{}}x4, got {filename_tmpl!r}")
+    gts, lqs = _pictures(Path(gt_folder)), _pictures(Path(lq_folder))
+    names = sorted(gts) if meta_info_file is None else _listed(Path(meta_info_file), gts, Path(gt_folder))
+    partner = {name: filename_tmpl.replace("{}", name) for name in names}
+    lacking = [f"{gts[name]} has no {partner[name]}.*" for name in names if partner[name] not in lqs]
+    if lacking:
+        raise ImageError(f"{lq_folder}: {_first_five(lacking)}")
+    if meta_info_file is None and (extra := sorted(lqs.keys() - partner.values())):
+        raise ImageError(f"{gt_folder}: no HR picture for {_first_five([str(lqs[name]) for name in extra])}")
+    return [Pair(name, gts[name], lqs[partner[name]]) for name in names]
+
+
+def check_sizes(pairs: Sequence[Pair], scale: int) -> None:
+    """Reads the headers of all files, and raises ImageError, naming up to five pairs, unless every HR picture
+    is of its LR picture's size times ``scale``, or up to 11 pixels larger: those are cropped.
+    """
+    faults = []
+    for pair in pairs:
+        (gt_w, gt_h), (lq_w, lq_h) = _size(pair.gt), _size(pair.lq)
+        if not (0 <= gt_w - lq_w * scale < _CROPPED and 0 <= gt_h - lq_h * scale < _CROPPED):
+            faults.append(
+                f"{pair.gt} is {gt_w}x{gt_h}, but {pair.lq} times {scale} is {lq_w * scale}x{lq_h * scale}"
+            )
+    if faults:
+        raise ImageError(_first_five(faults))
+
+
+def read_pair(pair: Pair, scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The HR and the LR picture, (h * scale, w * scale, 3) and (h, w, 3) uint8 RGB.
+
+    The HR picture is cropped at the right and bottom.  Raises ImageError as `image.read` does.
+    """
+    lq = read_rgb(pair.lq)
+    height, width = lq.shape[0] * scale, lq.shape[1] * scale
+    return read_rgb(pair.gt)[:height, :width], lq
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 RGB: gray is repeated, alpha left out.  Raises as `image.read` does."""
+    pixels = read(path).pixels
+    if pixels.shape[2] < 3:
+        return pixels[..., :1].repeat(3, axis=2)
+    return pixels[..., :3]
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The folder's pictures by name without suffix."""
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"{folder}: {error.strerror}") from None
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.suffix.lower() in FORMATS and not file.name.startswith("."):
+            if file.stem in found:
+                raise ImageError(f"{folder}: {found[file.stem].name} and {file.name} have one name; keep one")
+            found[file.stem] = file
+    if not found:
+        raise ImageError(f"{folder}: no PNG, JPEG or WebP files in this folder")
+    return found
+
+
+def _listed(file: Path, gts: dict[str, Path], gt_folder: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"{file}: {getattr(error, 'strerror', None) or 'is not a text file'}") from None
+    names = [_META_INFO.fullmatch(line)[1] for line in lines if line.strip()]
+    stems = [name if name in gts else Path(name).stem for name in names]
+    missing = [name for name, stem in zip(names, stems, strict=True) if stem not in gts]
+    if missing:
+        raise ImageError(f"{file}: not in {gt_folder}: {_first_five(missing)}")
+    if not names:
+        raise ImageError(f"{file}: lists no pictures")
+    return sorted(set(stems))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height, upright, from the header."""
+    try:
+        with Pillow.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
+            turned = file.getexif().get(_ORIENTATION, 1) >= 5
+            return file.size[::-1] if turned else file.size
+    except Exception:  # of a dozen types; `read` words each
+        return read(path).pixels.shape[1::-1]
+
+
+def _first_five(items: Sequence[str]) -> str:
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return "; ".join(items[:5]) + more
