@@ -1,5 +1,5 @@
 // Binds the whole-network section of seemore.h: class Engine.
-#include "bindings.h"
+#include <pybind11/numpy.h>
 
 #include <chrono>
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <pybind11/numpy.h>
+#include "bindings.h"
 
 namespace py = pybind11;
 
@@ -39,14 +39,15 @@ class Fields {
   std::vector<Array>& alive_;
 };
 
-sm_ffn_weights ffn_weights(const py::dict& values, const std::string& path, int c, std::vector<Array>& alive) {
+sm_ffn_weights ffn_weights(const py::dict& values, const std::string& path, int c,
+                           std::vector<Array>& alive) {
   Fields get(values, path, alive);
-  return {get("a", {c, c}),        get("a_bias", {c}),    get("g", {c, c}),   get("g_bias", {c}),
-          get("gate", {c, 3, 3}),  get("gate_bias", {c}), get("out", {c, c}), get("out_bias", {c})};
+  return {get("a", {c, c}),       get("a_bias", {c}),    get("g", {c, c}),   get("g_bias", {c}),
+          get("gate", {c, 3, 3}), get("gate_bias", {c}), get("out", {c, c}), get("out_bias", {c})};
 }
 
-sm_group_weights group_weights(const py::dict& values, const std::string& path, const sm_network& net, int ranks,
-                               std::vector<Array>& alive) {
+sm_group_weights group_weights(const py::dict& values, const std::string& path, const sm_network& net,
+                               int ranks, std::vector<Array>& alive) {
   Fields get(values, path, alive);
   const int c = net.dim, r = ranks, e = net.num_experts, k = net.kernel;
   sm_group_weights g = {};
@@ -146,7 +147,8 @@ class Engine {
     if ((int)groups.size() != net.num_layers) throw py::value_error("groups must have num_layers entries");
     std::vector<sm_group_weights> group_list;
     for (size_t i = 0; i < groups.size(); ++i)
-      group_list.push_back(group_weights(groups[i], "groups[" + std::to_string(i) + "].", net, rank_sum, alive));
+      group_list.push_back(
+          group_weights(groups[i], "groups[" + std::to_string(i) + "].", net, rank_sum, alive));
     net.groups = group_list.data();
 
     sm_engine* engine = nullptr;
@@ -170,15 +172,26 @@ class Engine {
   void forward(uintptr_t input, uintptr_t output, bool u8, int64_t n, int64_t h, int64_t w, int threads,
                int64_t limit, uintptr_t workspace, int64_t workspace_bytes) const {
     SignalPoll signals;
-    const sm_forward_params params = {
-        engine_.get(), reinterpret_cast<const void*>(input), reinterpret_cast<void*>(output), u8, n, h, w, threads,
-        limit, reinterpret_cast<void*>(workspace), workspace_bytes, SignalPoll::poll, &signals};
+    const sm_forward_params params = {engine_.get(),
+                                      reinterpret_cast<const void*>(input),
+                                      reinterpret_cast<void*>(output),
+                                      u8,
+                                      n,
+                                      h,
+                                      w,
+                                      threads,
+                                      limit,
+                                      reinterpret_cast<void*>(workspace),
+                                      workspace_bytes,
+                                      SignalPoll::poll,
+                                      &signals};
     sm_status status;
     {
       py::gil_scoped_release release;
       status = sm_engine_forward(&params);
     }
-    if (status == SM_ERROR_INTERRUPTED) throw py::error_already_set();  // KeyboardInterrupt, or what the handler raised
+    if (status == SM_ERROR_INTERRUPTED)
+      throw py::error_already_set();  // KeyboardInterrupt, or what the handler raised
     check(status);
   }
 

@@ -1,7 +1,7 @@
 // Binds the measuring section of seemore.h.
-#include "bindings.h"
-
 #include <string>
+
+#include "bindings.h"
 
 namespace py = pybind11;
 
@@ -31,9 +31,10 @@ std::vector<std::string> kernel_names() {
 void bind_microbench(py::module_& m) {
   using py::arg;
   m.def("kernel_names", kernel_names, "What run_kernel() takes with the instruction set in use.");
-  m.def("run_kernel", run_kernel, arg("kernel"), arg("channels"), arg("width"), arg("repeats"), arg("threads"),
-        "Runs one of the engine's kernels on rows in the cache, for the caller to time; returns the number of\n"
-        "operations done: two for a multiply-add, one for an element of gelu and layer_norm.");
+  m.def(
+      "run_kernel", run_kernel, arg("kernel"), arg("channels"), arg("width"), arg("repeats"), arg("threads"),
+      "Runs one of the engine's kernels on rows in the cache, for the caller to time; returns the number of\n"
+      "operations done: two for a multiply-add, one for an element of gelu and layer_norm.");
 }
 
 }  // namespace seemore

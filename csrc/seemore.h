@@ -207,7 +207,8 @@ SM_API sm_status sm_engine_forward(const sm_forward_params* params);
  * The engine's kernels one by one, on rows that stay in the cache, for a caller that holds the watch.
  */
 
-/* Name of the i-th kernel of the instruction set in use; NULL past the last, or where there is none in use. */
+/* Name of the i-th kernel of the instruction set in use; NULL past the last, or where there is none in use.
+ */
 SM_API const char* sm_kernel_name(int i);
 
 typedef struct sm_run_kernel_params {

@@ -1,4 +1,4 @@
-"""The algebra that makes inference cheaper: reference weights -> folded weights, as pure functions in float64.
+"""The algebra that makes inference cheaper: reference weights -> folded weights, pure functions in float64.
 
 Everything here is exact up to rounding (DESIGN section 2).  Names: P is RME's ``proj``; expert e is
 ``A_e (B_e x * C_e k)``; R is the sum of the experts' ranks.  What comes out is what csrc/seemore.h's
@@ -36,7 +36,7 @@ def shuffle_rows(rows: Tensor) -> Tensor:
 
 
 def expert_matrices(experts: nn.ModuleList) -> dict[str, Tensor]:
-    """The experts side by side: B [R, C], C [R, C] with biases, A [C, R] with one bias row per expert [E, C]."""
+    """The experts side by side: B [R, C] and C [R, C] with biases, A [C, R] with a bias row each [E, C]."""
     b = [_pair(expert.conv_1) for expert in experts]
     c = [_pair(expert.conv_2) for expert in experts]
     a = [_pair(expert.conv_3) for expert in experts]

@@ -1,9 +1,9 @@
 // 3x3 convolutions by Winograd's minimal filtering down the columns.
 //
-// F(m, 3) makes m output rows from m + 2 products of 1x3 convolutions, instead of 3 m: fp32 takes F(4, 3), half
-// the arithmetic of nine taps; bf16 takes F(2, 3), two thirds of it, for there the rounding of the transformed
-// operands counts.  Groups of m rows start at multiples of m rows of the image, whatever the bands: same bits
-// for any number of threads.  The weights are transformed in model.cc.
+// F(m, 3) makes m output rows from m + 2 products of 1x3 convolutions, instead of 3 m: fp32 takes F(4, 3),
+// half the arithmetic of nine taps; bf16 takes F(2, 3), two thirds of it, for there the rounding of the
+// transformed operands counts.  Groups of m rows start at multiples of m rows of the image, whatever the
+// bands: same bits for any number of threads.  The weights are transformed in model.cc.
 #pragma once
 
 #include "gemm.h"
@@ -69,11 +69,11 @@ struct RowConv {
   static constexpr int kWidth = kChunk + 2 * kColumnAlign;  // of a scratch row
 
   // Columns [x0, x1), from columns [x0 - 1, x1 + 1).  `scratch`: kProducts operand rows of kWidth columns.
-  // `residual` is read by kResidual only.  ahead(from, to) is called before the products of these columns: the
-  // place to ask for lines that are needed next.
+  // `residual` is read by kResidual only.  ahead(from, to) is called before the products of these columns:
+  // the place to ask for lines that are needed next.
   template <Epilogue E, class F>
-  static void run(const Matrix& a, const Row in[kInputs], const Row scratch[kProducts], int channels, int x0, int x1,
-                  const Row out[kRows], const Row residual[kRows], F ahead) {
+  static void run(const Matrix& a, const Row in[kInputs], const Row scratch[kProducts], int channels, int x0,
+                  int x1, const Row out[kRows], const Row residual[kRows], F ahead) {
     for (int from = x0; from < x1; from += kChunk) {
       const int to = from + kChunk < x1 ? from + kChunk : x1;
       Row transformed[kProducts];

@@ -15,10 +15,10 @@
 
 namespace seemore {
 
-#define SM_DECLARE(isa)                     \
-  namespace isa {                           \
-  extern const OpsTable* ops_table();       \
-  extern const EngineTable* engine_table(); \
+#define SM_DECLARE(isa)                             \
+  namespace isa {                                   \
+  extern const OpsTable* ops_table();               \
+  extern const EngineTable* engine_table();         \
   extern const MicrobenchTable* microbench_table(); \
   }
 SM_EACH_ISA(SM_DECLARE)

@@ -89,7 +89,8 @@ struct TailStage {
       if (inside(r + i)) head.row(r + i, skip[i]);
     }
     if (inside(r))
-      Conv::run<Epilogue::kResidual>(m.conv_2, in, scratch, m.padded_dim, s.e0, s.e1, out, skip, [](int, int) {});
+      Conv::run<Epilogue::kResidual>(m.conv_2, in, scratch, m.padded_dim, s.e0, s.e1, out, skip,
+                                     [](int, int) {});
     for (int i = 0; i < kRows; ++i) {
       if (inside(r + i))
         s.mask(out[i], m.padded_dim, 1);
@@ -104,7 +105,7 @@ struct TailStage {
     Row in[Conv::kInputs];
     for (int i = 0; i < Conv::kInputs; ++i) in[i] = features[slot(r - 1 + i, kRing)];
     Conv::run<Epilogue::kStore>(m.upsampler, in, scratch, m.padded_dim, s.x0, s.x1, pixels, pixels,
-                               [](int, int) {});
+                                [](int, int) {});
     for (int i = 0; i < kRows; ++i)
       if (r + i >= r0 && r + i < r1) emit(r + i, pixels[i]);
   }

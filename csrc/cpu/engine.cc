@@ -5,9 +5,9 @@
 #include "engine.h"
 
 #include "dispatch.h"
-#include "pool.h"
 #include "ends.h"
 #include "planes.h"
+#include "pool.h"
 #include "stages.h"
 
 namespace seemore {
@@ -125,8 +125,8 @@ struct Worker {
         if (i + 1 == strips(plan)) finish_low_row(low[0], r / 4);
       }
     } else if (r < rows.r0 && (rows.r0 & 3) == 2) {
-      // Four rows make one of the aggregated map; the thread of the last has them all: a band that starts amid
-      // four begins with the two before it.
+      // Four rows make one of the aggregated map; the thread of the last has them all: a band that starts
+      // amid four begins with the two before it.
       stage.k_row(r);
     }
     const int q = r - 1;
@@ -140,8 +140,8 @@ struct Worker {
     for (int level = 1; level < m.recursive; ++level) {
       const Band rows = band(low[level].h, 1);
       for (int r = rows.r0; r < rows.r1; ++r) {
-        const Row in[4] = {low[level - 1].row(4 * r), low[level - 1].row(4 * r + 1), low[level - 1].row(4 * r + 2),
-                           low[level - 1].row(4 * r + 3)};
+        const Row in[4] = {low[level - 1].row(4 * r), low[level - 1].row(4 * r + 1),
+                           low[level - 1].row(4 * r + 2), low[level - 1].row(4 * r + 3)};
         aggregate_row(group.aggregate, in, low[level].row(r), m.padded_dim, 0, low[level].w);
         finish_low_row(low[level], r);
       }
@@ -154,7 +154,8 @@ struct Worker {
     zero_columns(zero, m.padded_dim, -kColumnAlign, s.x1 + kColumnAlign);
     const Band rows = band(last.h, 1);
     for (int r = rows.r0; r < rows.r1; ++r) {
-      const Row in[3] = {r > 0 ? last.row(r - 1) : zero, last.row(r), r + 1 < last.h ? last.row(r + 1) : zero};
+      const Row in[3] = {r > 0 ? last.row(r - 1) : zero, last.row(r),
+                         r + 1 < last.h ? last.row(r + 1) : zero};
       put_row<Fp32>(mixed, m.padded_dim, 0, s.x1, [&]<int N>(vf(&acc)[N], int ch, int at) SM_LAMBDA_INLINE {
         depthwise_3x3(group.low_conv, in, acc, ch, at);
       });

@@ -44,10 +44,10 @@ struct Group {
   Matrix to_x, to_k;
   Depthwise stripe_h, stripe_v;  // 1x3, 3x1
   Matrix proj, expert_b, expert_c;
-  Depthwise aggregate;  // 4x4, stride 4
-  Depthwise low_conv;   // 3x3
-  Matrix low_proj;      // [R x C]
-  const float* router;  // [E][C]
+  Depthwise aggregate;             // 4x4, stride 4
+  Depthwise low_conv;              // 3x3
+  Matrix low_proj;                 // [R x C]
+  const float* router;             // [E][C]
   Matrix expert_out[kMaxExperts];  // [C x r_e], bias P a_e
   Ffn rme_ffn;
   Matrix to_q, to_v, sme_proj;
@@ -57,14 +57,14 @@ struct Group {
 
 struct Model {
   int scale, in_chans, num_experts, num_layers, dim, kernel, recursive, topk;
-  int rank_sum;                    // R
-  int rank[kMaxExperts];           // r_e
-  int rank_start[kMaxExperts];     // first row of expert e among the R
-  int padded_dim, padded_rank;     // multiples of 4
+  int rank_sum;                 // R
+  int rank[kMaxExperts];        // r_e
+  int rank_start[kMaxExperts];  // first row of expert e among the R
+  int padded_dim, padded_rank;  // multiples of 4
   float img_range;
-  const float* mean;               // [in_chans]
-  bool bf16;                       // matrix operands in bf16 pairs
-  Matrix head;                     // 3x3, always fp32
+  const float* mean;  // [in_chans]
+  bool bf16;          // matrix operands in bf16 pairs
+  Matrix head;        // 3x3, always fp32
   Group* groups;
   const float *norm_weight, *norm_bias;
   Matrix conv_2, upsampler;
@@ -73,14 +73,14 @@ struct Model {
 // How one image is cut up; every size in floats.
 struct Plan {
   int h, w;
-  int padded_w;                 // columns of a stored row
+  int padded_w;  // columns of a stored row
   int threads;
-  int strip;                    // columns of a strip
-  int low_h[8], low_w[8];       // size after each aggregation
-  size_t plane, ranks;          // x or y; b or c
+  int strip;               // columns of a strip
+  int low_h[8], low_w[8];  // size after each aggregation
+  size_t plane, ranks;     // x or y; b or c
   size_t low[8], low_map;
   size_t sums;
-  size_t scratch;               // of one thread
+  size_t scratch;  // of one thread
   size_t total;
 };
 

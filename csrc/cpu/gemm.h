@@ -44,9 +44,9 @@ struct Bf16 {
   }
   SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-    const __m512i low = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009,
-                                         0x180008, 0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002,
-                                         0x110001, 0x100000);
+    const __m512i low =
+        _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008,
+                         0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
     store(row.at(c / 2, x), (vf)_mm512_permutexvar_epi16(low, both));
   }
 };
@@ -82,8 +82,8 @@ SM_INLINE void fetch_columns(const Row& row, int channel, int channels, int from
     for (int x = from; x < to; x += 16) __builtin_prefetch(row.at(c, x));
 }
 
-// Fills channels [0, channels) of an operand row; f(vf (&out)[n], channel, x) computes n vectors.  Channels are
-// padded to a multiple of 4, so they come in pairs.
+// Fills channels [0, channels) of an operand row; f(vf (&out)[n], channel, x) computes n vectors.  Channels
+// are padded to a multiple of 4, so they come in pairs.
 template <class Op, class F>
 SM_INLINE void put_row(const Row& row, int channels, int x0, int x1, F f) {
   for (int c = 0; c < channels; c += 2)
@@ -144,8 +144,7 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
   }
   if (E == Epilogue::kGeluOperand) {
     for (int i = 0; i < MR; i += 2)
-      for (int v = 0; v < NV; ++v)
-        Op::put(out, m0 + i, x + v * VL, gelu(acc[i][v]), gelu(acc[i + 1][v]));
+      for (int v = 0; v < NV; ++v) Op::put(out, m0 + i, x + v * VL, gelu(acc[i][v]), gelu(acc[i + 1][v]));
     return;
   }
   for (int i = 0; i < MR; ++i)
@@ -158,8 +157,8 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
 }
 
 template <class Op, int NV, Epilogue E>
-__attribute__((noinline)) void block(const float* w, const float* bias, const Taps& in, int taps, int k, int rows,
-                                     int x, const Row& out, int m0, const Row& residual) {
+__attribute__((noinline)) void block(const float* w, const float* bias, const Taps& in, int taps, int k,
+                                     int rows, int x, const Row& out, int m0, const Row& residual) {
   if (rows == 12) return tile<Op, 12, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
   if (rows == 8) return tile<Op, 8, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
   tile<Op, 4, NV, E>(w, bias, in, taps, k, x, out, m0, residual);

@@ -53,8 +53,8 @@ SM_INLINE void layer_norm(const Row& in, const Row& out, int dim, int padded_dim
   });
 }
 
-// N vectors of a row, and the same shifted by up to a vector either way.  AVX-512 puts shifted ones together from
-// aligned loads: every unaligned one would cross a cache line.
+// N vectors of a row, and the same shifted by up to a vector either way.  AVX-512 puts shifted ones together
+// from aligned loads: every unaligned one would cross a cache line.
 template <int N>
 struct Span {
 #if defined(__AVX512F__)
@@ -97,7 +97,8 @@ SM_INLINE void depthwise_3x3(const Depthwise& d, const Row in[3], vf (&acc)[N], 
 
 // Horizontal stripe of 2 * kHalf + 1 taps; kHalf = 0: of any number.
 template <int kHalf>
-SM_INLINE void stripe_row_of(const Depthwise& d, const Row& in, const Row& out, int channels, int x0, int x1) {
+SM_INLINE void stripe_row_of(const Depthwise& d, const Row& in, const Row& out, int channels, int x0,
+                             int x1) {
   const int half = d.taps / 2;
   for (int c = 0; c < channels; ++c) {
     const float* w = d.weight + c * d.taps + half;
@@ -133,9 +134,11 @@ SM_INLINE void stripe_column(const Depthwise& d, const Row* in, vf (&acc)[N], in
   }
 }
 
-// The same for two rows of output from in[0..k]: a tall stripe is bound by reading its rows from the L2 cache.
+// The same for two rows of output from in[0..k]: a tall stripe is bound by reading its rows from the L2
+// cache.
 template <int N>
-SM_INLINE void stripe_column_pair(const Depthwise& d, const Row* in, vf (&upper)[N], vf (&lower)[N], int c, int x) {
+SM_INLINE void stripe_column_pair(const Depthwise& d, const Row* in, vf (&upper)[N], vf (&lower)[N], int c,
+                                  int x) {
   const int taps = d.taps;
   const float* w = d.weight + c * taps;
   const float* top = in[0].at(c, x);
@@ -166,7 +169,8 @@ SM_INLINE vf add_pairs(vf a, vf b) { return every_other(a, b, 0) + every_other(a
 
 // Depthwise 4x4 with stride 4 and GELU: columns [x0, x1) of the output from four rows of the input.  Works on
 // whole vectors: `out` is written for up to VL columns too many, and `in` read.
-SM_INLINE void aggregate_row(const Depthwise& d, const Row in[4], const Row& out, int channels, int x0, int x1) {
+SM_INLINE void aggregate_row(const Depthwise& d, const Row in[4], const Row& out, int channels, int x0,
+                             int x1) {
   for (int c = 0; c < channels; ++c) {
     const float* w = d.weight + c * 16;
     vf weight[4];

@@ -21,12 +21,13 @@ struct Bench {
   int channels, width;
   Scratch<float> memory;
   Arena arena;
-  Row in[kStripe + 1], out[4], scratch[4];
+  Row in[kStripe + 1], out[4], scratch[6];
   float* weights;
   float* bias;
 
   static size_t floats(int channels, int width) {
-    return (size_t)(kStripe + 9) * channels * (width + 2 * kPad) + 12 * (size_t)channels * channels + channels;
+    return (size_t)(kStripe + 5) * channels * (width + 2 * kPad) +
+           6 * (size_t)channels * RowConv<Fp32>::kWidth + 18 * (size_t)channels * channels + channels;
   }
 
   Bench(int channels_, int width_) : channels(channels_), width(width_), memory(floats(channels_, width_)) {
@@ -37,9 +38,9 @@ struct Bench {
     const Strip strip = {0, width, 0, width, width, kPad};
     arena.rows(in, channels, strip);
     arena.rows(out, channels, strip);
-    arena.rows(scratch, channels, strip);
+    for (Row& row : scratch) row = arena.row(channels, RowConv<Fp32>::kWidth);
     weights = arena.base + arena.used;
-    bias = weights + 12 * channels * channels;
+    bias = weights + 18 * channels * channels;
   }
 
   template <class Op>
@@ -80,19 +81,20 @@ double product(Bench& bench) {
 
 template <class Op>
 double conv(Bench& bench) {
-  const int taps = Op::kPack == 1 ? 12 : 9;
-  PairConv<Op>::template run<Epilogue::kStore>(bench.matrix<Op>(taps), bench.in, bench.scratch, bench.channels, 0,
-                                               bench.width, bench.out, bench.in);
-  return 2 * 9 * 2 * bench.row() * bench.channels;
+  using Conv = RowConv<Op>;
+  Conv::template run<Epilogue::kStore>(bench.matrix<Op>(3 * Conv::kProducts), bench.in, bench.scratch,
+                                       bench.channels, 0, bench.width, bench.out, bench.out, [](int, int) {});
+  return 2 * 9 * Conv::kRows * bench.row() * bench.channels;
 }
 
 double gate(Bench& bench) {
   const Depthwise weights = bench.depthwise(9);
   const Row& factor = bench.in[3];
-  put_row<Fp32>(bench.out[0], bench.channels, 0, bench.width, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-    depthwise_3x3(weights, bench.in, acc, c, x);
-    for (int v = 0; v < N; ++v) acc[v] *= load(factor.at(c, x + v * VL));
-  });
+  put_row<Fp32>(bench.out[0], bench.channels, 0, bench.width,
+                [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
+                  depthwise_3x3(weights, bench.in, acc, c, x);
+                  for (int v = 0; v < N; ++v) acc[v] *= load(factor.at(c, x + v * VL));
+                });
   return 2 * 9 * bench.row();
 }
 
@@ -116,14 +118,16 @@ double stripe_down(Bench& bench) {
 }
 
 double norm(Bench& bench) {
-  layer_norm<Fp32>(bench.in[0], bench.out[0], bench.channels, bench.channels, nullptr, nullptr, 0, bench.width);
+  layer_norm<Fp32>(bench.in[0], bench.out[0], bench.channels, bench.channels, nullptr, nullptr, 0,
+                   bench.width);
   return bench.row();
 }
 
 double activation(Bench& bench) {
-  put_row<Fp32>(bench.out[0], bench.channels, 0, bench.width, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-    for (int v = 0; v < N; ++v) acc[v] = gelu(load(bench.in[0].at(c, x + v * VL)));
-  });
+  put_row<Fp32>(bench.out[0], bench.channels, 0, bench.width,
+                [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
+                  for (int v = 0; v < N; ++v) acc[v] = gelu(load(bench.in[0].at(c, x + v * VL)));
+                });
   return bench.row();
 }
 

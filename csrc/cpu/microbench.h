@@ -11,7 +11,8 @@ struct MicrobenchSize {
 struct MicrobenchTable {
   // Name of the i-th kernel; null past the last.
   const char* (*name)(int i);
-  // Runs the kernel `repeats` times on every thread; `operations` becomes their number.  False: out of memory.
+  // Runs the kernel `repeats` times on every thread; `operations` becomes their number.  False: out of
+  // memory.
   bool (*run)(int kernel, const MicrobenchSize& size, double* operations);
 };
 

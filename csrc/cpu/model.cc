@@ -65,7 +65,8 @@ struct Packer {
         for (int unit = 0; unit < out.k; ++unit)
           for (int row = block; row < block + rows; ++row, ++packed) {
             if (bf16) {
-              const uint32_t pair = to_bf16(value(row, 2 * unit, tap)) | to_bf16(value(row, 2 * unit + 1, tap)) << 16;
+              const uint32_t pair =
+                  to_bf16(value(row, 2 * unit, tap)) | to_bf16(value(row, 2 * unit + 1, tap)) << 16;
               memcpy(packed, &pair, 4);
             } else {
               *packed = value(row, unit, tap);
@@ -82,7 +83,8 @@ struct Packer {
 
   // A [m, k, 3, 3] convolution as its nine taps.
   Matrix conv(int m, int k, const float* w, const float* bias, bool bf16) {
-    return matrix(m, k, 9, bias, bf16, [&](int row, int channel, int tap) { return w[(row * k + channel) * 9 + tap]; });
+    return matrix(m, k, 9, bias, bf16,
+                  [&](int row, int channel, int tap) { return w[(row * k + channel) * 9 + tap]; });
   }
 
   // The same for conv.h: rows of the kernel evaluated at Winograd's points, each a product of three taps.
@@ -95,7 +97,7 @@ struct Packer {
                                {1 / 6.0, -b / 6, 2 / 6.0},
                                {0, 0, 1}};
     const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
-    const double(*points)[3] = bf16 ? two : four;
+    const double (*points)[3] = bf16 ? two : four;
     return matrix(m, k, bf16 ? 12 : 18, bias, bf16, [&](int row, int channel, int tap) {
       const float* g = w + (row * k + channel) * 9 + tap % 3;
       const double* p = points[tap / 3];
@@ -127,9 +129,9 @@ struct Packer {
     g.expert_b = dense(r, c, w.expert_b, w.expert_b_bias, bf16);
     g.expert_c = dense(r, c, w.expert_c, w.expert_c_bias, bf16);
     for (int e = 0; e < m.num_experts; ++e)
-      g.expert_out[e] = matrix(c, m.rank[e], 1, w.expert_out_bias + e * c, false, [&](int row, int channel, int) {
-        return w.expert_out[row * r + m.rank_start[e] + channel];
-      });
+      g.expert_out[e] = matrix(
+          c, m.rank[e], 1, w.expert_out_bias + e * c, false,
+          [&](int row, int channel, int) { return w.expert_out[row * r + m.rank_start[e] + channel]; });
     g.aggregate = depthwise(c, p, 16, w.aggregate, w.aggregate_bias);
     g.low_conv = depthwise(c, p, 9, w.low_conv, w.low_conv_bias);
     g.low_proj = dense(r, c, w.low_proj, w.low_proj_bias, false);
@@ -148,7 +150,8 @@ struct Packer {
 sm_status check(const sm_network& net) {
   auto range = [](const char* name, int value, int least, int most) {
     if (value >= least && value <= most) return SM_OK;
-    return fail(SM_ERROR_UNSUPPORTED, "%s must lie in %d..%d for the native engine, got %d", name, least, most, value);
+    return fail(SM_ERROR_UNSUPPORTED, "%s must lie in %d..%d for the native engine, got %d", name, least,
+                most, value);
   };
   const struct {
     const char* name;
@@ -204,12 +207,14 @@ sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTabl
   if (!isa) return SM_ERROR_UNSUPPORTED;
   table = isa->engine;
   if (m.bf16 && !table->bf16)
-    return fail(SM_ERROR_UNSUPPORTED, "this engine was made for bf16, which instruction set %s lacks", sm_isa());
+    return fail(SM_ERROR_UNSUPPORTED, "this engine was made for bf16, which instruction set %s lacks",
+                sm_isa());
   const int64_t least = (int64_t)1 << (2 * m.recursive);
   if (params.h < least || params.w < least || params.h > 1 << 24 || params.w > 1 << 24)
-    return fail(SM_ERROR_ARGUMENT, "image height and width must lie in %lld..%d, got %lld x %lld", (long long)least,
-                1 << 24, (long long)params.h, (long long)params.w);
-  if (params.threads < 1) return fail(SM_ERROR_ARGUMENT, "threads must be at least 1, got %d", params.threads);
+    return fail(SM_ERROR_ARGUMENT, "image height and width must lie in %lld..%d, got %lld x %lld",
+                (long long)least, 1 << 24, (long long)params.h, (long long)params.w);
+  if (params.threads < 1)
+    return fail(SM_ERROR_ARGUMENT, "threads must be at least 1, got %d", params.threads);
   const size_t limit = params.workspace_limit > 0 ? params.workspace_limit / sizeof(float) : SIZE_MAX;
   int strip = kDefaultStrip, threads = params.threads;
   for (;;) {
@@ -220,7 +225,8 @@ sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTabl
     else if (threads > 1)
       --threads;
     else
-      return fail(SM_ERROR_MEMORY, "workspace_limit of %lld bytes is too small for %lld x %lld pixels: at least %lld",
+      return fail(SM_ERROR_MEMORY,
+                  "workspace_limit of %lld bytes is too small for %lld x %lld pixels: at least %lld",
                   (long long)params.workspace_limit, (long long)params.h, (long long)params.w,
                   (long long)(plan.total * sizeof(float)));
   }
@@ -233,7 +239,8 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
   const IsaTables* isa = tables();
   if (!isa) return SM_ERROR_UNSUPPORTED;
   if (bf16 && !isa->engine->bf16)
-    return fail(SM_ERROR_UNSUPPORTED, "bf16 needs a CPU with AVX512-BF16 (instruction set v4bf16); in use is %s", sm_isa());
+    return fail(SM_ERROR_UNSUPPORTED,
+                "bf16 needs a CPU with AVX512-BF16 (instruction set v4bf16); in use is %s", sm_isa());
   try {
     sm_engine* engine = new sm_engine();
     Model& m = engine->model;
@@ -262,7 +269,8 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
     m.norm_weight = pack.copy(net->norm, m.dim, m.padded_dim);
     m.norm_bias = pack.copy(net->norm_bias, m.dim, m.padded_dim);
     m.conv_2 = pack.row_conv(m.dim, m.dim, net->conv_2, net->conv_2_bias, false);
-    m.upsampler = pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, false);
+    m.upsampler =
+        pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, false);
     *out = engine;
     return SM_OK;
   } catch (const std::bad_alloc&) {

@@ -145,7 +145,8 @@ struct SmeStage {
     stripe_row(group.sme_h, q, hr, padded_dim, s.x0, s.x1);
   }
 
-  // Rows r and r + 1 of the output (the first `count` of them), once rows up to r + count - 1 + half were fed.
+  // Rows r and r + 1 of the output (the first `count` of them), once rows up to r + count - 1 + half were
+  // fed.
   void finish(int r, int count, const Row residual[2], const Row out[2]) {
     Row in[kMaxKernel + 1];
     for (int t = 0; t < 2 * half + 2; ++t) in[t] = horizontal[slot(r + t - half, 2 * half + 2)];
@@ -211,13 +212,13 @@ struct RmeStage {
     s.mask(n, padded_dim, 1);
   }
 
-  // The group of rows from r of GELU(conv), once rows up to r + Conv::kRows were fed.  ahead(from, to): as in conv.h.
+  // The group of rows from r of GELU(conv), once rows up to r + Conv::kRows were fed.  ahead(from, to): as in
+  // conv.h.
   template <class F>
   void convolve(int r, F ahead) {
     Row in[Conv::kInputs];
     for (int i = 0; i < Conv::kInputs; ++i) in[i] = normal[slot(r - 1 + i, Conv::kInputs)];
-    Conv::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, t,
-                                                     ahead);
+    Conv::template run<Epilogue::kGeluOperand>(group.conv, in, scratch, padded_dim, s.e0, s.e1, t, t, ahead);
   }
 
   // x half of row r up to its horizontal stripe, for the results of rows r - 1 .. r + 1.
@@ -244,7 +245,9 @@ struct RmeStage {
   }
 
   // k half of row r alone.
-  void k_row(int r) { matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), s.x0, s.x1, k[r & 3]); }
+  void k_row(int r) {
+    matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), s.x0, s.x1, k[r & 3]);
+  }
 
   // A row of the aggregated map from the last four rows of k.
   void aggregate(const Row& low, int low_w) {
@@ -301,7 +304,8 @@ struct MixStage {
   Row left, right;  // bilinear source columns (left as int32), weight of the right one
   Row bias;         // w_e P a_e
 
-  MixStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m_, const Routing& routing_, int low_w_)
+  MixStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m_, const Routing& routing_,
+           int low_w_)
       : group(group_), m(m_), s(s_), routing(routing_), low_w(low_w_) {
     vertical = arena.row(m.padded_rank, round_up(low_w + VL, kColumnAlign));  // pick() reads VL
     bias = arena.row(1, round_up(m.padded_dim, kColumnAlign));
@@ -333,7 +337,8 @@ struct MixStage {
 
   // Columns [from, to) of that row: out = yp + the chosen experts.
   void columns(int from, int to, const Row& yp, const Row& b, const Row& c, const Row& out) {
-    fetch_columns(yp, 0, m.padded_dim, to, to + kChunk);  // the next ones, while the products of these are made
+    fetch_columns(yp, 0, m.padded_dim, to,
+                  to + kChunk);  // the next ones, while the products of these are made
     for (int i = 0; i < routing.count; ++i) {
       const float weight = routing.weight[i];
       fetch_columns(b, first(i), rank(i), to, to + kChunk);
