@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import time
@@ -96,10 +97,10 @@ def command(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with _progress_bar(console) as bar:
         task = bar.add_task("", total=sum(map(len, plan.sets.values())))
+        done = itertools.count()
 
         def tell(set_name: str, pair: Pair) -> None:
-            done = -1 if bar.tasks[0].description == "" else bar.tasks[0].completed
-            bar.update(task, completed=done + 1, description=f"{set_name} {pair.name}")
+            bar.update(task, completed=next(done), description=f"{set_name} {pair.name}")
 
         scores = evaluate.run(plan, precision, tell)
 
