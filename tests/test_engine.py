@@ -256,24 +256,22 @@ def test_bytes_are_rounded_floats(isa, scale):
 
 @pytest.mark.parametrize("layers", [0, 1])
 @pytest.mark.parametrize("at", [(0, 0), (9, 20), (17, 34)], ids=str)
-def test_nan_stays_where_the_reference_has_it(isa, layers, at):
-    """Only around the pixel without groups; everywhere with them, for routing asks the whole image.
+def test_nan_comes_out_where_the_reference_has_it(isa, layers, at):
+    """Everywhere with groups, for routing asks the whole image; without, around the pixel.
 
-    Around the pixel it spreads further than in the reference, to the rows that a convolution makes together
-    (conv.h), but to no other columns.
+    There a few rows more have it, but no column: convolutions make groups of rows from sums of them.
     """
     ours, oracle = pair(num_layers=layers)
-    x = torch.rand(1, 3, 18, 35)
+    x = torch.rand(1, 3, 40, 35)
     x[0, 1, at[0], at[1]] = float("nan")
     got, want = run(ours, x), run(oracle, x.double())
-    lost = want.isnan()
-    assert got.isnan()[lost].all()
-    assert torch.equal(got.isnan().any(2), lost.any(2)), "no other columns"
+    assert got.isnan()[want.isnan()].all()
+    assert torch.equal(got.isnan().any(2), want.isnan().any(2))
+    finite = ~got.isnan()
     if layers == 0:
-        assert not got.isnan().all(2).any(), "some rows are whole"
-        known = ~got.isnan()
-        assert golden.relative_l2(got[known], want[known]) <= LIMIT
-    clean = torch.rand(1, 3, 18, 35)
+        assert finite.float().mean() > 0.8
+        assert golden.relative_l2(got[finite], want[finite]) <= LIMIT
+    clean = torch.rand(1, 3, 40, 35)
     assert torch.equal(run(ours, torch.cat([x, clean]))[1:], run(ours, clean)), "the other image is untouched"
 
 
