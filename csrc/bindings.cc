@@ -49,4 +49,5 @@ PYBIND11_MODULE(_C, m) {
 
   seemore::bind_ops(m);
   seemore::bind_engine(m);
+  seemore::bind_microbench(m);
 }

@@ -19,4 +19,7 @@ void bind_ops(pybind11::module_& m);
 // Adds the engine.
 void bind_engine(pybind11::module_& m);
 
+// Adds what measures single kernels.
+void bind_microbench(pybind11::module_& m);
+
 }  // namespace seemore

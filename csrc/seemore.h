@@ -202,6 +202,25 @@ SM_API sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* b
  * After SM_ERROR_INTERRUPTED the output is undefined. */
 SM_API sm_status sm_engine_forward(const sm_forward_params* params);
 
+/* ---- Measuring -------------------------------------------------------------------------------------------
+ *
+ * The engine's kernels one by one, on rows that stay in the cache, for a caller that holds the watch.
+ */
+
+/* Name of the i-th kernel of the instruction set in use; NULL past the last, or where there is none in use. */
+SM_API const char* sm_kernel_name(int i);
+
+typedef struct sm_run_kernel_params {
+  const char* kernel; /* "fma": multiply-adds in registers, the processor's peak; the rest as in the engine */
+  int channels;       /* multiple of 4 */
+  int width;          /* columns of a row, multiple of 16 */
+  int repeats;        /* of each thread, >= 1 */
+  int threads;        /* each on rows of its own, >= 1 */
+} sm_run_kernel_params;
+
+/* `operations`: how many were done; a multiply-add counts two, "gelu" and "layer_norm" one per element. */
+SM_API sm_status sm_run_kernel(const sm_run_kernel_params* params, double* operations);
+
 #ifdef __cplusplus
 }
 #endif

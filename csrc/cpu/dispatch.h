@@ -7,7 +7,8 @@
 
 namespace seemore {
 
-struct EngineTable;  // csrc/cpu/engine.h
+struct EngineTable;      // csrc/cpu/engine.h
+struct MicrobenchTable;  // csrc/cpu/microbench.h
 
 // Kernels of csrc/cpu/ops.cc for one ISA. Parameters have been checked (csrc/cpu/ops_api.cc); false: out of
 // memory.
@@ -22,6 +23,7 @@ struct OpsTable {
 struct IsaTables {
   const OpsTable* ops;
   const EngineTable* engine;
+  const MicrobenchTable* microbench;
 };
 
 // The tables in use, chosen on the first call. NULL (and sm_last_error) if SEEMORE_ISA cannot be had.
