@@ -1,0 +1,70 @@
+"""How much memory one call takes: measured in a process of its own, where nothing else has left room.
+
+``python -m seemore_fast.peers.memory`` is that process; `peak_bytes` starts it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+
+def peak_bytes(contender: str, model: str, size: tuple[int, int], onnx: Path | None) -> int:
+    """Memory that one call of ``contender`` adds at its peak, output included, to what was there before it.
+
+    Before it: weights, the compiled network, an input; nothing has run at this size yet, except where running
+    is compiling.  Linux only.  Raises RuntimeError with the last line of what went wrong.
+    """
+    task = {
+        "contender": contender,
+        "model": model,
+        "size": size,
+        "onnx": str(onnx) if onnx else None,
+        "threads": torch.get_num_threads(),
+    }
+    # A fixed threshold: every large block goes back to the system when freed, so that none is there to reuse.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    command = [sys.executable, "-m", "seemore_fast.peers.memory", json.dumps(task)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"the measuring process ended with {done.returncode}")
+    return int(done.stdout.splitlines()[-1])
+
+
+def _measure(task: dict[str, object]) -> int:
+    from ..bench import network_for, picture
+    from . import contenders
+
+    torch.set_num_threads(task["threads"])
+    network = network_for(task["model"], "reference")
+    onnx = Path(task["onnx"]) if task["onnx"] else None
+    case = contenders.Case(network, picture(network.config["in_chans"], task["size"]), onnx)
+    (contender,) = [c for c in contenders.ALL if c.name == task["contender"]]
+    call = contender.prepare(case)
+
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _status("VmRSS")
+    result = call()
+    peak = _status("VmHWM")
+    del result
+    return peak - before
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    print(_measure(json.loads(sys.argv[1])))
