@@ -1,4 +1,4 @@
-"""How much a network computes, and how fast this processor could: what "share of the arithmetic floor" means."""
+"""How much a network computes and how fast this processor could: the "share of the arithmetic floor"."""
 
 from __future__ import annotations
 

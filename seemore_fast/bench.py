@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,16 +68,21 @@ def run(
     """
     device = _check(size, names, runs)
     precision = autocast(device, dtype)
-    plain = _network(model, "reference")
-    x = _picture(plain.config["in_chans"], size)
+    plain = network_for(model, "reference")
+    x = picture(plain.config["in_chans"], size)
     exact = _output(plain.double(), x.double(), nullcontext())
     plain, x = plain.float().to(device), x.to(device)
-    models = {name: plain if name == "reference" else _network(model, name).to(device) for name in names}
+    models = {name: plain if name == "reference" else network_for(model, name).to(device) for name in names}
 
-    errors = {name: _errors(_output(network, x, precision), exact) for name, network in models.items()}
-    gate = GATE_FP32 if dtype == "fp32" else 2 * _errors(_output(plain, x, precision), exact)[0]
+    errors = {name: error_of(_output(network, x, precision), exact) for name, network in models.items()}
+    gate = GATE_FP32 if dtype == "fp32" else 2 * error_of(_output(plain, x, precision), exact)[0]
     calls = {name: partial(_output, network, x, precision) for name, network in models.items()}
     return _results(_interleave(calls, runs, warmup, device), errors, gate)
+
+
+def default_size(scale: int) -> tuple[int, int]:
+    """Input (W, H) that gives 1280x720, or nearly: 640x360, 426x240, 320x180 for x2, x3, x4."""
+    return 1280 // scale, 720 // scale
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -88,21 +93,25 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def as_json(settings: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
-    """Settings, results and the environment they hold for, as plain data."""
+def as_json(settings: dict[str, Any], cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Settings, what was measured of each model and size, and the environment it holds for, as plain data."""
     from .environment import environment
 
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "settings": settings,
-        "results": [_finite(asdict(result)) for result in results],
+        "cases": [_finite(case) for case in cases],
         "environment": environment(),
     }
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def _finite(value: Any) -> Any:
     """JSON has no NaN: null stands for it."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check(size: tuple[int, int], names: Sequence[str], runs: int) -> str:
@@ -123,7 +132,8 @@ def _check(size: tuple[int, int], names: Sequence[str], runs: int) -> str:
     return "cuda" if _ON_GPU & set(names) else "cpu"
 
 
-def _network(model: str, backend: str) -> SeemoRe:
+def network_for(model: str, backend: str) -> SeemoRe:
+    """The network that ``model`` names, as `run` takes it; random weights are the same every time."""
     if model in weights.names():
         return load(model, backend=backend)
     try:
@@ -138,7 +148,7 @@ def _network(model: str, backend: str) -> SeemoRe:
         return SeemoRe(**config, backend=backend).eval()
 
 
-def _picture(channels: int, size: tuple[int, int]) -> Tensor:
+def picture(channels: int, size: tuple[int, int]) -> Tensor:
     """Soft shapes with a little grain, [1, C, H, W] in [0, 1]: white noise would route like no photograph."""
     width, height = size
     generator = torch.Generator().manual_seed(0)
@@ -152,8 +162,11 @@ def _output(model: nn.Module, x: Tensor, precision: AbstractContextManager[objec
         return model(x)
 
 
-def _errors(out: Tensor, exact: Tensor) -> tuple[float, float]:
-    """Relative L2 and largest absolute error; output that is not finite gives NaN, which passes no gate."""
+def error_of(out: Tensor, exact: Tensor) -> tuple[float, float]:
+    """Relative L2 and largest absolute error against float64.
+
+    Output that is not finite gives NaN, which passes no gate.
+    """
     difference = out.double().cpu() - exact
     return (difference.norm() / exact.norm()).item(), difference.abs().max().item()
 

@@ -33,11 +33,11 @@ def missing() -> str | None:
 
 
 def export_onnx(model: reference.SeemoRe, path: str | os.PathLike[str], *, opset: int = 20) -> None:
-    """Writes ``model`` as ONNX: input ``lr`` (n, in_chans, h, w) in [0, 1], output ``sr`` (n, in_chans, h s, w s).
+    """Writes ``model`` as ONNX: ``lr`` (n, in_chans, h, w) in [0, 1] -> ``sr`` (n, in_chans, h s, w s).
 
     float32, standard operators only; n >= 1, and h, w >= ``model.min_size`` (16 for T and B, 4 for L), may
     differ from call to call.  All experts are computed and weighted, most of them by zero: that keeps the
-    routing inside the graph, for 1 to 4% more arithmetic.  ``opset``: 18 or later; from 20 on GELU is one node.
+    routing inside the graph, for 2 to 4% more arithmetic.  ``opset``: at least 18; from 20 on GELU is one node.
 
     The file appears only after it passed its check: ONNX's own, and, where onnxruntime is installed, equal
     results to PyTorch's on a batch of pictures of another size than the traced one.
@@ -63,7 +63,7 @@ def export_onnx(model: reference.SeemoRe, path: str | os.PathLike[str], *, opset
 
 
 def _plain(model: reference.SeemoRe) -> reference.SeemoRe:
-    """The reference network in float32 on the CPU: traceable, and without the drop-in's choice of backends."""
+    """The reference network in float32 on the CPU: the drop-in chooses among backends, which is no graph."""
     with torch.device("meta"):
         network = reference.SeemoRe(**model.config)
     state = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
@@ -94,13 +94,15 @@ def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
         )
     found = program.model.opset_imports
     if found != {"": opset}:
-        raise SeemoreError(f"opset {opset} is not supported by the installed exporter, which gave {dict(found)}")
+        raise SeemoreError(
+            f"opset {opset} is not supported by the installed exporter, which gave {dict(found)}"
+        )
     _strip(program.model)
     program.save(str(path), external_data=False)
 
 
 def _strip(model: Any) -> None:
-    """Removes what the exporter notes about its own work: half of the file, and full of paths of this machine."""
+    """Removes what the exporter notes about its own work: half of the file, with paths of this machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         for value in node.outputs:

@@ -81,9 +81,9 @@ def test_errors_see_a_single_wrong_pixel() -> None:
     exact = torch.ones(1, 3, 4, 4, dtype=torch.float64)
     out = exact.clone()
     out[0, 1, 2, 3] = 1.5
-    assert bench._errors(out, exact) == pytest.approx((0.5 / math.sqrt(48), 0.5))
+    assert bench.error_of(out, exact) == pytest.approx((0.5 / math.sqrt(48), 0.5))
     out[0, 0, 0, 0] = torch.nan
-    assert math.isnan(bench._errors(out, exact)[0])
+    assert math.isnan(bench.error_of(out, exact)[0])
 
 
 def test_backends_take_turns_after_warming_up() -> None:
@@ -131,10 +131,10 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert "t-x2, input 24x16, fp32" in result.stdout
     assert "1.00x" in result.stdout
     data = json.loads((tmp_path / "bench.json").read_text())
-    assert data["settings"] == {
-        "model": "t-x2", "size": "24x16", "dtype": "fp32", "runs": 2, "threads": torch.get_num_threads()
-    }  # fmt: skip
-    assert [r["backend"] for r in data["results"]] == ["reference"]
+    assert data["settings"] == {"dtype": "fp32", "runs": 2, "threads": torch.get_num_threads()}
+    (case,) = data["cases"]
+    assert (case["model"], case["size"]) == ("t-x2", [24, 16])
+    assert [r["backend"] for r in case["results"]] == ["reference"]
     assert data["environment"]["versions"]["torch"] == torch.__version__
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
@@ -148,7 +148,7 @@ def test_a_failed_check_fails_the_command(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
     assert "2.00x" not in result.stdout
-    lines = json.loads((tmp_path / "bench.json").read_text())["results"]
+    lines = json.loads((tmp_path / "bench.json").read_text())["cases"][0]["results"]
     assert [(line["passed"], line["rel_l2"], line["speedup"]) for line in lines] == [
         (True, 0, 1),
         (False, None, None),

@@ -5,7 +5,7 @@ All contenders take turns in one process, so that a machine that slows down slow
 
 from __future__ import annotations
 
-import math
+import copy
 import statistics
 import tempfile
 import time
@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import arithmetic, bench, export
+from .. import arithmetic, backends, bench, export
 from ..environment import without_paths
 from ..errors import SeemoreError
+from ..model import SeemoRe
 from . import contenders, memory
 from .contenders import Call, Case, Contender
 
@@ -57,7 +58,7 @@ class PeerResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All contenders on one network and size.  ``peak_gflops``: of fp32 multiply-adds; ``gmacs``: of the network."""
+    """All contenders on one network and size (W, H); ``gmacs`` of the network, peak of fp32 multiply-adds."""
 
     model: str
     size: tuple[int, int]
@@ -73,24 +74,23 @@ class Comparison:
 
 def run(
     model: str,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int],
     runs: int = 7,
     report: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
     """Compares everything in `contenders.ALL` on one (1, C, H, W) picture; ``size`` = (W, H).
 
-    ``model`` as in `bench.run`; ``size`` defaults to the input that gives 1280x720.  ``report`` is told what
-    is being done.  A contender that is missing, or fails, is listed with the reason.
+    ``model`` as in `bench.run`.  ``report`` is told what is being done.  A contender that is missing, or
+    fails, is listed with the reason.
 
     Raises SeemoreError for bad arguments, CheckpointError for weights that do not load.
     """
     if runs < 1:
         raise SeemoreError(f"runs must be at least 1, got {runs}")
     network = bench.network_for(model, "reference")
-    size = size or bench.default_size(network.scale)
     least = network.min_size
     if min(size) < least:
-        raise SeemoreError(f"size must be at least {least}x{least} with this network, got {size[0]}x{size[1]}")
+        raise SeemoreError(f"size must be at least {least}x{least} for {model}, got {size[0]}x{size[1]}")
     x = bench.picture(network.config["in_chans"], size)
     with tempfile.TemporaryDirectory() as folder:
         return _compare(model, size, network, x, Path(folder) / "network.onnx", runs, report)
@@ -99,7 +99,7 @@ def run(
 def _compare(
     model: str,
     size: tuple[int, int],
-    network: contenders.SeemoRe,
+    network: SeemoRe,
     x: Tensor,
     onnx: Path,
     runs: int,
@@ -120,7 +120,7 @@ def _compare(
         report(f"preparing {contender.name}")
         try:
             call = contender.prepare(case)
-            errors[contender.name] = bench.errors(call(), exact)
+            errors[contender.name] = bench.error_of(call(), exact)
         except Exception as problem:  # whatever another's software raises is a line of the table
             problems[contender.name] = _one_line(problem)
             continue
@@ -130,24 +130,25 @@ def _compare(
 
     report("timing")
     times = _turns(calls, runs)
-    peak = arithmetic.fma_peak(torch.get_num_threads()) if contenders.backends.missing("cpu") is None else None
+    peak = arithmetic.fma_peak(torch.get_num_threads()) if backends.missing("cpu") is None else None
     macs = arithmetic.macs(network.config, size[1], size[0])
-    results = _results(contenders.ALL, times, errors, gates, bytes_of, problems, peak and 2 * macs / peak / 1e6)
+    floor_ms = 2 * macs / peak / 1e6 if peak else None
+    results = _results(contenders.ALL, times, errors, gates, bytes_of, problems, floor_ms)
     return Comparison(model, size, macs / 1e9, peak, results)
 
 
-def _oracle(network: contenders.SeemoRe, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+def _oracle(network: SeemoRe, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     """The output in float64, and each dtype's gate."""
-    plain = contenders.copy.deepcopy(network)
+    plain = copy.deepcopy(network)
     with torch.inference_mode():
         exact = plain.double()(x.double())
         plain.float()
         with torch.autocast("cpu", torch.bfloat16):
-            own = bench.errors(plain(x), exact)[0]
+            own = bench.error_of(plain(x), exact)[0]
     return exact, {"fp32": bench.GATE_FP32, "bf16": 2 * own}
 
 
-def _exported(network: contenders.SeemoRe, path: Path, problems: dict[str, str]) -> bool:
+def _exported(network: SeemoRe, path: Path, problems: dict[str, str]) -> bool:
     """Whether the ONNX file was made; notes the problem for those who need it."""
     if export.missing() is not None:
         return False

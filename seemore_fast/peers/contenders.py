@@ -131,7 +131,7 @@ ALL = (
     Contender(f"{OURS} fp32", "fp32", partial(_no_engine, "fp32"), partial(_ours, "fp32")),
     Contender(f"{OURS} bf16", "bf16", partial(_no_engine, "bf16"), partial(_ours, "bf16")),
     Contender("PyTorch", "fp32", _never_missing, partial(_eager, torch.contiguous_format)),
-    Contender("PyTorch channels_last", "fp32", _never_missing, partial(_eager, torch.channels_last)),
+    Contender("PyTorch NHWC", "fp32", _never_missing, partial(_eager, torch.channels_last)),
     Contender("torch.compile", "fp32", _never_missing, _compiled),
     Contender("ONNX Runtime", "fp32", partial(_not_installed, "onnxruntime"), _onnxruntime),
     Contender("OpenVINO f32", "fp32", partial(_not_installed, "openvino"), partial(_openvino, "f32")),
