@@ -37,7 +37,8 @@ def export_onnx(model: reference.SeemoRe, path: str | os.PathLike[str], *, opset
 
     float32, standard operators only; n >= 1, and h, w >= ``model.min_size`` (16 for T and B, 4 for L), may
     differ from call to call.  All experts are computed and weighted, most of them by zero: that keeps the
-    routing inside the graph, for 2 to 4% more arithmetic.  ``opset``: at least 18; from 20 on GELU is one node.
+    routing inside the graph, for 2 to 4% more arithmetic.  ``opset``: 18 or later; from 20 on GELU is one
+    node.
 
     The file appears only after it passed its check: ONNX's own, and, where onnxruntime is installed, equal
     results to PyTorch's on a batch of pictures of another size than the traced one.

@@ -71,21 +71,23 @@ def _compiled(case: Case) -> Call:
 
 
 def _onnxruntime(case: Case) -> Call:
+    file = _file(case)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(_file(case)), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     session.run(None, {"lr": case.small.numpy()})
     image = case.x.numpy()
     return lambda: torch.from_numpy(session.run(None, {"lr": image})[0])
 
 
 def _openvino(precision: str, case: Case) -> Call:
+    file = _file(case)
     import openvino
 
     core = openvino.Core()
-    network = core.read_model(_file(case))
+    network = core.read_model(file)
     network.reshape({"lr": list(case.x.shape)})
     options = {
         "INFERENCE_PRECISION_HINT": precision,

@@ -1,0 +1,179 @@
+"""Draws docs/images/performance-*.svg, and the tables of docs/performance.md, from the JSON of a processor.
+
+Called by benchmarks/performance.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+CURVE = "t-x4"
+
+Measured = dict[str, Any]  # one case: model, size, results
+
+COLOURS = {
+    "seemore-fast fp32": "#c1272d",
+    "seemore-fast bf16": "#f08a4b",
+    "PyTorch": "#4d4d4d",
+    "PyTorch NHWC": "#999999",
+    "torch.compile": "#2d6a4f",
+    "ONNX Runtime": "#1d6fa5",
+    "OpenVINO f32": "#6a4c93",
+    "OpenVINO bf16": "#b39bc8",
+}
+
+
+def draw(folder: Path) -> None:
+    """Reads every JSON file of ``folder``; rewrites the images and what is between the page's markers."""
+    files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    cases = sorted((case for file in files for case in file["cases"]), key=lambda c: (c["gmacs"], c["model"]))
+    curve = [case for case in cases if case["model"] == CURVE]
+    pyplot.rcParams.update({"svg.hashsalt": "seemore-fast", "font.size": 10, "axes.spines.top": False})
+    (DOCS / "images").mkdir(exist_ok=True)
+    _time_by_size(curve)
+    _bars(cases, "floor", "share of the processor's fp32 peak", lambda r: _times(100, r["floor_share"]), "%")
+    _bars(
+        cases, "memory", "peak memory of one call, bytes per input pixel", lambda r: r["bytes_per_pixel"], ""
+    )
+
+    page = DOCS / "performance.md"
+    text = page.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{_machine(files)}\n{_tables(cases)}\n{END}{after}")
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
+
+
+def _pixels(case: Measured) -> int:
+    return case["size"][0] * case["size"][1]
+
+
+def _size(case: Measured) -> str:
+    return f"{case['size'][0]}x{case['size'][1]}"
+
+
+# ---- Plots -----------------------------------------------------------------------------------------------
+
+
+def _time_by_size(curve: list[Measured]) -> None:
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.2))
+    for name, colour in COLOURS.items():
+        points = [(_pixels(c), r["median_ms"]) for c in curve for r in c["results"] if r["name"] == name]
+        points = [(pixels, 1e6 * ms / pixels) for pixels, ms in points if ms is not None]
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name) if points else None
+    axes.set(
+        xscale="log", yscale="log", ylabel="nanoseconds per input pixel", title=f"{CURVE}, by input size"
+    )
+    axes.set_xticks([_pixels(case) for case in curve], [_size(case) for case in curve])
+    axes.minorticks_off()
+    axes.grid(axis="y", which="both", alpha=0.25)
+    axes.legend(fontsize=8, ncols=2, frameon=False)
+    _save(figure, "time")
+
+
+def _bars(
+    cases: list[Measured], image: str, title: str, value: Callable[[dict[str, Any]], float | None], unit: str
+) -> None:
+    """A group of bars for each case of the table, one for each contender that has a value."""
+    cases = [case for case in cases if _of_table(case)]
+    figure, axes = pyplot.subplots(figsize=(7.5, 3.6))
+    width = 0.9 / len(COLOURS)
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        found = [(at, v) for at, c in enumerate(cases) if (v := _value(c, name, value)) is not None]
+        if found:
+            at, heights = zip(*found, strict=True)
+            axes.bar([a + (i - 3.5) * width for a in at], heights, width, color=colour, label=name)
+    axes.set(title=title)
+    axes.set_xticks(range(len(cases)), [f"{c['model']}\n{_size(c)}" for c in cases])
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}{unit}")
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(fontsize=8, ncols=3, frameon=False)
+    _save(figure, image)
+
+
+def _value(case: Measured, name: str, value: Callable[[dict[str, Any]], float | None]) -> float | None:
+    found = [result for result in case["results"] if result["name"] == name]
+    return value(found[0]) if found else None
+
+
+def _save(figure: Any, image: str) -> None:
+    figure.tight_layout()
+    # No date: the same figures give the same file.
+    figure.savefig(DOCS / "images" / f"performance-{image}.svg", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+# ---- The page --------------------------------------------------------------------------------------------
+
+
+def _of_table(case: Measured) -> bool:
+    """Whether the output is 1280x720: the sizes that papers give times for."""
+    return (
+        case["size"][0] * int(case["model"][-1]) == 1280 and case["size"][1] * int(case["model"][-1]) == 720
+    )
+
+
+def _machine(files: list[dict[str, Any]]) -> str:
+    newest = max(files, key=lambda file: file["date"])
+    found, versions = newest["environment"], newest["environment"]["versions"]
+    names = ("torch", "onnxruntime", "openvino")
+    software = ", ".join(f"{name} {versions[name]}" for name in names if versions.get(name))
+    peaks = [case["peak_gflops"] for file in files for case in file["cases"] if case["peak_gflops"]]
+    return (
+        f"{found['cpu']}, {newest['settings']['threads']} threads, instruction set {found['native']['isa']}, "
+        f"fp32 multiply-add peak {max(peaks):.0f} GFLOP/s; Python {versions['python']}, {software}; "
+        f"{min(file['date'] for file in files)[:10]} to {newest['date'][:10]}.\n"
+    )
+
+
+def _tables(cases: list[Measured]) -> str:
+    tables = [_table(case) for case in cases if _of_table(case)]
+    curve = [case for case in cases if case["model"] == CURVE]
+    sizes = " | ".join(_size(case) for case in curve)
+    lines = [f"### {CURVE} by input size, ms", "", f"| | {sizes} |", "|---" * (len(curve) + 1) + "|"]
+    for name in COLOURS:
+        cells = [_number(_value(case, name, lambda r: r["median_ms"])) for case in curve]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*tables, *lines, ""])
+
+
+def _table(case: Measured) -> str:
+    lines = [
+        f"### {case['model']}, input {_size(case)}, {case['gmacs']:.1f} GMAC",
+        "",
+        "| | median ms | min..max | ours faster by | of peak | bytes per pixel | rel L2 | max error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in case["results"]:
+        if r["error"] is not None:
+            lines.append(f"| {r['name']} | {r['error']} | | | | | | |")
+            continue
+        cells = [
+            _number(r["median_ms"]),
+            f"{_number(r['min_ms'])}..{_number(r['max_ms'])}",
+            "" if r["ratio"] is None or r["name"].startswith("seemore-fast") else f"{r['ratio']:.2f}",
+            "" if r["floor_share"] is None else f"{r['floor_share']:.0%}",
+            "" if r["bytes_per_pixel"] is None else f"{r['bytes_per_pixel']:.0f}",
+            ("" if r["passed"] else "**above its gate** ") + f"{r['rel_l2'] or float('nan'):.1e}",
+            f"{r['max_abs'] or float('nan'):.1e}",
+        ]
+        lines.append(f"| {r['name']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _number(ms: float | None) -> str:
+    if ms is None:
+        return ""
+    return f"{ms:.2f}" if ms < 10 else f"{ms:.1f}" if ms < 100 else f"{ms:.0f}"
