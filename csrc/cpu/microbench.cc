@@ -21,12 +21,13 @@ struct Bench {
   int channels, width;
   Scratch<float> memory;
   Arena arena;
-  Row in[kStripe + 1], out[4], scratch[4];
+  Row in[kStripe + 1], out[4], scratch[6];
   float* weights;
   float* bias;
 
   static size_t floats(int channels, int width) {
-    return (size_t)(kStripe + 9) * channels * (width + 2 * kPad) + 12 * (size_t)channels * channels + channels;
+    const size_t rows = (kStripe + 1 + 4) * (size_t)(width + 2 * kPad) + 6 * (size_t)RowConv<Fp32>::kWidth;
+    return channels * (rows + 18 * (size_t)channels + 1);
   }
 
   Bench(int channels_, int width_) : channels(channels_), width(width_), memory(floats(channels_, width_)) {
@@ -37,9 +38,9 @@ struct Bench {
     const Strip strip = {0, width, 0, width, width, kPad};
     arena.rows(in, channels, strip);
     arena.rows(out, channels, strip);
-    arena.rows(scratch, channels, strip);
+    for (Row& row : scratch) row = arena.row(channels, RowConv<Fp32>::kWidth);
     weights = arena.base + arena.used;
-    bias = weights + 12 * channels * channels;
+    bias = weights + 18 * (size_t)channels * channels;
   }
 
   template <class Op>
@@ -80,10 +81,10 @@ double product(Bench& bench) {
 
 template <class Op>
 double conv(Bench& bench) {
-  const int taps = Op::kPack == 1 ? 12 : 9;
-  PairConv<Op>::template run<Epilogue::kStore>(bench.matrix<Op>(taps), bench.in, bench.scratch, bench.channels, 0,
-                                               bench.width, bench.out, bench.in);
-  return 2 * 9 * 2 * bench.row() * bench.channels;
+  using Conv = RowConv<Op>;
+  Conv::template run<Epilogue::kStore>(bench.matrix<Op>(3 * Conv::kProducts), bench.in, bench.scratch, bench.channels,
+                                       0, bench.width, bench.out, bench.in, [](int, int) {});
+  return 2 * 9 * Conv::kRows * bench.row() * bench.channels;
 }
 
 double gate(Bench& bench) {
