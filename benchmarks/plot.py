@@ -127,14 +127,15 @@ def _of_table(case: Measured) -> bool:
 
 def _machine(files: list[dict[str, Any]]) -> str:
     newest = max(files, key=lambda file: file["date"])
-    found, versions = newest["environment"], newest["environment"]["versions"]
-    names = ("torch", "onnxruntime", "openvino")
-    software = ", ".join(f"{name} {versions[name]}" for name in names if versions.get(name))
+    found, others = newest["environment"], newest["settings"]["peers"]
+    versions = {name: found["versions"][name] for name in ("python", "torch")} | others
+    software = ", ".join(f"{name} {version}" for name, version in versions.items())
+    days = sorted({file["date"][:10] for file in files})
     peaks = [case["peak_gflops"] for file in files for case in file["cases"] if case["peak_gflops"]]
     return (
         f"{found['cpu']}, {newest['settings']['threads']} threads, instruction set {found['native']['isa']}, "
-        f"fp32 multiply-add peak {max(peaks):.0f} GFLOP/s; Python {versions['python']}, {software}; "
-        f"{min(file['date'] for file in files)[:10]} to {newest['date'][:10]}.\n"
+        f"fp32 multiply-add peak {max(peaks):.0f} GFLOP/s.\n"
+        f"Versions: {software}. Measured on {', '.join(days)}.\n"
     )
 
 

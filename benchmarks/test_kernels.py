@@ -20,7 +20,7 @@ if (why := backends.missing("cpu")) is not None:
     pytest.skip(f"backend cpu: {why}", allow_module_level=True)
 
 NAMES = [name for name in _native.require().kernel_names() if name != "fma"]
-REPEATS = 500  # a call then takes long beside what it allocates
+REPEATS = 5000  # a call then takes long beside what it allocates
 
 
 @cache

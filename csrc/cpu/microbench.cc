@@ -26,8 +26,8 @@ struct Bench {
   float* bias;
 
   static size_t floats(int channels, int width) {
-    return (size_t)(kStripe + 5) * channels * (width + 2 * kPad) +
-           6 * (size_t)channels * RowConv<Fp32>::kWidth + 18 * (size_t)channels * channels + channels;
+    const size_t rows = (kStripe + 1 + 4) * (size_t)(width + 2 * kPad) + 6 * (size_t)RowConv<Fp32>::kWidth;
+    return channels * (rows + 18 * (size_t)channels + 1);
   }
 
   Bench(int channels_, int width_) : channels(channels_), width(width_), memory(floats(channels_, width_)) {
@@ -40,7 +40,7 @@ struct Bench {
     arena.rows(out, channels, strip);
     for (Row& row : scratch) row = arena.row(channels, RowConv<Fp32>::kWidth);
     weights = arena.base + arena.used;
-    bias = weights + 18 * channels * channels;
+    bias = weights + 18 * (size_t)channels * channels;
   }
 
   template <class Op>
@@ -83,7 +83,7 @@ template <class Op>
 double conv(Bench& bench) {
   using Conv = RowConv<Op>;
   Conv::template run<Epilogue::kStore>(bench.matrix<Op>(3 * Conv::kProducts), bench.in, bench.scratch,
-                                       bench.channels, 0, bench.width, bench.out, bench.out, [](int, int) {});
+                                       bench.channels, 0, bench.width, bench.out, bench.in, [](int, int) {});
   return 2 * 9 * Conv::kRows * bench.row() * bench.channels;
 }
 

@@ -63,6 +63,12 @@ def command(
         torch.set_num_threads(threads)
     settings: dict[str, Any] = {"runs": runs, "threads": torch.get_num_threads()}
     names = [name.strip() for name in backends.split(",") if name.strip()]
+    if peers:
+        from ..peers import versions
+
+        settings["peers"] = versions()
+    else:
+        settings["dtype"] = dtype.value
     measured: list[dict[str, Any]] = []
     passed = True
     for name, input_size in _cases(model or ["t-x4"], size or []):
@@ -79,7 +85,6 @@ def command(
             passed &= all(result.passed for result in results)
             measured.append({"model": name, "size": input_size, "results": [asdict(r) for r in results]})
     if json_file is not None:
-        settings |= {"peers": True} if peers else {"dtype": dtype.value}
         _write_json(json_file, bench.as_json(settings, measured))
     if not passed:
         raise typer.Exit(1)

@@ -6,10 +6,12 @@ All contenders take turns in one process, so that a machine that slows down slow
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +72,15 @@ class Comparison:
     def passed(self) -> bool:
         """Whether ours, as far as it is available, is within its gates; the others' errors are only told."""
         return all(r.passed for r in self.results if r.name.startswith(contenders.OURS) and r.error is None)
+
+
+def versions() -> dict[str, str]:
+    """Of the other runtimes that are installed."""
+    found = {}
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def run(
