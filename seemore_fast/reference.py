@@ -10,6 +10,7 @@ section 3; shapes and constants in docs/architecture.md.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -128,7 +129,8 @@ class Router(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         wide = _at_least_float32(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        known = torch.amp.is_autocast_available(x.device.type)  # not on the meta device
+        with torch.autocast(x.device.type, enabled=False) if known else nullcontext():
             return F.linear(x.mean((2, 3), dtype=wide), self.body["2"].weight.to(wide))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,11 +25,13 @@ constexpr int kMaxRecursive = 8;
 constexpr int kMaxKernel = 255;
 constexpr int kDefaultStrip = 320;  // columns; the widest rings of C = 48 then stay near the size of an L2
 constexpr int kLeastStrip = 32;
+constexpr int kLeastBand = 8;  // rows; in smaller bands threads would mostly compute each other's halo
 
 uint32_t to_bf16(float value) {
+  if (value != value) return 0x7fc0;
   uint32_t bits;
   memcpy(&bits, &value, 4);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest even; weights are finite
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest even
 }
 
 struct Packer {
@@ -78,13 +80,14 @@ struct Packer {
 
   // A [m, k] matrix.
   Matrix dense(int m, int k, const float* w, const float* bias, bool bf16) {
-    return matrix(m, k, 1, bias, bf16, [&](int row, int channel, int) { return w[row * k + channel]; });
+    return matrix(m, k, 1, bias, bf16,
+                  [&](int row, int channel, int) { return w[(size_t)row * k + channel]; });
   }
 
   // A [m, k, 3, 3] convolution as its nine taps.
   Matrix conv(int m, int k, const float* w, const float* bias, bool bf16) {
     return matrix(m, k, 9, bias, bf16,
-                  [&](int row, int channel, int tap) { return w[(row * k + channel) * 9 + tap]; });
+                  [&](int row, int channel, int tap) { return w[((size_t)row * k + channel) * 9 + tap]; });
   }
 
   // The same for conv.h: rows of the kernel evaluated at Winograd's points, each a product of three taps.
@@ -99,7 +102,7 @@ struct Packer {
     const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
     const double (*points)[3] = bf16 ? two : four;
     return matrix(m, k, bf16 ? 12 : 18, bias, bf16, [&](int row, int channel, int tap) {
-      const float* g = w + (row * k + channel) * 9 + tap % 3;
+      const float* g = w + ((size_t)row * k + channel) * 9 + tap % 3;
       const double* p = points[tap / 3];
       return p[0] * g[0] + p[1] * g[3] + p[2] * g[6];
     });
@@ -215,21 +218,23 @@ sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTabl
                 (long long)least, 1 << 24, (long long)params.h, (long long)params.w);
   if (params.threads < 1)
     return fail(SM_ERROR_ARGUMENT, "threads must be at least 1, got %d", params.threads);
+  // The width of strips decides the last bits, so it must not depend on the threads: the widest that one
+  // thread can have within the limit; then as many threads as there is room for.
+  const int h = (int)params.h, w = (int)params.w;
   const size_t limit = params.workspace_limit > 0 ? params.workspace_limit / sizeof(float) : SIZE_MAX;
-  int strip = kDefaultStrip, threads = params.threads;
-  for (;;) {
-    plan = make_plan(m, *table, (int)params.h, (int)params.w, threads, strip);
-    if (plan.total <= limit) return SM_OK;
-    if (strip > kLeastStrip)
-      strip = std::max(kLeastStrip, strip / 2);
-    else if (threads > 1)
-      --threads;
-    else
-      return fail(SM_ERROR_MEMORY,
-                  "workspace_limit of %lld bytes is too small for %lld x %lld pixels: at least %lld",
-                  (long long)params.workspace_limit, (long long)params.h, (long long)params.w,
-                  (long long)(plan.total * sizeof(float)));
-  }
+  int strip = kDefaultStrip, threads = 1;
+  plan = make_plan(m, *table, h, w, threads, strip);
+  for (; plan.total > limit && strip > kLeastStrip; plan = make_plan(m, *table, h, w, threads, strip))
+    strip = std::max(kLeastStrip, strip / 2);
+  if (plan.total > limit)
+    return fail(SM_ERROR_MEMORY,
+                "workspace_limit of %lld bytes is too small for %lld x %lld pixels: at least %lld",
+                (long long)params.workspace_limit, (long long)params.h, (long long)params.w,
+                (long long)(plan.total * sizeof(float)));
+  const size_t room = (limit - plan.total) / std::max<size_t>(plan.scratch, 1);
+  threads = (int)std::min<size_t>({(size_t)params.threads, (size_t)std::max(1, h / kLeastBand), room + 1});
+  plan = make_plan(m, *table, h, w, threads, strip);
+  return SM_OK;
 }
 
 }  // namespace
@@ -281,7 +286,7 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
 void sm_engine_destroy(sm_engine* engine) { delete engine; }
 
 sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* bytes) {
-  Plan plan;
+  Plan plan = {};
   const EngineTable* table;
   if (const sm_status status = plan_for(*params, plan, table)) return status;
   *bytes = plan.total * sizeof(float);
@@ -289,7 +294,7 @@ sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* bytes) {
 }
 
 sm_status sm_engine_forward(const sm_forward_params* params) {
-  Plan plan;
+  Plan plan = {};
   const EngineTable* table;
   if (const sm_status status = plan_for(*params, plan, table)) return status;
   if (params->workspace_bytes < (int64_t)(plan.total * sizeof(float)))
