@@ -91,8 +91,8 @@ def test_relative_links_resolve():
 
 
 def test_no_path_of_a_development_machine_in_the_repository():
-    # "ann" is the person whose home the tests of `info` make up.
-    private = re.compile(r"(?<![\w.])/(?:work|root|opt|home/(?!ann/)[\w.-]+)/[\w.-]+")
+    # "ann" and "somebody" are people whose homes other tests make up.
+    private = re.compile(r"(?<![\w.])/(?:work|root|opt|home/(?!ann/|somebody/)[\w.-]+)/[\w.-]+")
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path, text in text_files().items()
@@ -113,6 +113,13 @@ def test_linters_have_one_version():
     hooks = re.findall(r"\[([\w-]+)==([\w.]+)\]", (ROOT / ".pre-commit-config.yaml").read_text())
     assert {name for name, _ in hooks} == {"ruff", "clang-format"}
     assert all(pinned[name] == version for name, version in hooks)
+
+
+def test_constraints_pin_what_we_depend_on():
+    text = (ROOT / "pyproject.toml").read_text()
+    (needed,) = re.findall(r"^dependencies = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert set(re.findall(r'"([\w-]+)', needed)) <= set(pinned)
 
 
 def test_environment_variables_are_documented():

@@ -17,12 +17,12 @@
 
 namespace {
 
-#define EXPECT(condition)                                                                       \
-  do {                                                                                          \
-    if (!(condition)) {                                                                         \
-      std::fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, sm_last_error());        \
-      std::exit(1);                                                                             \
-    }                                                                                           \
+#define EXPECT(condition)                                                                \
+  do {                                                                                   \
+    if (!(condition)) {                                                                  \
+      std::fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, sm_last_error()); \
+      std::exit(1);                                                                      \
+    }                                                                                    \
   } while (0)
 
 struct Config {
@@ -171,7 +171,8 @@ void interrupt(const sm_engine* engine, const Config& config) {
   sm_forward_params params = {};
   constexpr int kSide = 64;
   int calls = 0;
-  std::vector<float> input(config.in_chans * kSide * kSide), output(input.size() * config.scale * config.scale);
+  std::vector<float> input(config.in_chans * kSide * kSide),
+      output(input.size() * config.scale * config.scale);
   params.engine = engine;
   params.input = input.data();
   params.output = output.data();
@@ -209,7 +210,8 @@ int main(int argc, char** argv) {
   for (const char* isa : isas) {
     EXPECT(sm_set_isa(isa) == SM_OK);
     for (int bf16 = 0; bf16 <= (strcmp(isa, "v4bf16") == 0); ++bf16) {
-      exercise({2, 3, 3, 2, 12, 11, 2, 1}, bf16, {{1, 16, 16, false}, {2, 19, 37, true}, {1, 16, 353, false}});
+      exercise({2, 3, 3, 2, 12, 11, 2, 1}, bf16,
+               {{1, 16, 16, false}, {2, 19, 37, true}, {1, 16, 353, false}});
       exercise({1, 1, 1, 1, 96, 3, 1, 1}, bf16, {{1, 4, 4, false}, {1, 16, 17, false}});
       exercise({3, 4, 2, 1, 7, 41, 2, 2}, bf16, {{1, 17, 16, false}, {1, 33, 49, true}});
       exercise({2, 3, 2, 1, 50, 1, 3, 1}, bf16, {{1, 65, 67, false}});
