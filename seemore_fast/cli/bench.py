@@ -123,7 +123,7 @@ def _table(title: str, results: list[Result]) -> Table:
 
 
 def _peers_table(title: str, comparison: Comparison) -> Table:
-    columns = "", "ms", "min..max", "ours by", "of peak", "B/px", "rel L2", "check"
+    columns = "", "ms", "min..max", "ours by", "peak", "B/px", "rel L2", "check"
     table = _empty_table(title, columns)
     for result in comparison.results:
         table.add_row(result.name, *_peer_cells(result))
@@ -150,7 +150,9 @@ def _peer_cells(r: PeerResult) -> list[str]:
 
 
 def _empty_table(title: str, columns: tuple[str, ...]) -> Table:
-    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
+    return Table(
+        *columns, title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
+    )
 
 
 def _ms(value: float | None) -> str:
