@@ -110,33 +110,36 @@ struct TailStage {
       if (r + i >= r0 && r + i < r1) emit(r + i, pixels[i]);
   }
 
+  // PixelShuffle, range and mean, for row r of the low-resolution grid.
   void emit(int r, const Row& in) const {
-    const int scale = m.scale, to = s.x1 < s.w ? s.x1 : s.w;
-    const size_t out_w = (size_t)s.w * scale;
-    for (int c = 0; c < m.in_chans; ++c)
-      for (int i = 0; i < scale; ++i) {
-        const float* from[1] = {in.at((c * scale + i) * scale, 0)};
-        const size_t offset = (((size_t)c * run.plan->h + r) * scale + i) * out_w;
-        const float mean = m.mean[c], gain = 1.0f / m.img_range;
-        for (int j = 0; j < scale; ++j) {
-          const float* p = from[0] + j * in.pitch;
-          if (run.image.u8) {
-            uint8_t* out = static_cast<uint8_t*>(run.image.output) + offset + j;
-            for (int x = s.x0; x < to; ++x) out[(size_t)x * scale] = to_byte(p[x] * gain + mean);
-          } else {
-            float* out = static_cast<float*>(run.image.output) + offset + j;
-            for (int x = s.x0; x < to; ++x) out[(size_t)x * scale] = p[x] * gain + mean;
-          }
-        }
-      }
+    if (run.image.u8)
+      emit_as<uint8_t>(r, in);
+    else
+      emit_as<float>(r, in);
   }
 
+  template <class T>
+  void emit_as(int r, const Row& in) const {
+    const int scale = m.scale, to = s.x1 < s.w ? s.x1 : s.w;
+    const float gain = 1.0f / m.img_range;
+    for (int c = 0; c < m.in_chans; ++c)
+      for (int i = 0; i < scale; ++i)
+        for (int j = 0; j < scale; ++j) {
+          const float* from = in.at((c * scale + i) * scale + j, 0);
+          const size_t row = ((size_t)c * run.plan->h + r) * scale + i;
+          T* out = static_cast<T*>(run.image.output) + row * s.w * scale + j;
+          for (int x = s.x0; x < to; ++x) set(out[(size_t)x * scale], from[x] * gain + m.mean[c]);
+        }
+  }
+
+  static void set(float& out, float value) { out = value; }
+
   // Clamped, rounded to nearest even as torch.round does; NaN becomes 0.
-  static uint8_t to_byte(float v) {
-    v = v * 255.0f;
-    v = v > 0 ? v : 0;
-    v = v < 255 ? v : 255;
-    return (uint8_t)__builtin_rintf(v);
+  static void set(uint8_t& out, float value) {
+    value *= 255.0f;
+    value = value > 0 ? value : 0;
+    value = value < 255 ? value : 255;
+    out = (uint8_t)__builtin_rintf(value);
   }
 };
 
