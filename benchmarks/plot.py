@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("svg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -40,16 +40,21 @@ def draw(folder: Path) -> None:
     curve = [case for case in cases if case["model"] == CURVE]
     pyplot.rcParams.update({"svg.hashsalt": "seemore-fast", "font.size": 10, "axes.spines.top": False})
     (DOCS / "images").mkdir(exist_ok=True)
-    _time_by_size(curve)
-    _bars(cases, "floor", "share of the processor's fp32 peak", lambda r: _times(100, r["floor_share"]), "%")
-    _bars(
-        cases, "memory", "peak memory of one call, bytes per input pixel", lambda r: r["bytes_per_pixel"], ""
-    )
+    images = [
+        _bars(
+            cases, "floor", "share of the processor's fp32 peak", lambda r: _times(100, r["floor_share"]), "%"
+        ),
+        _bars(cases, "memory", "peak memory, bytes per input pixel", lambda r: r["bytes_per_pixel"], ""),
+    ]
+    sections = [_machine(files), *(_table(case) for case in cases if _of_table(case))]
+    if len(curve) > 1:
+        images.append(_time_by_size(curve))
+        sections.append(_curve_table(curve))
 
     page = DOCS / "performance.md"
     text = page.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{_machine(files)}\n{_tables(cases)}\n{END}{after}")
+    page.write_text("\n".join([f"{before}{BEGIN}", *sections, *images, f"{END}{after}"]))
 
 
 def _times(factor: float, value: float | None) -> float | None:
@@ -67,40 +72,42 @@ def _size(case: Measured) -> str:
 # ---- Plots -----------------------------------------------------------------------------------------------
 
 
-def _time_by_size(curve: list[Measured]) -> None:
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.2))
+def _time_by_size(curve: list[Measured]) -> str:
+    figure, axes = pyplot.subplots(figsize=(7.5, 3.6))
     for name, colour in COLOURS.items():
-        points = [(_pixels(c), r["median_ms"]) for c in curve for r in c["results"] if r["name"] == name]
-        points = [(pixels, 1e6 * ms / pixels) for pixels, ms in points if ms is not None]
-        axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name) if points else None
+        points = [(_pixels(c), _value(c, name, lambda r: r["median_ms"])) for c in curve]
+        points = [(pixels, 1e3 * ms / pixels) for pixels, ms in points if ms is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
     axes.set(
-        xscale="log", yscale="log", ylabel="nanoseconds per input pixel", title=f"{CURVE}, by input size"
+        xscale="log", yscale="log", ylabel="microseconds per input pixel", title=f"{CURVE}, by input size"
     )
-    axes.set_xticks([_pixels(case) for case in curve], [_size(case) for case in curve])
+    axes.set_xticks([_pixels(case) for case in curve], [_size(case) for case in curve], rotation=20)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.minorticks_off()
-    axes.grid(axis="y", which="both", alpha=0.25)
-    axes.legend(fontsize=8, ncols=2, frameon=False)
-    _save(figure, "time")
+    axes.grid(axis="y", alpha=0.25)
+    return _save(figure, axes, "time")
 
 
 def _bars(
     cases: list[Measured], image: str, title: str, value: Callable[[dict[str, Any]], float | None], unit: str
-) -> None:
+) -> str:
     """A group of bars for each case of the table, one for each contender that has a value."""
     cases = [case for case in cases if _of_table(case)]
+    names = [name for name in COLOURS if any(_value(case, name, value) is not None for case in cases)]
     figure, axes = pyplot.subplots(figsize=(7.5, 3.6))
-    width = 0.9 / len(COLOURS)
-    for i, (name, colour) in enumerate(COLOURS.items()):
-        found = [(at, v) for at, c in enumerate(cases) if (v := _value(c, name, value)) is not None]
-        if found:
-            at, heights = zip(*found, strict=True)
-            axes.bar([a + (i - 3.5) * width for a in at], heights, width, color=colour, label=name)
+    width = 0.85 / max(1, len(names))
+    for i, name in enumerate(names):
+        found = [(at, v) for at, case in enumerate(cases) if (v := _value(case, name, value)) is not None]
+        at, heights = zip(*found, strict=True)
+        middle = i - (len(names) - 1) / 2
+        axes.bar([a + middle * width for a in at], heights, width, color=COLOURS[name], label=name)
     axes.set(title=title)
-    axes.set_xticks(range(len(cases)), [f"{c['model']}\n{_size(c)}" for c in cases])
+    axes.set_xticks(range(len(cases)), [f"{case['model']}\n{_size(case)}" for case in cases])
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}{unit}")
     axes.grid(axis="y", alpha=0.25)
-    axes.legend(fontsize=8, ncols=3, frameon=False)
-    _save(figure, image)
+    return _save(figure, axes, image)
 
 
 def _value(case: Measured, name: str, value: Callable[[dict[str, Any]], float | None]) -> float | None:
@@ -108,11 +115,14 @@ def _value(case: Measured, name: str, value: Callable[[dict[str, Any]], float | 
     return value(found[0]) if found else None
 
 
-def _save(figure: Any, image: str) -> None:
+def _save(figure: Any, axes: Any, image: str) -> str:
+    """Writes the image; returns what shows it in the page."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     figure.tight_layout()
     # No date: the same figures give the same file.
     figure.savefig(DOCS / "images" / f"performance-{image}.svg", metadata={"Date": None})
     pyplot.close(figure)
+    return f"![{axes.get_title()}](images/performance-{image}.svg)\n"
 
 
 # ---- The page --------------------------------------------------------------------------------------------
@@ -131,28 +141,26 @@ def _machine(files: list[dict[str, Any]]) -> str:
     versions = {name: found["versions"][name] for name in ("python", "torch")} | others
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     days = sorted({file["date"][:10] for file in files})
-    peaks = [case["peak_gflops"] for file in files for case in file["cases"] if case["peak_gflops"]]
     return (
-        f"{found['cpu']}, {newest['settings']['threads']} threads, instruction set {found['native']['isa']}, "
-        f"fp32 multiply-add peak {max(peaks):.0f} GFLOP/s.\n"
+        f"{found['cpu']}, {newest['settings']['threads']} threads, ISA {found['native']['isa']}.\n"
         f"Versions: {software}. Measured on {', '.join(days)}.\n"
     )
 
 
-def _tables(cases: list[Measured]) -> str:
-    tables = [_table(case) for case in cases if _of_table(case)]
-    curve = [case for case in cases if case["model"] == CURVE]
+def _curve_table(curve: list[Measured]) -> str:
     sizes = " | ".join(_size(case) for case in curve)
     lines = [f"### {CURVE} by input size, ms", "", f"| | {sizes} |", "|---" * (len(curve) + 1) + "|"]
     for name in COLOURS:
         cells = [_number(_value(case, name, lambda r: r["median_ms"])) for case in curve]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*tables, *lines, ""])
+    return "\n".join([*lines, ""])
 
 
 def _table(case: Measured) -> str:
     lines = [
-        f"### {case['model']}, input {_size(case)}, {case['gmacs']:.1f} GMAC",
+        f"### {case['model']}, input {_size(case)}",
+        "",
+        f"{case['gmacs']:.1f} GMAC; fp32 peak in this run {case['peak_gflops'] or float('nan'):.0f} GFLOP/s.",
         "",
         "| | median ms | min..max | ours faster by | of peak | bytes per pixel | rel L2 | max error |",
         "|---|---|---|---|---|---|---|---|",
