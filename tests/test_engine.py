@@ -20,7 +20,7 @@ from . import golden
 from .conftest import ISAS
 
 LIMIT = 1e-5
-"""Largest relative L2 error against float64: DESIGN section 7."""
+"""Largest relative L2 error against float64."""
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
 

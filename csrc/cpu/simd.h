@@ -107,7 +107,7 @@ SM_INLINE vf exp2(vf p) {
   return r * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
 }
 
-// t * Phi(-t) = t * 2^p(t), p of degree 5 (DESIGN section 2); max abs error 7e-7.
+// t * Phi(-t) = t * 2^p(t), p of degree 5; max abs error 7e-7.
 SM_INLINE vf gelu(vf x) {
   const vf t = vmin(splat(10.0f), vabs(x));  // 2^p(10) is already 1e-26
   vf p = splat(-0.00047329405f);
