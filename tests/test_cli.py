@@ -311,7 +311,15 @@ def test_an_interrupted_write_leaves_nothing(
 
 def command(*args: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "seemore_fast.cli", *map(str, args)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        # Tests that a shell runs in the background inherit an ignored Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_ctrl_c_in_a_real_process(tmp_path: Path, network: Path) -> None:

@@ -270,7 +270,9 @@ def test_the_engine_survives_fork():
 def test_ctrl_c_stops_a_forward(threads):
     """The first of these images alone takes many seconds; afterwards the model still works."""
     code = (
-        "import torch; from seemore_fast import SeemoRe\n"
+        "import signal, torch; from seemore_fast import SeemoRe\n"
+        # Tests that a shell runs in the background inherit an ignored Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"torch.set_num_threads({threads})\n"
         "m = SeemoRe(embedding_dim=128, num_layers=12, backend='cpu').eval()\n"
         "x = torch.rand(1, 3, 16, 16)\n"
