@@ -1,8 +1,8 @@
 """The algebra that makes inference cheaper: reference weights -> folded weights, pure functions in float64.
 
-Everything here is exact up to rounding (docs/architecture.md, "The algebra").  Names: P is RME's ``proj``; expert e is
-``A_e (B_e x * C_e k)``; R is the sum of the experts' ranks.  What comes out is what csrc/seemore.h's
-``sm_network`` takes, and any other engine can take.
+Everything here is exact up to rounding (docs/architecture.md, "The algebra").  Names: P is RME's ``proj``;
+expert e is ``A_e (B_e x * C_e k)``; R is the sum of the experts' ranks.  What comes out is what
+csrc/seemore.h's ``sm_network`` takes, and any other engine can take.
 """
 
 from __future__ import annotations
