@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import SeemoreError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -23,3 +25,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` as UTF-8.  Raises SeemoreError, naming the file, where it cannot be written."""
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SeemoreError(f"{path}: cannot be written ({error.strerror})") from None

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import SeemoreError
+from ..atomic import write_text
 from .options import Dtype, DtypeOption, ThreadsOption
 
 if TYPE_CHECKING:
@@ -162,10 +162,4 @@ def _ms(value: float | None) -> str:
 
 
 def _write_json(path: Path, data: dict[str, object]) -> None:
-    from ..atomic import atomic_path
-
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(data, indent=2) + "\n")
-    except OSError as error:
-        raise SeemoreError(f"{path}: cannot be written ({error.strerror})") from None
+    write_text(path, json.dumps(data, indent=2) + "\n")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..atomic import write_text
 from ..errors import SeemoreError
 from .options import Dtype, DtypeOption, ThreadsOption
 from .upscale import Device, _pick_device, _prepare_folder, _progress_bar
@@ -110,11 +111,11 @@ def command(
     for scored in scores:
         screen.print(_table(scored, settings))
     if csv_file is not None:
-        _write(csv_file, _as_csv(scores))
+        write_text(csv_file, _as_csv(scores))
     if json_file is not None:
-        _write(json_file, _as_json(scores, settings))
+        write_text(json_file, _as_json(scores, settings))
     if markdown_file is not None:
-        _write(markdown_file, _as_markdown(scores, settings))
+        write_text(markdown_file, _as_markdown(scores, settings))
     if plan.images is not None:
         console.print(f"pictures are in {plan.images}", markup=False)
 
@@ -233,13 +234,3 @@ def _as_markdown(scores: list[SetScores], settings: dict[str, Any]) -> str:
         for label, values, ms in rows:
             lines.append(f"| {scored.name} | {label} | {' | '.join(_figures(values, metrics))} | {ms} |")
     return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    from ..atomic import atomic_path
-
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SeemoreError(f"{path}: cannot be written ({error.strerror})") from None
