@@ -5,11 +5,9 @@ Run as ``python examples/before_after.py`` with seemore-fast installed, whenever
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 import seemore_fast
-from seemore_fast.upscale import upscale_image
 
 ROOT = Path(__file__).resolve().parents[1]
 CROP = (110, 50, 530, 470)  # left, top, right, bottom in the large picture: eyes, nose, whiskers
@@ -17,8 +15,7 @@ GAP = 8
 
 with Image.open(ROOT / "examples/cat.png") as file:
     small = file.convert("RGB")
-model = seemore_fast.load("t-x4")
-ours = Image.fromarray(upscale_image(model, np.asarray(small)))
+ours = seemore_fast.Upscaler("t-x4").up(small)
 bicubic = small.resize(ours.size, Image.Resampling.BICUBIC)
 
 width, height = CROP[2] - CROP[0], CROP[3] - CROP[1]

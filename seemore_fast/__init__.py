@@ -2,6 +2,7 @@
 
 model = seemore_fast.load("t-x4")           # or SeemoRe(scale=4, ...), or accelerate(your_model)
 large = model(small)                        # (N, 3, H, W) in [0, 1] -> (N, 3, 4 H, 4 W)
+picture = seemore_fast.Upscaler("t-x4").up(array_or_pil_image)
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from .model import SeemoRe as SeemoRe
     from .model import accelerate as accelerate
     from .model import load as load
+    from .upscale import Upscaler as Upscaler
 
 __version__ = "0.1.0"
-__all__ = ["SeemoRe", "accelerate", "load", "ops"]
+__all__ = ["SeemoRe", "Upscaler", "accelerate", "load", "ops"]
 
-_HOMES = {"SeemoRe": "model", "accelerate": "model", "load": "model"}
+_HOMES = {"SeemoRe": "model", "Upscaler": "upscale", "accelerate": "model", "load": "model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,3 +15,7 @@ class ImageError(SeemoreError):
 
 class BackendError(SeemoreError):
     """A backend, device or dtype that is unknown or not available here; says why."""
+
+
+class Cancelled(SeemoreError):
+    """The caller's own wish: its ``cancelled`` callback said so."""

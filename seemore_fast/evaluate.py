@@ -24,7 +24,7 @@ from .image import Image, write
 from .model import SeemoRe
 from .options import Metric, Options, Paths
 from .resize import enlarge
-from .upscale import upscale_image
+from .upscale import Upscaler
 
 PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
     "t-x2": {
@@ -181,6 +181,7 @@ def run(
     Raises ImageError for a picture that is damaged, too small for a metric, or cannot be written.
     """
     variant = variant_of(plan.model.config)
+    upscaler = Upscaler(plan.model, tile=0)  # in the precision around it
     scores = []
     warm = False
     for name, pairs in plan.sets.items():
@@ -192,10 +193,10 @@ def run(
             try:
                 with precision:
                     if not warm:
-                        upscale_image(plan.model, small[:_WARM_UP, :_WARM_UP])
+                        upscaler.up(small[:_WARM_UP, :_WARM_UP])
                         warm = True
                     start = time.perf_counter()
-                    large = upscale_image(plan.model, small)
+                    large = upscaler.up(small)
                     seconds = time.perf_counter() - start
                 network = _measure(plan.metrics, large, truth)
                 bicubic = _measure(plan.metrics, enlarge(small, plan.model.scale), truth)

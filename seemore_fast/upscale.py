@@ -1,210 +1,226 @@
-"""One picture through the network: gray and alpha around an RGB model, tiles and their seams."""
+"""`Upscaler`: pictures as arrays through the network, by tiles where memory is short, from any thread."""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, nn
 
-from .errors import BackendError, ImageError, SeemoreError
+from .devices import pick_device
+from .errors import Cancelled, ImageError, SeemoreError
+from .layers import Layers
+from .local_tiles import check_overlap, upscale_local
+from .model import accelerate, load
+from .precision import autocast
+
+log = logging.getLogger(__name__)
 
 MIN_TILE = 32
-OVERLAP = 32
-"""Default overlap of tiles, in input pixels; farther away a pixel hardly moves another."""
+TILE_MODES = ("exact", "local")
+
+_CHUNK = 256  # output rows of the whole picture that are turned into pixels at a time
+
+Progress = Callable[[int, int], None]
+"""progress(done, total) in tiles, and pictures of a list."""
 
 
-def upscale_image(
-    model: nn.Module,
-    image: NDArray[np.uint8],
-    tile: int = 0,
-    overlap: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.uint8]:
-    """Upscales (H, W, C) uint8 to (H * scale, W * scale, C): C = 1 gray, 2 gray+alpha, 3 RGB, 4 RGB+alpha.
+class Upscaler:
+    """Enlarges pictures by a network's scale.
 
-    ``model`` is a SeemoRe in evaluation mode; its device and the surrounding autocast decide where and how
-    precisely it computes.  Gray is repeated over the channels and averaged back.
+    * ``model``: the name of bundled weights, a ``.safetensors`` or ``.pth`` file, or a network (a SeemoRe of
+      this package, or what `accelerate` takes).
+    * ``device``: ``auto`` (the GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.  A network that is
+      given as such stays where it is with ``auto``, and is moved otherwise.
+    * ``dtype``: ``fp32``, ``bf16``, or on a GPU ``fp16``.
+    * ``tile``: largest side of a tile in input pixels, 0 for the whole picture at once, ``auto`` for as
+      much as free memory allows.  Where memory runs out all the same, tiles are halved, and the log
+      (``logging``, logger ``seemore_fast``) says so.
+    * ``tile_mode``: ``exact`` (the result is that of the whole picture) or ``local`` (each tile is a
+      picture of its own, neighbours are cross-faded over ``overlap`` pixels (default: 32, at most a quarter
+      of the tile); faster, and close to the whole picture's result, not equal).
+    * ``backend``: as `load` has it.
 
-    Alpha (straight) goes through the network as a gray picture of its own.  Invisible pixels first take the
-    colour of their visible surroundings, so that whatever colour they hid leaves no fringe along the edge;
-    and where alpha is constant over 3x3 pixels it stays exactly so.
+    ``scale`` is the network's.  One Upscaler may serve any number of threads; results are those of one
+    thread.
 
-    ``tile`` is the largest side of a tile in input pixels, 0 for the whole picture at once; neighbours share
-    ``overlap`` pixels (default: 32, at most a quarter of the tile) and are cross-faded there.  Tiles bound
-    the memory, but each chooses its own experts: the result is close to that of the whole picture, not equal.
-    ``progress(done, total)`` is called after each tile.
-
-    Raises ImageError for another kind of array, SeemoreError for a bad ``tile`` or ``overlap``, BackendError
-    if the network's output is not finite.
+    Raises CheckpointError for ``model``, BackendError for ``device``, ``dtype`` or ``backend``,
+    SeemoreError for tile arguments out of range.
     """
-    overlap = check_tiles(tile, overlap)
-    if image.dtype != np.uint8 or image.ndim != 3 or not 1 <= image.shape[2] <= 4 or 0 in image.shape:
-        found = f"{image.dtype} of shape {image.shape}"
-        raise ImageError(f"image must be uint8 of shape (H, W, C), C from 1 to 4, not {found}")
-    if image.shape[2] in (1, 3):
-        return _upscale_layers(model, [image], tile, overlap, progress)
 
-    alpha = image[..., -1:]
-    colour = _fill_invisible(image[..., :-1], alpha)
-    if alpha.min() == alpha.max():
-        larger = _upscale_layers(model, [colour], tile, overlap, progress)
-        return np.concatenate([larger, np.full_like(larger[..., :1], alpha.flat[0])], axis=2)
-    larger = _upscale_layers(model, [colour, alpha], tile, overlap, progress)
-    _keep_constant_areas(larger[..., -1], alpha[..., 0])
-    return larger
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | nn.Module = "t-x4",
+        device: str | torch.device = "auto",
+        dtype: str = "fp32",
+        tile: int | str = "auto",
+        tile_mode: str = "exact",
+        *,
+        overlap: int | None = None,
+        backend: str = "auto",
+    ):
+        if tile_mode not in TILE_MODES:
+            raise SeemoreError(f"tile_mode must be one of {', '.join(TILE_MODES)}, got {tile_mode!r}")
+        self._tile, self._tile_mode = _check_tile(tile), tile_mode
+        self._overlap = overlap
+        check_overlap(0 if self._tile == "auto" else self._tile, overlap)
+        if isinstance(model, nn.Module):
+            # A network of this package, or one that a user has built around its interface.
+            ours = hasattr(model, "scale") and isinstance(getattr(model, "config", None), dict)
+            network = model if ours else accelerate(model, backend=backend)
+            if device != "auto":
+                network = network.to(pick_device(device))
+        else:
+            network = load(model, device=pick_device(device), backend=backend)
+        self.model = network
+        self.scale: int = network.scale
+        self.device: torch.device = next(network.parameters()).device
+        self._dtype = dtype
+        autocast(self.device.type, dtype)
 
+    def up(
+        self, image: Any, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Any:
+        """The picture or pictures, ``scale`` times larger, each of the kind that it came as.
 
-def check_tiles(tile: int, overlap: int | None) -> int:
-    """The overlap to use.
+        ``image`` is a numpy array (H, W) or (H, W, C) of uint8, uint16, or float32 in [0, 1], with C = 1
+        gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (straight); or a PIL image (palettes, CMYK and other
+        modes come back as L, LA, RGB or RGBA); or a list of such.  Alpha goes through the network too, as a
+        gray picture.
 
-    Raises SeemoreError unless ``tile`` is 0 or at least 32, and ``overlap`` at most a quarter of it.
-    """
-    if tile != 0 and tile < MIN_TILE:
-        raise SeemoreError(f"tile must be 0 (the whole picture) or at least {MIN_TILE} pixels, got {tile}")
-    if overlap is None:
-        return min(OVERLAP, tile // 4)
-    if overlap < 0 or (tile and 4 * overlap > tile):
-        raise SeemoreError(f"overlap must lie in 0..{tile // 4} (a quarter of the tile), got {overlap}")
-    return overlap
+        ``progress(done, total)`` is told of tiles, with a list of pictures.  ``cancelled()`` is asked before
+        and after each tile.
 
+        Raises ImageError for another kind of picture, Cancelled once ``cancelled()`` is true, MemoryError
+        where even the smallest tiles need too much, BackendError where the result is not finite.
+        """
+        if isinstance(image, (list, tuple)):
+            return self._each(image, progress, cancelled)
+        pil = sys.modules.get("PIL.Image")  # who has a PIL image has imported it
+        if pil is not None and isinstance(image, pil.Image):
+            larger = pil.fromarray(self.up(_from_pil(image), progress, cancelled))
+            larger.info = {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info}
+            return larger
+        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
+            found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ImageError(f"image must be a PIL image or an array (H, W) or (H, W, C), not {found}")
+        pixels = image.reshape(*image.shape, 1) if image.ndim == 2 else image
+        h, w, channels = pixels.shape
+        larger = np.empty((h * self.scale, w * self.scale, channels), image.dtype)
 
-def _fill_invisible(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Gives pixels of alpha 0 the mean colour of the nearest visible ones, by a pyramid of 2x2 sums."""
-    if alpha.all() or not alpha.any():
-        return colour
+        def emit(first_row: int, rows: NDArray) -> None:
+            larger[first_row : first_row + len(rows)] = rows
 
-    def fill(weighted: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        known = weighted / np.maximum(weight, 1)
-        if weight.all():
-            return known
-        h, w = weight.shape[:2]
-        coarse = fill(_sum_2x2(weighted), _sum_2x2(weight)).repeat(2, axis=0).repeat(2, axis=1)
-        return np.where(weight > 0, known, coarse[:h, :w])
+        self.stream(pixels, emit, progress=progress, cancelled=cancelled)
+        return larger[..., 0] if image.ndim == 2 else larger
 
-    weight = alpha.astype(np.float32)
-    filled = fill(colour * weight, weight).round().astype(np.uint8)
-    return np.where(alpha > 0, colour, filled)
+    def stream(
+        self,
+        pixels: NDArray,
+        emit: Callable[[int, NDArray], None],
+        dtype: DTypeLike | None = None,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """As `up` for one array (H, W, C), but hands the result over in pieces, so that it need not be in
+        memory.
 
+        ``emit(first_row, rows)`` gets each output row once, top to bottom: ``rows`` is (n, W * scale, C) of
+        ``dtype`` (uint8, uint16 or float32; default: that of ``pixels``).
+        """
+        layers = Layers(pixels, self.model.config["in_chans"], self.device)
+        wanted = pixels.dtype if dtype is None else dtype
+        written = 0
 
-def _sum_2x2(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    h, w, c = x.shape
-    even = np.pad(x, ((0, h % 2), (0, w % 2), (0, 0)))
-    return even.reshape((h + 1) // 2, 2, (w + 1) // 2, 2, c).sum((1, 3))
+        def pass_on(first_row: int, rows: Tensor) -> None:
+            nonlocal written
+            fresh = rows[:, :, max(written - first_row, 0) :]  # after a second start some are known
+            if fresh.shape[2]:
+                emit(written, layers.pixels(written, fresh, wanted))
+                written += fresh.shape[2]
 
-
-def _keep_constant_areas(larger: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> None:
-    """Puts back, in place, what the network made of constant areas: opaque must not become 254."""
-    plane = torch.from_numpy(alpha.astype(np.float32))[None, None]
-    highest = F.max_pool2d(plane, 3, stride=1, padding=1)
-    lowest = -F.max_pool2d(-plane, 3, stride=1, padding=1)
-    scale = larger.shape[0] // alpha.shape[0]
-    constant, values = (
-        x.repeat(scale, axis=0).repeat(scale, axis=1) for x in ((highest == lowest)[0, 0].numpy(), alpha)
-    )
-    larger[constant] = values[constant]
-
-
-def _upscale_layers(
-    model: nn.Module,
-    layers: list[NDArray[np.uint8]],
-    tile: int,
-    overlap: int,
-    progress: Callable[[int, int], None] | None,
-) -> NDArray[np.uint8]:
-    """Upscales pictures (H, W, 1 or 3) as one batch and concatenates their channels."""
-    channels, scale = model.config["in_chans"], model.scale
-    device = next(model.parameters()).device
-    if any(layer.shape[2] not in (1, channels) for layer in layers):
-        raise ImageError(f"the model takes {channels}-channel pictures, not colour")
-    planes = [torch.tensor(layer, device=device).permute(2, 0, 1) for layer in layers]
-    batch = torch.stack([plane.expand(channels, -1, -1) for plane in planes])  # [N, in_chans, H, W]
-
-    def run(part: Tensor) -> Tensor:
-        """[N, in_chans, h, w] uint8 -> [C, h * scale, w * scale] float32, C as in the layers together."""
-        out = model(part.float() / 255).float()
-        if not out.sum().isfinite():
-            raise BackendError("the network's output is not finite in this dtype; use fp32")
-        pairs = zip(out, planes, strict=True)
-        # A copy in any case: the output may be a buffer that the model keeps.
-        return torch.cat([o.mean(0, keepdim=True) if len(plane) == 1 else o for o, plane in pairs])
-
-    with torch.inference_mode():
-        return _run_tiles(run, batch, sum(map(len, planes)), scale, tile, overlap, progress)
-
-
-def _run_tiles(
-    run: Callable[[Tensor], Tensor],
-    batch: Tensor,
-    channels: int,
-    scale: int,
-    tile: int,
-    overlap: int,
-    progress: Callable[[int, int], None] | None,
-) -> NDArray[np.uint8]:
-    """Row by row of tiles, so that only one row is held in floating point."""
-    height, width = batch.shape[2:]
-    ys, tile_h = plan_tiles(height, tile, overlap)
-    xs, tile_w = plan_tiles(width, tile, overlap)
-    total = len(ys) * len(xs)
-    if total == 1:
-        result = _to_uint8(run(batch))
-        if progress is not None:
-            progress(1, 1)
-        return result
-
-    result = np.empty((height * scale, width * scale, channels), np.uint8)
-    carry = torch.zeros(channels, 0, width * scale, device=batch.device)  # rows that the next strip completes
-    for i, y in enumerate(ys):
-        strip = torch.zeros(channels, tile_h * scale, width * scale, device=batch.device)
-        for j, x in enumerate(xs):
-            part = run(batch[:, :, y : y + tile_h, x : x + tile_w])
-            strip[:, :, x * scale : (x + tile_w) * scale] += part * _fade(xs, tile_w, j, scale).to(part)
+        def step(done: int, total: int) -> None:
+            if cancelled is not None and cancelled():
+                raise Cancelled("cancelled")
             if progress is not None:
-                progress(i * len(xs) + j + 1, total)
-        strip *= _fade(ys, tile_h, i, scale).to(strip)[:, None]
-        strip[:, : carry.shape[1]] += carry
-        done = scale * (ys[i + 1] - y if i + 1 < len(ys) else tile_h)
-        result[y * scale : y * scale + done] = _to_uint8(strip[:, :done])
-        carry = strip[:, done:]
-    return result
+                progress(done, total)
+
+        tile = 0 if self._tile == "auto" else self._tile
+        height, width = pixels.shape[:2]
+        while True:
+            try:
+                with torch.inference_mode(), autocast(self.device.type, self._dtype):
+                    self._run(layers.batch, tile, pass_on, step)
+                return
+            except (MemoryError, RuntimeError) as error:
+                smaller = _halved(tile, max(height, width))
+                if not _out_of_memory(error):
+                    raise
+                if smaller is None:
+                    raise MemoryError(f"not even tiles of {tile} pixels fit into memory") from None
+            # Outside the handler, whose traceback would keep the failed attempt's memory.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            log.warning("out of memory at %dx%d; going on with tiles of %d pixels", width, height, smaller)
+            tile = smaller
+
+    def _run(
+        self, x: Tensor, tile: int, emit: Callable[[int, Tensor], None], step: Callable[[int, int], None]
+    ) -> None:
+        if tile and tile < max(x.shape[2:]):
+            overlap = check_overlap(tile, None if self._overlap is None else min(self._overlap, tile // 4))
+            upscale_local(self._network, x, self.scale, tile, overlap, emit, step)
+            return
+        step(0, 1)
+        out = self._network(x)
+        for row in range(0, out.shape[2], _CHUNK):
+            emit(row, out[:, :, row : row + _CHUNK])
+        step(1, 1)
+
+    def _network(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] uint8 or float32 -> [N, C, h * scale, w * scale] floating point."""
+        return self.model(x.float() / 255 if x.dtype == torch.uint8 else x)
+
+    def _each(
+        self, images: Any, progress: Progress | None, cancelled: Callable[[], bool] | None
+    ) -> list[Any]:
+        results = []
+        for image in images:
+            results.append(self.up(image, cancelled=cancelled))
+            if progress is not None:
+                progress(len(results), len(images))
+        return results
 
 
-def plan_tiles(length: int, tile: int, overlap: int) -> tuple[list[int], int]:
-    """Starts and common size of the tiles that cover 0..``length``, neighbours sharing at least ``overlap``.
-
-    Tiles are equal, as small as their number allows, and evenly spread; with ``overlap`` at most a quarter of
-    ``tile``, no pixel lies in more than two.
-    """
-    if tile == 0 or length <= tile:
-        return [0], length
-    count = -(-(length - overlap) // (tile - overlap))
-    size = -(-(length + (count - 1) * overlap) // count)
-    return [i * (length - size) // (count - 1) for i in range(count)], size
+def _check_tile(tile: int | str) -> int | str:
+    if tile == "auto" or (isinstance(tile, int) and (tile == 0 or tile >= MIN_TILE)):
+        return tile
+    raise SeemoreError(f"tile must be auto, 0 (the whole picture) or at least {MIN_TILE} pixels, got {tile}")
 
 
-def _fade(starts: list[int], size: int, index: int, scale: int) -> Tensor:
-    """Weight of each output pixel along one axis of a tile: 1, falling to 0 where a neighbour overlaps.
-
-    The outer quarter of an overlap has weight 0, for there a tile suffers from its own zero padding.
-    """
-    weight = torch.ones(size * scale)
-    if index > 0:
-        shared = (starts[index - 1] + size - starts[index]) * scale
-        weight[:shared] = _ramp(shared)
-    if index + 1 < len(starts):
-        shared = (starts[index] + size - starts[index + 1]) * scale
-        weight[size * scale - shared :] = 1 - _ramp(shared)
-    return weight
+def _halved(tile: int, longest: int) -> int | None:
+    """The next smaller tile to try for a picture whose longer side is ``longest``; None: there is none."""
+    smaller = (min(tile, longest) if tile else longest) // 2
+    return smaller if smaller >= MIN_TILE else None
 
 
-def _ramp(length: int) -> Tensor:
-    return (2 * (torch.arange(length) + 0.5) / max(length, 1) - 0.5).clamp(0, 1)
+def _out_of_memory(error: Exception) -> bool:
+    # PyTorch has a class of its own for this on a GPU only.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
-def _to_uint8(strip: Tensor) -> NDArray[np.uint8]:
-    """[C, h, w] in [0, 1] -> (h, w, C) uint8, clamped and rounded; works in ``strip``, which is lost."""
-    return strip.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+def _from_pil(image: Any) -> NDArray:
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        if image.mode in ("I", "F"):
+            raise ImageError(f"PIL mode {image.mode} has no fixed range; give a float32 array in [0, 1]")
+        gray = image.mode in ("1", "La")
+        image = image.convert(("L" if gray else "RGB") + ("A" if image.has_transparency_data else ""))
+    return np.asarray(image)

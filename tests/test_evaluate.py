@@ -21,7 +21,7 @@ from seemore_fast.image import Image, read, write
 from seemore_fast.metrics import psnr, ssim
 from seemore_fast.model import SeemoRe, load
 from seemore_fast.resize import enlarge, imresize
-from seemore_fast.upscale import upscale_image
+from seemore_fast.upscale import Upscaler
 
 SMALL = {
     "scale": 2,
@@ -191,7 +191,7 @@ def expected_scores(folder: Path, metric: Callable[..., float], *args: object) -
     for name in NAMES:
         small = read(folder / "Set5" / "LR" / f"{name}.png").pixels
         truth = read(folder / "Set5" / "HR" / f"{name}.png").pixels[:, :48]
-        scores["network"].append(metric(upscale_image(model, small), truth, *args))
+        scores["network"].append(metric(Upscaler(model).up(small), truth, *args))
         scores["bicubic"].append(metric(enlarge(small, 2), truth, *args))
     return scores
 
@@ -243,7 +243,7 @@ def test_an_option_file_chooses_metrics_and_pictures(folder: Path) -> None:
     saved = folder / "results" / "Small" / "visualization" / "Set5"
     assert sorted(path.name for path in saved.iterdir()) == [f"{name}_new.png" for name in NAMES]
     small = read(folder / "Set5" / "LR" / "cat.png").pixels
-    larger = upscale_image(load(folder / "small.safetensors"), small)
+    larger = Upscaler(folder / "small.safetensors").up(small)
     np.testing.assert_array_equal(read(saved / "cat_new.png").pixels, larger)
 
 
@@ -284,7 +284,7 @@ def test_bf16_is_another_arithmetic(folder: Path) -> None:
 def test_equal_pictures_are_null_in_json(folder: Path) -> None:
     for name in NAMES:
         small = read(folder / "Set5" / "LR" / f"{name}.png").pixels
-        larger = upscale_image(load(folder / "small.safetensors"), small)
+        larger = Upscaler(folder / "small.safetensors").up(small)
         write(folder / "Set5" / "HR" / f"{name}.png", Image(larger))
     files = ["--json", "t.json", "--csv", "t.csv"]
     run("--model", "small.safetensors", "--data", "Set5/HR", "Set5/LR", *files)

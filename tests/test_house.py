@@ -178,7 +178,6 @@ import importlib.metadata, importlib.util, pathlib, sys
 import numpy as np
 import seemore_fast, seemore_fast.kernels
 from seemore_fast import _native, weights
-from seemore_fast.upscale import upscale_image
 
 site = pathlib.Path(sys.argv[1])
 assert pathlib.Path(seemore_fast.__file__).is_relative_to(site), seemore_fast.__file__
@@ -186,7 +185,7 @@ assert pathlib.Path(seemore_fast.kernels.__file__).is_relative_to(site)
 assert importlib.metadata.version("seemore-fast") == seemore_fast.__version__
 assert _native.require().isa()
 assert all(weights.path(name).with_suffix(".md").is_file() for name in weights.names())
-large = upscale_image(seemore_fast.load("t-x4", backend="cpu"), np.full((16, 20, 3), 128, np.uint8))
+large = seemore_fast.Upscaler("t-x4", backend="cpu").up(np.full((16, 20, 3), 128, np.uint8))
 assert large.shape == (64, 80, 3)
 print("works")
 """

@@ -1,17 +1,22 @@
-"""upscale_image: channel layouts, alpha, tiles and seams, with networks whose right answer is known."""
+"""Upscaler: kinds of pictures, alpha, local tiles and seams, with networks whose right answer is known."""
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from seemore_fast.errors import BackendError, ImageError, SeemoreError
-from seemore_fast.upscale import check_tiles, plan_tiles, upscale_image
+from seemore_fast.errors import BackendError, Cancelled, ImageError, SeemoreError
+from seemore_fast.local_tiles import check_overlap, plan_tiles
+from seemore_fast.upscale import Upscaler
 
 
 class Pointwise(nn.Module):
@@ -35,6 +40,17 @@ class Blur(Pointwise):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.avg_pool2d(x, 5, stride=1, padding=2))
+
+
+def upscale_image(
+    model: nn.Module,
+    image: np.ndarray,
+    tile: int = 0,
+    overlap: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Local tiles, for networks like those above have no other."""
+    return Upscaler(model, tile=tile, tile_mode="local", overlap=overlap).up(image, progress)
 
 
 def twice(image: np.ndarray) -> np.ndarray:
@@ -101,7 +117,7 @@ def test_tiles_bound_what_the_network_sees() -> None:
     model, calls = Pointwise(), []
     upscale_image(model, noise(90, 150, 3), tile=48, overlap=8, progress=lambda *call: calls.append(call))
     assert max(max(shape[2:]) for shape in model.shapes) <= 48
-    assert calls == [(i + 1, len(model.shapes)) for i in range(len(model.shapes))]
+    assert calls == [(i, len(model.shapes)) for i in range(len(model.shapes) + 1)]
 
 
 def test_opaque_areas_stay_opaque_and_empty_ones_empty() -> None:
@@ -158,25 +174,177 @@ def test_output_that_is_not_finite_is_an_error_not_black(value: float) -> None:
         upscale_image(Pointwise((value,)), noise(8, 8, 3))
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 5), (0, 4, 3)])
-def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="uint8 of shape"):
-        upscale_image(Pointwise(), np.zeros(shape, np.uint8))
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), "C from 1 to 4"),
+        (np.zeros((0, 4, 3), np.uint8), "C from 1 to 4"),
+        (np.zeros(4, np.uint8), r"shape \(4,\)"),
+        (np.zeros((4, 4, 3)), "float32 in .0, 1., not float64"),
+        (np.full((4, 4), 255, np.float32), r"must lie in \[0, 1\], this one in \[255, 255\]"),
+        (np.full((4, 4), np.nan, np.float32), "must lie in"),
+        (np.zeros((4, 4), np.int16), "not int16"),
+        ("photo.png", "not str"),
+    ],
+)
+def test_other_pictures_are_refused(image: object, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        Upscaler(Pointwise()).up(image)
 
 
-def test_other_dtypes_are_refused() -> None:
-    with pytest.raises(ImageError, match="not float64"):
-        upscale_image(Pointwise(), np.zeros((4, 4, 3)))
-
-
-@pytest.mark.parametrize(("tile", "overlap"), [(-1, 0), (31, 0), (64, 17), (64, -1), (0, -1)])
-def test_bad_tiles_are_refused(tile: int, overlap: int) -> None:
-    with pytest.raises(SeemoreError, match=r"(tile|overlap) must"):
-        check_tiles(tile, overlap)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tile": -1},
+        {"tile": 31},
+        {"tile": "large"},
+        {"tile": 1.5},
+        {"tile": 64, "overlap": 17},
+        {"overlap": -1},
+        {"tile_mode": "both"},
+        {"device": "abacus"},
+        {"dtype": "fp8"},
+        {"dtype": "fp16", "device": "cpu"},
+        {"model": "t-x5"},
+    ],
+)
+def test_bad_arguments_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SeemoreError, match=r"must|neither|unknown|needs"):
+        Upscaler(**{"model": Pointwise(), **wrong})
 
 
 def test_the_default_overlap_suits_any_tile() -> None:
-    assert [check_tiles(tile, None) for tile in (0, 32, 64, 128, 512)] == [0, 8, 16, 32, 32]
+    assert [check_overlap(tile, None) for tile in (0, 32, 64, 128, 512)] == [0, 8, 16, 32, 32]
+
+
+# Kinds of pictures
+
+
+def test_every_dtype_comes_back_as_it_was() -> None:
+    eight = noise(9, 7, 3)
+    for image in (eight, eight.astype(np.uint16) * 257, eight.astype(np.float32) / 255):
+        larger = upscale_image(Pointwise(), image)
+        assert larger.dtype == image.dtype
+        np.testing.assert_array_equal(larger, twice(image))
+    odd = noise(9, 7, 4).astype(np.uint16) * 255 + 1  # no multiples of 257
+    np.testing.assert_array_equal(upscale_image(Pointwise(), odd), twice(odd))
+
+
+def test_gray_without_a_channel_axis_and_views() -> None:
+    image = noise(20, 30, 3)[::2, ::-3]
+    np.testing.assert_array_equal(upscale_image(Pointwise(), image), twice(image))
+    np.testing.assert_array_equal(upscale_image(Pointwise(), image[..., 0]), twice(image[..., 0]))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_pil_images(mode: str) -> None:
+    image = Image.new(mode, (7, 5), 1 if mode in ("P", "1") else None)
+    image.info = {"icc_profile": b"profile", "other": 1}
+    larger = Upscaler(Pointwise()).up(image)
+    assert larger.size == (14, 10)
+    assert larger.mode == {"P": "RGB", "1": "L", "CMYK": "RGB"}.get(mode, mode)
+    assert larger.info == {"icc_profile": b"profile"}
+    if mode in ("RGB", "1"):
+        np.testing.assert_array_equal(np.asarray(larger), twice(np.asarray(image.convert(larger.mode))))
+
+
+def test_lists_give_lists() -> None:
+    calls: list[tuple[int, int]] = []
+    images = [noise(4, 5, 3), noise(6, 4), Image.new("L", (3, 3))]
+    larger = Upscaler(Pointwise()).up(images, lambda *call: calls.append(call))
+    np.testing.assert_array_equal(larger[1], twice(images[1]))
+    assert larger[2].size == (6, 6)
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_pieces_come_once_each_and_in_order() -> None:
+    image = noise(300, 20, 4)
+    rows: list[np.ndarray] = []
+
+    def emit(first_row: int, piece: np.ndarray) -> None:
+        assert first_row == sum(map(len, rows))
+        rows.append(piece)
+
+    Upscaler(Pointwise(), tile=0).stream(image, emit, np.uint16)
+    assert len(rows) > 1
+    image[image[..., 3] == 0] = 0
+    whole = np.concatenate(rows)
+    visible = whole[..., 3] > 0
+    np.testing.assert_array_equal(whole[visible], twice(image)[visible].astype(np.uint16) * 257)
+
+
+# Threads, cancelling, memory
+
+
+def test_threads_share_an_upscaler_and_get_what_one_thread_gets() -> None:
+    upscaler = Upscaler("t-x4", device="cpu", dtype="bf16")
+    images = [noise(20 + i, 40 - i, 1 + i % 4, seed=i) for i in range(8)]
+    expected = [upscaler.up(image) for image in images]
+    wrong: list[str] = []
+
+    def work(index: int) -> None:
+        for round_ in range(4):
+            pick = (index + round_) % 8
+            if not np.array_equal(upscaler.up(images[pick]), expected[pick]):
+                wrong.append(f"thread {index}, round {round_}")
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_cancelling_stops_between_tiles() -> None:
+    model = Pointwise()
+    upscaler = Upscaler(model, tile=32, tile_mode="local")
+    with pytest.raises(Cancelled):
+        upscaler.up(noise(100, 100, 3), cancelled=lambda: len(model.shapes) == 3)
+    assert len(model.shapes) == 3
+    with pytest.raises(Cancelled):
+        upscaler.up([noise(4, 4, 3)], cancelled=lambda: True)
+    assert len(model.shapes) == 3
+
+
+class Greedy(Pointwise):
+    """Memory for pictures of 50 pixels a side, as each kind of allocator says it."""
+
+    error: Exception = MemoryError()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if max(x.shape[2:]) > 50:
+            raise self.error
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+@pytest.mark.parametrize("tile", ["auto", 0, 90])
+def test_tiles_shrink_until_they_fit(
+    error: Exception, tile: int | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, image = Greedy(), noise(70, 150, 3)
+    model.error = error
+    with caplog.at_level(logging.WARNING, "seemore_fast"):
+        larger = Upscaler(model, tile=tile, tile_mode="local", overlap=9).up(image)
+    np.testing.assert_array_equal(larger, twice(image))
+    assert "out of memory at 150x70; going on with tiles of" in caplog.text
+
+
+def test_what_does_not_fit_at_all_is_one_error() -> None:
+    class Starved(Greedy):
+        def forward(self, x: Tensor) -> Tensor:
+            raise self.error
+
+    with pytest.raises(MemoryError, match="not even tiles of 37 pixels"):
+        Upscaler(Starved(), tile_mode="local").up(noise(70, 150, 3))
+    starved = Starved()
+    starved.error = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        Upscaler(starved).up(noise(9, 9, 3))
 
 
 def test_a_buffer_that_the_model_keeps_is_left_alone() -> None:

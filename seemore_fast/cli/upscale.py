@@ -16,7 +16,7 @@ from ..errors import BackendError, ImageError, SeemoreError
 from .options import Dtype, DtypeOption, ThreadsOption
 
 if TYPE_CHECKING:
-    from ..model import SeemoRe
+    from ..upscale import Upscaler
     from .jobs import Job
 
 
@@ -72,23 +72,20 @@ def command(
     """
     import torch
 
-    from ..model import load
-    from ..precision import autocast
-    from ..upscale import check_tiles
+    from ..upscale import Upscaler
     from .jobs import plan_jobs
 
-    check_tiles(tile, tile_overlap)
-    where = _pick_device(device)
-    precision = autocast(where, dtype.value)
     jobs = plan_jobs([*(inputs or []), *(more or [])], output, ext.value if ext else None, suffix)
     if threads is not None:
         torch.set_num_threads(threads)
-    network = load(model, device=where, backend=backend)
+    upscaler = Upscaler(
+        model, _pick_device(device), dtype.value, tile, "local", overlap=tile_overlap, backend=backend
+    )
     _prepare_folder(jobs[0].output.parent)
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     failed = 0
-    with _progress_bar(console) as bar, precision:
+    with _progress_bar(console) as bar:
         task = bar.add_task("", total=len(jobs))
         for index, job in enumerate(jobs):
             bar.update(task, completed=index, description=job.input.name)
@@ -97,7 +94,7 @@ def command(
                 bar.update(task, completed=index + done / total)
 
             try:
-                _upscale_file(network, job, tile, tile_overlap, int(max_megapixels * 1e6), tell)
+                _upscale_file(upscaler, job, int(max_megapixels * 1e6), tell)
             except SeemoreError as error:
                 failed += 1
                 console.print(f"seemore-fast: {error}", markup=False)
@@ -141,31 +138,20 @@ def _progress_bar(console: Console) -> progress.Progress:
 
 
 def _upscale_file(
-    model: SeemoRe,
+    upscaler: Upscaler,
     job: Job,
-    tile: int,
-    overlap: int | None,
     max_pixels: int,
     tell: Callable[[int, int], None],
 ) -> None:
-    import torch
-
     from ..image import Image, check_writable, read, write
-    from ..upscale import upscale_image
 
     picture = read(job.input, max_pixels)
     height, width = picture.pixels.shape[:2]
-    check_writable(job.output, height * model.scale, width * model.scale, picture.transparent)
+    check_writable(job.output, height * upscaler.scale, width * upscaler.scale, picture.transparent)
     try:
-        larger = upscale_image(model, picture.pixels, tile, overlap, tell)
+        larger = upscaler.up(picture.pixels, tell)
     except SeemoreError as error:
         raise type(error)(f"{job.input}: {error}") from None
-    except (MemoryError, RuntimeError) as error:
-        # PyTorch has a class of its own for this on a GPU only.
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(
-            error
-        ):
-            raise
-        smaller = f"--tile {tile // 2 if tile else 512}"
-        raise ImageError(f"{job.input}: out of memory at {width}x{height}; try {smaller}") from None
+    except MemoryError as error:
+        raise ImageError(f"{job.input}: {error or 'out of memory'}") from None
     write(job.output, Image(larger, picture.icc_profile))
