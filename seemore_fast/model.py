@@ -100,7 +100,7 @@ class SeemoRe(reference.SeemoRe):
         least = self.min_size
         if h >= least and w >= least:
             return self._run(x)
-        return self._run(_extend(x, max(h, least), max(w, least)))[..., : h * self.scale, : w * self.scale]
+        return self._run(extend(x, max(h, least), max(w, least)))[..., : h * self.scale, : w * self.scale]
 
     def _run(self, x: Tensor) -> Tensor:
         if self._native(x):
@@ -144,8 +144,8 @@ class SeemoRe(reference.SeemoRe):
         self._engine = Engine()
 
 
-def _extend(x: Tensor, h: int, w: int) -> Tensor:
-    """``x`` with its last row and column repeated up to (h, w)."""
+def extend(x: Tensor, h: int, w: int) -> Tensor:
+    """``x`` (N, C, H, W) with its last row and column repeated up to (h, w)."""
     rows = torch.arange(h, device=x.device).clamp(max=x.shape[2] - 1)
     columns = torch.arange(w, device=x.device).clamp(max=x.shape[3] - 1)
     return x[:, :, rows][..., columns]

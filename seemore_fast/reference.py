@@ -150,14 +150,17 @@ class MoRE(nn.Module):
         self.experts = nn.ModuleList(LowRankExpert(channels, rank) for rank in ranks)
         self.gate = Router(channels, len(ranks))
 
+    def mix(self, x: Tensor, k: Tensor, weights: Tensor) -> Tensor:
+        """Adds the experts by the weights (N, E) of each image."""
+        out = x
+        for weight, expert in zip(weights.to(x.dtype).unbind(1), self.experts, strict=True):
+            out = out + weight[:, None, None, None] * expert(x, k)
+        return out
+
     def forward(self, x: Tensor, k: Tensor) -> Tensor:
         probabilities = self.gate(x)
         top, chosen = probabilities.topk(self.topk, dim=1)
-        weights = torch.zeros_like(probabilities).scatter(1, chosen, top).to(x.dtype)
-        out = x
-        for weight, expert in zip(weights.unbind(1), self.experts, strict=True):
-            out = out + weight[:, None, None, None] * expert(x, k)
-        return out
+        return self.mix(x, k, torch.zeros_like(probabilities).scatter(1, chosen, top))
 
 
 class RMEBlock(nn.Module):
@@ -178,20 +181,29 @@ class RMEBlock(nn.Module):
         self.moe_layer = MoRE(channels, ranks, topk)
         self.proj = nn.Conv2d(channels, channels, 1)
 
-    def calibrate(self, k: Tensor) -> Tensor:
-        """Adds the coarse context: k aggregated 4x ``recursive`` times, mixed, resized back."""
-        low = k
-        for _ in range(self.recursive):
-            low = self.agg_conv(low)
-        return k + F.interpolate(self.conv(low), size=k.shape[2:], mode="bilinear", align_corners=False)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two branches: local features, and k before its calibration."""
         u = self.conv_1(x)
         if self.use_shuffle:
             n, c, h, w = u.shape
             u = u.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
         x, k = u.chunk(2, dim=1)
-        return self.proj(self.moe_layer(self.conv_2(x), self.calibrate(k)))
+        return self.conv_2(x), k
+
+    def aggregate(self, k: Tensor) -> Tensor:
+        """k made 4x smaller, ``recursive`` times."""
+        for _ in range(self.recursive):
+            k = self.agg_conv(k)
+        return k
+
+    def calibrate(self, k: Tensor) -> Tensor:
+        """Adds the coarse context: k aggregated, mixed, resized back."""
+        low = self.conv(self.aggregate(k))
+        return k + F.interpolate(low, size=k.shape[2:], mode="bilinear", align_corners=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, k = self.split(x)
+        return self.proj(self.moe_layer(x, self.calibrate(k)))
 
 
 class ResidualBlock(nn.Module):
@@ -305,11 +317,17 @@ class SeemoRe(nn.Module):
             nn.Conv2d(dim, in_chans * scale**2, 3, padding=1), nn.PixelShuffle(scale)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        mean = self.mean.to(x.dtype)
-        x = self.conv_1((x - mean) * self.img_range)
-        skip = x
-        for group in self.body:
-            x = group(x)
+    def head(self, x: Tensor) -> Tensor:
+        """Pixels to features, (N, in_chans, H, W) -> (N, C, H, W)."""
+        return self.conv_1((x - self.mean.to(x.dtype)) * self.img_range)
+
+    def tail(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The last group's features and the head's to larger pixels, still less the mean."""
         x = self.upsampler(self.conv_2(self.norm(x)) + skip)
-        return x / self.img_range + mean
+        return x / self.img_range
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = skip = self.head(x)
+        for group in self.body:
+            features = group(features)
+        return self.tail(features, skip) + self.mean.to(x.dtype)

@@ -1,0 +1,113 @@
+"""The stages of a tile in plain PyTorch: any device and dtype, autocast; what faster stages are held to.
+
+A crop is treated as an image of its own: near a border that is not the picture's its values are wrong, and
+the wrong part grows with each stage, but never beyond the halo.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .grid import Grid, Span, Tile
+from .route import Routing
+
+
+class PlainStages:
+    """Streams and maps are [rows, C, columns], as views of the [1, C, rows, columns] that modules take."""
+
+    def __init__(self, model: reference.SeemoRe, grid: Grid):
+        self._model, self._grid = model, grid
+        weight = model.conv_1.weight
+        self.device = weight.device
+        self.dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+    def new_stream(self, tile: Tile) -> Tensor:
+        """A crop's stream, to be filled."""
+        rows, columns = (span.crop_stop - span.crop_start for span in (tile.rows, tile.columns))
+        return self._new(rows, columns)
+
+    def new_map(self) -> Tensor:
+        """An aggregated map of the whole image, to be filled."""
+        return self._new(*self._grid.low_size)
+
+    def _new(self, rows: int, columns: int) -> Tensor:
+        channels = self._model.config["embedding_dim"]
+        return _rows_first(torch.empty(1, channels, rows, columns, dtype=self.dtype, device=self.device))
+
+    def head(self, image: Tensor) -> Tensor:
+        """The crop's stream before the first group, from its pixels [in_chans, rows, columns]."""
+        return _rows_first(self._model.head(self._pixels(image)).to(self.dtype))
+
+    def pool(self, g: int, stream: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        """What group ``g`` must know of the tile: sums [C] in float64, and its part of the aggregated map."""
+        rme = self._model.body[g].local_block
+        x, k = rme.block.split(rme.norm_1(self._channels_first(stream)))
+        inner = (..., tile.rows.inner, tile.columns.inner)
+        sums = x[inner].sum((0, 2, 3), dtype=torch.float64)
+        low_rows, low_columns = (len_of(span.low(self._grid.ratio)) for span in (tile.rows, tile.columns))
+        if 0 in (low_rows, low_columns):
+            return sums, stream.new_empty(low_rows, x.shape[1], low_columns)
+        return sums, _rows_first(rme.block.aggregate(k[inner]).to(self.dtype))
+
+    def calibrate(self, g: int, aggregated: Tensor) -> Tensor:
+        """The whole low-resolution map that group ``g`` adds to k, from the aggregated one."""
+        return _rows_first(self._model.body[g].local_block.block.conv(self._channels_first(aggregated)))
+
+    def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor:
+        """The stream behind group ``g``."""
+        group = self._model.body[g]
+        rme = group.local_block
+        features = self._channels_first(stream)
+        x, k = rme.block.split(rme.norm_1(features))
+        k = k + self._resize(self._channels_first(low), tile).to(k.dtype)
+        weights = torch.zeros(1, len(rme.block.moe_layer.experts), dtype=self.dtype, device=self.device)
+        weights[0, routing.experts] = torch.tensor(routing.weights, dtype=self.dtype, device=self.device)
+        features = features + rme.block.proj(rme.block.moe_layer.mix(x, k, weights))
+        features = features + rme.ffn(rme.norm_2(features))
+        return _rows_first(group.global_block(features).to(self.dtype))
+
+    def tail(self, stream: Tensor, image: Tensor, tile: Tile) -> Tensor:
+        """The tile's larger pixels [in_chans, rows * scale, columns * scale], of the image's dtype."""
+        pixels, scale = self._pixels(image), self._model.scale
+        out = self._model.tail(self._channels_first(stream), self._model.head(pixels))
+        rows, columns = (
+            slice(span.inner.start * scale, span.inner.stop * scale) for span in (tile.rows, tile.columns)
+        )
+        out = out[0, :, rows, columns] + self._model.mean.to(pixels.dtype)
+        if image.dtype == torch.uint8:
+            return (out.float() * 255).round().clamp(0, 255).to(torch.uint8)
+        return out.to(image.dtype)
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        image = image[None].to(self.device)
+        return image.to(self._model.conv_1.weight.dtype) / 255 if image.dtype == torch.uint8 else image
+
+    def _channels_first(self, x: Tensor) -> Tensor:
+        """The network's own dtype, unless that is narrower than the stream's and autocast chooses."""
+        return x.transpose(0, 1)[None].to(self._model.conv_1.weight.dtype)
+
+    def _resize(self, low: Tensor, tile: Tile) -> Tensor:
+        """A crop of the map resized to the whole image, bilinearly with align_corners=False."""
+        top, bottom, y = self._taps(tile.rows, low.shape[2], self._grid.height)
+        left, right, x = self._taps(tile.columns, low.shape[3], self._grid.width)
+        near = low[:, :, top].lerp(low[:, :, bottom], y[:, None].to(low.dtype))
+        return near[..., left].lerp(near[..., right], x.to(low.dtype))
+
+    def _taps(self, span: Span, size: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For each position of a crop: the two positions of the map to read, and the second one's weight."""
+        at = torch.arange(span.crop_start, span.crop_stop, dtype=torch.float64)
+        source = ((at + 0.5) * size / full - 0.5).clamp(min=0)
+        near = source.long().clamp(max=size - 1)
+        far = (near + 1).clamp(max=size - 1)
+        return near.to(self.device), far.to(self.device), (source - near).to(self.device)
+
+
+def len_of(part: slice) -> int:
+    return part.stop - part.start
+
+
+def _rows_first(x: Tensor) -> Tensor:
+    """[1, C, rows, columns] -> [rows, C, columns], a view."""
+    return x[0].transpose(0, 1)
