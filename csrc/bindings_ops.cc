@@ -47,13 +47,30 @@ void low_rank_experts(Address x, Address k, Address b_weight, Address b_bias, Ad
 
 void mix_experts(Address x, Address k, Address router_weight, Address b_weight, Address b_bias,
                  Address c_weight, Address c_bias, Address a_weight, Address a_bias,
-                 const std::vector<int64_t>& ranks, Address out, Address weights, Shape shape, int64_t topk,
-                 int threads) {
+                 const std::vector<int64_t>& ranks, Address out, Address weights, Address mean, Shape shape,
+                 int64_t topk, int threads) {
   const auto [n, c, h, w] = shape;
   const int64_t experts = static_cast<int64_t>(ranks.size());
-  run(sm_mix_experts,
-      {in(x), in(k), in(router_weight), in(b_weight), in(b_bias), in(c_weight), in(c_bias), in(a_weight),
-       in(a_bias), ranks.data(), out_of(out), out_of(weights), n, c, h, w, experts, topk, threads});
+  run(sm_mix_experts, {in(x),
+                       in(k),
+                       in(router_weight),
+                       in(b_weight),
+                       in(b_bias),
+                       in(c_weight),
+                       in(c_bias),
+                       in(a_weight),
+                       in(a_bias),
+                       ranks.data(),
+                       out_of(out),
+                       out_of(weights),
+                       out_of(mean),
+                       n,
+                       c,
+                       h,
+                       w,
+                       experts,
+                       topk,
+                       threads});
 }
 
 }  // namespace
@@ -69,7 +86,7 @@ void bind_ops(py::module_& m) {
         arg("threads"));
   m.def("mix_experts", mix_experts, arg("x"), arg("k"), arg("router_weight"), arg("b_weight"), arg("b_bias"),
         arg("c_weight"), arg("c_bias"), arg("a_weight"), arg("a_bias"), arg("ranks"), arg("out"),
-        arg("weights"), arg("shape"), arg("topk"), arg("threads"));
+        arg("weights"), arg("mean"), arg("shape"), arg("topk"), arg("threads"));
 }
 
 }  // namespace seemore

@@ -116,6 +116,7 @@ typedef struct sm_mix_experts_params {
   const int64_t* ranks;       /* [experts], each >= 1 */
   float* out;                 /* [n, c, h, w] */
   float* weights;             /* [n, experts]: the probability where selected, else 0 */
+  float* mean;                /* [n, c]: of x over the image */
   int64_t n, c, h, w;
   int64_t experts; /* >= 1 */
   int64_t topk;    /* 1 .. experts */

@@ -108,6 +108,7 @@ static bool mix_experts(const sm_mix_experts_params& p) {
       double mean = 0;
       for (int64_t part = 0; part < parts; ++part) mean += sums.data[(n * p.c + channel) * parts + part];
       mean /= (double)plane;
+      p.mean[n * p.c + channel] = (float)mean;
       for (int64_t e = 0; e < p.experts; ++e) logits.data[e] += mean * p.router_weight[e * p.c + channel];
     }
     float* const weights = p.weights + n * p.experts;

@@ -80,7 +80,8 @@ sm_status sm_mix_experts(const sm_mix_experts_params* p) {
   const Pointer pointers[] = {SM_POINTER(x),        SM_POINTER(k),        SM_POINTER(router_weight),
                               SM_POINTER(b_weight), SM_POINTER(b_bias),   SM_POINTER(c_weight),
                               SM_POINTER(c_bias),   SM_POINTER(a_weight), SM_POINTER(a_bias),
-                              SM_POINTER(ranks),    SM_POINTER(out),      SM_POINTER(weights)};
+                              SM_POINTER(ranks),    SM_POINTER(out),      SM_POINTER(weights),
+                              SM_POINTER(mean)};
   if (sm_status status = check_common(op, *p, pointers)) return status;
   if (sm_status status = check_at_least(op, "experts", p->experts, 1)) return status;
   if (p->topk < 1 || p->topk > p->experts) {

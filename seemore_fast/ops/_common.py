@@ -1,39 +1,34 @@
-"""What the ops share: checks of their arguments, choice of the backend, registration with torch.library."""
+"""What the operators share: checks of their arguments and the choice of the backend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+import importlib.util
+import os
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from seemore_fast import _native
 from seemore_fast.errors import BackendError
 
-Backend = Literal["reference", "cpu"] | None
-
-library = torch.library.Library("seemore_fast", "DEF")
+Backend = Literal["reference", "cpu", "triton"] | None
 
 
-def register(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Defines the torch op ``seemore_fast::<schema>`` with its CPU kernel; returns the op itself.
+def _modules_of(package: str) -> frozenset[str]:
+    """Found without importing any: Triton takes a second."""
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else []
+    return frozenset(module.name for module in pkgutil.iter_modules(folders))
 
-    The op has no backward yet: asking for one raises NotImplementedError.  (Without any autograd kernel the
-    result would silently be cut off from the graph.)
-    """
-    name = schema.split("(")[0]
-    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    library.impl(name, cpu, "CPU")
-    torch.library.register_fake(f"seemore_fast::{name}", fake, lib=library)
 
-    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            f"torch.ops.seemore_fast.{name} has no backward: call seemore_fast.ops.{name}, which has"
-        )
-
-    torch.library.register_autograd(f"seemore_fast::{name}", backward, lib=library)
-    return getattr(torch.ops.seemore_fast, name).default
+_TRITON = importlib.util.find_spec("triton") is not None
+_TRITON_KERNELS = _modules_of("seemore_fast.kernels")
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run on CPU tensors, for tests
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def _check_tensor(name: str, value: Tensor) -> None:
@@ -57,39 +52,79 @@ def check_image(name: str, value: Tensor) -> None:
 
 
 def check_like(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
-    """``value`` must have this shape, and the dtype and device of ``x``."""
+    """``value`` must have this shape, and the device and dtype of ``x``; weights may stay in float32.
+
+    Weights are what has a ``shape`` other than that of ``x``.
+    """
     _check_tensor(name, value)
-    if value.dtype != x.dtype:
-        raise TypeError(f"{name} must have the dtype of x ({x.dtype}), got {value.dtype}")
+    is_weight = x.dtype in _HALF and shape != x.shape
+    if value.dtype != x.dtype and not (is_weight and value.dtype == torch.float32):
+        also = " or float32" if is_weight else ""
+        raise TypeError(f"{name} must have the dtype of x ({x.dtype}){also}, got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of x ({x.device}), got {value.device}")
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
 
 
-def use_native(backend: Backend, *tensors: Tensor) -> bool:
-    """Whether the native kernel shall run; ``tensors`` (x first) have passed the checks above.
+def check_all(x: Tensor, weights: Sequence[Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """`check_like` for ``weights``, in the order of ``shapes``."""
+    for (name, shape), value in zip(shapes.items(), weights, strict=True):
+        check_like(x, name, value, shape)
 
-    Raises BackendError where ``backend="cpu"`` is asked for and cannot be had, ValueError for other names.
+
+def choose(backend: Backend, name: str, *tensors: Tensor) -> str:
+    """The backend that shall run the operator ``name``; ``tensors`` (x first) have passed the checks above.
+
+    Raises BackendError where one is asked for that cannot be had, ValueError for other names.
     """
+    if backend is None:
+        home = "triton" if tensors[0].device.type == "cuda" else "cpu"
+        return home if obstacle(home, name, tensors) is None else "reference"
+    if backend not in ("reference", "cpu", "triton"):
+        raise ValueError(f"backend must be None, 'reference', 'cpu' or 'triton', got {backend!r}")
+    if why := obstacle(backend, name, tensors):
+        raise BackendError(f"backend={backend!r} is not possible here: {why}")
+    return backend
+
+
+def obstacle(backend: str, name: str, tensors: tuple[Tensor, ...]) -> str | None:
+    """Why the backend cannot run the operator on these tensors; None if it can."""
     if backend == "reference":
-        return False
-    if backend not in (None, "cpu"):
-        raise ValueError(f"backend must be None, 'reference' or 'cpu', got {backend!r}")
-    obstacle = _obstacle(tensors)
-    if backend == "cpu" and obstacle:
-        raise BackendError(f"backend='cpu' is not possible here: {obstacle}")
-    return obstacle is None
-
-
-def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+        return None
     x = tensors[0]
-    if x.device.type != "cpu":
-        return f"x is on {x.device}"
-    if x.dtype != torch.float32:
-        return f"the native kernels take float32, x is {x.dtype}"
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return "the native kernels have no gradients; use backend=None, or torch.no_grad()"
-    if _native.lib is None:
-        return f"the native library does not load: {_native.error}"
-    return None
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return "torch.func and forward-mode differentiation need the formula, backend='reference'"
+    if backend == "cpu":
+        if x.device.type != "cpu":
+            return f"x is on {x.device}"
+        if not all(t.dtype == torch.float32 or autocast_dtype(t) is not None for t in tensors):
+            return f"the native kernels take float32, x is {x.dtype}"
+        return None if _native.lib is not None else f"the native library does not load: {_native.error}"
+    if not _TRITON:
+        return "triton is not installed"
+    if x.device.type != "cuda" and not _INTERPRETED:
+        return f"x is on {x.device}; Triton's kernels run on CUDA, or anywhere under TRITON_INTERPRET=1"
+    if x.dtype == torch.float64:
+        return "the Triton kernels take float32, float16 and bfloat16, x is torch.float64"
+    return None if name in _TRITON_KERNELS else f"there is no Triton kernel of {name}"
+
+
+def cast(backend: str, *images: Tensor) -> list[Tensor]:
+    """Under autocast: ``images`` in the dtype that the backend's kernels compute in then.
+
+    Triton's take autocast's own; the CPU's stay in float32, where they are faster than PyTorch in bfloat16.
+    Weights are left alone: kernels convert them as they load them.
+    """
+    dtype = autocast_dtype(images[0])
+    if dtype is None or backend == "reference":
+        return list(images)
+    return [image.to(torch.float32 if backend == "cpu" else dtype) for image in images]
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype of the autocast that ``x`` is under; None if under none, or if it is float64, which stays."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from seemore_fast import _native
-from seemore_fast.ops._common import Backend, check_image, check_like, register, use_native
+from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose
+from seemore_fast.ops._register import formula_gradients, register
 
 
 def layer_norm2d(
@@ -14,8 +15,7 @@ def layer_norm2d(
 ) -> Tensor:
     """``(x - mean) / sqrt(variance + eps) * weight + bias``, statistics over C (biased) in at least float32.
 
-    x: (N, C, H, W), floating; weight, bias: (C,), of the same dtype and device; eps >= 0.
-    Returns (N, C, H, W), contiguous from the native kernel.
+    x: (N, C, H, W), floating; weight, bias: (C,); eps >= 0.  Returns (N, C, H, W).
 
     Raises ValueError (shape, device, eps), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
     """
@@ -24,21 +24,21 @@ def layer_norm2d(
     check_like(x, "bias", bias, (x.shape[1],))
     if not eps >= 0:
         raise ValueError(f"eps must be at least 0, got {eps!r}")
-    if use_native(backend, x, weight, bias):
-        return _op(x, weight, bias, eps)
-    return reference(x, weight, bias, eps)
+    chosen = choose(backend, "layer_norm2d", x, weight, bias)
+    if chosen == "reference":
+        return reference(x, weight, bias, eps)[0]
+    return _op(*cast(chosen, x), weight, bias, eps, chosen)[0]
 
 
-def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor]:
     """The formula in plain PyTorch."""
     wide = x if x.dtype == torch.float64 else x.float()
     centred = wide - wide.mean(1, keepdim=True)
     normal = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + eps)
-    return (normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype)
+    return ((normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype),)
 
 
-def _cpu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor]:
     out = x.new_empty(x.shape)
     _native.require().layer_norm2d(
         x.data_ptr(),
@@ -49,11 +49,17 @@ def _cpu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         eps,
         torch.get_num_threads(),
     )
-    return out
+    return (out,)
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
+def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+    *tensors, eps, needs = inputs
+    return formula_gradients(reference, grad, tensors, [eps], needs)
 
 
-_op = register("layer_norm2d(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor", _cpu, _fake)
+_op = register(
+    "layer_norm2d(Tensor x, Tensor weight, Tensor bias, float eps)",
+    reference=reference,
+    forward=_forward,
+    backward=_backward,
+)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast import _native
-from seemore_fast.ops._common import Backend, check_image, check_like, register, size, use_native
+from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
+from seemore_fast.ops._register import formula_gradients, register
 
 
 def low_rank_experts(
@@ -25,8 +26,8 @@ def low_rank_experts(
     """Projects x and k to rank R, multiplies them elementwise, and projects back.
 
     x, k: (N, C, H, W), floating; b_weight, c_weight: (R, C); b_bias, c_bias: (R,); a_weight: (C, R);
-    a_bias: (C,); all of one dtype and device.  Several experts whose ranks are concatenated give their sum
-    (with ``a_bias`` the sum of theirs).  Returns (N, C, H, W), contiguous from the native kernel.
+    a_bias: (C,).  Several experts whose ranks are concatenated give their sum
+    (with ``a_bias`` the sum of theirs).  Returns (N, C, H, W).
 
     Raises ValueError (shape, device), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
     """
@@ -42,9 +43,10 @@ def low_rank_experts(
     check_like(x, "a_weight", a_weight, (channels, rank))
     check_like(x, "a_bias", a_bias, (channels,))
     weights = (b_weight, b_bias, c_weight, c_bias, a_weight, a_bias)
-    if use_native(backend, x, k, *weights):
-        return _op(x, k, *weights)
-    return reference(x, k, *weights)
+    chosen = choose(backend, "low_rank_experts", x, k, *weights)
+    if chosen == "reference":
+        return reference(x, k, *weights)[0]
+    return _op(*cast(chosen, x, k), *weights, chosen)[0]
 
 
 def reference(
@@ -56,33 +58,36 @@ def reference(
     c_bias: Tensor,
     a_weight: Tensor,
     a_bias: Tensor,
-) -> Tensor:
+) -> tuple[Tensor]:
     """The formula in plain PyTorch."""
+    weights = (b_weight, b_bias, c_weight, c_bias, a_weight, a_bias)
+    b_weight, b_bias, c_weight, c_bias, a_weight, a_bias = (t.to(x.dtype) for t in weights)
     b = F.conv2d(x, b_weight[:, :, None, None], b_bias)
     c = F.conv2d(k, c_weight[:, :, None, None], c_bias)
-    return F.conv2d(b * c, a_weight[:, :, None, None], a_bias)
+    return (F.conv2d(b * c, a_weight[:, :, None, None], a_bias),)
 
 
-def _cpu(x: Tensor, k: Tensor, *weights: Tensor) -> Tensor:
-    inputs = [t.contiguous() for t in (x, k, *weights)]
+def _forward(x: Tensor, *rest: Tensor) -> tuple[Tensor]:
     out = x.new_empty(x.shape)
     _native.require().low_rank_experts(
-        *(t.data_ptr() for t in inputs),
+        *(t.data_ptr() for t in (x, *rest)),
         out.data_ptr(),
         x.shape,
-        weights[0].shape[0],
+        rest[1].shape[0],
         torch.get_num_threads(),
     )
-    return out
+    return (out,)
 
 
-def _fake(x: Tensor, k: Tensor, *weights: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
+def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+    *tensors, needs = inputs
+    return formula_gradients(reference, grad, tensors, [], needs)
 
 
 _op = register(
     "low_rank_experts(Tensor x, Tensor k, Tensor b_weight, Tensor b_bias, Tensor c_weight, Tensor c_bias,"
-    " Tensor a_weight, Tensor a_bias) -> Tensor",
-    _cpu,
-    _fake,
+    " Tensor a_weight, Tensor a_bias)",
+    reference=reference,
+    forward=_forward,
+    backward=_backward,
 )

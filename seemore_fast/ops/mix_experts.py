@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast import _native
-from seemore_fast.ops._common import Backend, check_image, check_like, register, use_native
+from seemore_fast.ops._common import Backend, cast, check_all, check_image, check_like, choose
+from seemore_fast.ops._register import formula_gradients, register
 from seemore_fast.ops.low_rank_experts import reference as expert
 
 
@@ -32,32 +33,47 @@ def mix_experts(
 
     x, k: (N, C, H, W), floating; router_weight: (E, C).  The experts' matrices are concatenated along their
     ranks, R = sum(ranks) in all: b_weight, c_weight: (R, C); b_bias, c_bias: (R,); a_weight: (C, R);
-    a_bias: (E, C), one row per expert.  All are of one dtype and device.  ranks: E integers >= 1; topk: 1..E.
+    a_bias: (E, C), one row per expert.  ranks: E integers >= 1; topk: 1..E.
 
     Returns (out, weights): out (N, C, H, W); weights (N, E) in at least float32, softmax probabilities (not
-    renormalised) of the selected experts, 0 for the others.
+    renormalised) of the selected experts, 0 for the others; they carry no gradient.
 
     Raises ValueError (shape, device, ranks, topk), TypeError (dtype) or BackendError; see
     :mod:`seemore_fast.ops`.
     """
     check_image("x", x)
     check_like(x, "k", k, x.shape)
-    channels, experts, rank = x.shape[1], len(ranks), sum(ranks)
+    check_routing(ranks, topk)
+    tensors = (x, k, router_weight, b_weight, b_bias, c_weight, c_bias, a_weight, a_bias)
+    check_all(x, tensors[2:], shapes(x.shape[1], ranks))
+    chosen = choose(backend, "mix_experts", *tensors)
+    if chosen == "reference":
+        out, weights, _ = reference(*tensors, ranks, topk)
+    else:
+        out, weights, _ = _op(*cast(chosen, x, k), *tensors[2:], ranks, topk, chosen)
+    return out, weights.detach()
+
+
+def check_routing(ranks: Sequence[int], topk: int) -> None:
+    """Raises ValueError for ranks that are no ranks and for a ``topk`` outside 1..E."""
     if not ranks or min(ranks) < 1:
         raise ValueError(f"ranks must be integers of at least 1, one per expert, got {list(ranks)}")
-    if not 1 <= topk <= experts:
-        raise ValueError(f"topk must lie in 1..{experts}, the number of experts, got {topk!r}")
-    check_like(x, "router_weight", router_weight, (experts, channels))
-    check_like(x, "b_weight", b_weight, (rank, channels))
-    check_like(x, "b_bias", b_bias, (rank,))
-    check_like(x, "c_weight", c_weight, (rank, channels))
-    check_like(x, "c_bias", c_bias, (rank,))
-    check_like(x, "a_weight", a_weight, (channels, rank))
-    check_like(x, "a_bias", a_bias, (experts, channels))
-    tensors = (x, k, router_weight, b_weight, b_bias, c_weight, c_bias, a_weight, a_bias)
-    if use_native(backend, *tensors):
-        return _op(*tensors, ranks, topk)
-    return reference(*tensors, ranks, topk)
+    if not 1 <= topk <= len(ranks):
+        raise ValueError(f"topk must lie in 1..{len(ranks)}, the number of experts, got {topk!r}")
+
+
+def shapes(c: int, ranks: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Of the weights, by name, in order."""
+    experts, rank = len(ranks), sum(ranks)
+    return {
+        "router_weight": (experts, c),
+        "b_weight": (rank, c),
+        "b_bias": (rank,),
+        "c_weight": (rank, c),
+        "c_bias": (rank,),
+        "a_weight": (c, rank),
+        "a_bias": (experts, c),
+    }
 
 
 def reference(
@@ -72,11 +88,15 @@ def reference(
     a_bias: Tensor,
     ranks: Sequence[int],
     topk: int,
-) -> tuple[Tensor, Tensor]:
-    """The formula in plain PyTorch; all experts are computed, so the unselected get zero gradients."""
-    wide = _routing_dtype(x)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The formula in plain PyTorch: out, weights, and the mean of x (N, C).
+
+    All experts are computed, so the unselected get zero gradients.
+    """
+    wide = routing_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
-        logits = F.linear(x.mean((2, 3), dtype=wide), router_weight.to(wide))
+        mean = x.mean((2, 3), dtype=wide)
+        logits = F.linear(mean, router_weight.to(wide))
         probabilities = logits.softmax(dim=1)
     top, chosen = probabilities.topk(topk, dim=1)
     weights = torch.zeros_like(probabilities).scatter(1, chosen, top)
@@ -93,40 +113,49 @@ def reference(
             c_bias[of_expert],
             a_weight[:, of_expert],
             a_bias[e],
-        )
+        )[0]
         out = out + weights[:, e, None, None, None].to(x.dtype) * value
-    return out, weights
+    return out, weights, mean
 
 
-def _routing_dtype(x: Tensor) -> torch.dtype:
+def routing_dtype(x: Tensor) -> torch.dtype:
     """A top-1 probability is about 0.4: in low precision a near tie would flip."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _cpu(x: Tensor, k: Tensor, router_weight: Tensor, *rest) -> tuple[Tensor, Tensor]:
+def empty_routing(x: Tensor, router_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What the backward needs: the weights (N, E) and the mean of x (N, C)."""
+    n, (experts, channels), dtype = x.shape[0], router_weight.shape, routing_dtype(x)
+    return x.new_empty((n, experts), dtype=dtype), x.new_empty((n, channels), dtype=dtype)
+
+
+def _forward(x: Tensor, k: Tensor, router_weight: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
     *matrices, ranks, topk = rest
-    inputs = [t.contiguous() for t in (x, k, router_weight, *matrices)]
-    out = x.new_empty(x.shape)
-    weights = x.new_empty((x.shape[0], len(ranks)))
+    out, (weights, mean) = x.new_empty(x.shape), empty_routing(x, router_weight)
     _native.require().mix_experts(
-        *(t.data_ptr() for t in inputs),
+        *(t.data_ptr() for t in (x, k, router_weight, *matrices)),
         ranks,
         out.data_ptr(),
         weights.data_ptr(),
+        mean.data_ptr(),
         x.shape,
         topk,
         torch.get_num_threads(),
     )
-    return out, weights
+    return out, weights, mean
 
 
-def _fake(x: Tensor, k: Tensor, router_weight: Tensor, *rest) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty((x.shape[0], router_weight.shape[0]))
+def _backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
+    *tensors, ranks, topk, needs = inputs
+    return formula_gradients(reference, grad, tensors, [ranks, topk], needs)
 
 
 _op = register(
     "mix_experts(Tensor x, Tensor k, Tensor router_weight, Tensor b_weight, Tensor b_bias, Tensor c_weight,"
-    " Tensor c_bias, Tensor a_weight, Tensor a_bias, int[] ranks, int topk) -> (Tensor, Tensor)",
-    _cpu,
-    _fake,
+    " Tensor c_bias, Tensor a_weight, Tensor a_bias, int[] ranks, int topk)",
+    reference=reference,
+    saved=("weights", "mean"),
+    empty_saved=lambda x, k, router_weight, *rest: empty_routing(x, router_weight),
+    forward=_forward,
+    backward=_backward,
 )

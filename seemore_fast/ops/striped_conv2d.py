@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast import _native
-from seemore_fast.ops._common import Backend, check_image, check_like, register, size, use_native
+from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
+from seemore_fast.ops._register import formula_gradients, register
 
 
 def striped_conv2d(
@@ -23,8 +24,8 @@ def striped_conv2d(
     """Depthwise 1xk along the rows, then kx1 along the columns, each zero padded by k // 2.
 
     x: (N, C, H, W), floating; weight_h: (C, 1, 1, k) and weight_v: (C, 1, k, 1) with k odd; bias_h and
-    bias_v: (C,); all of one dtype and device.  ``gelu`` applies GELU (erf form) to the result.
-    Returns (N, C, H, W), contiguous from the native kernel.
+    bias_v: (C,).  ``gelu`` applies GELU (erf form) to the result.
+    Returns (N, C, H, W).
 
     Raises ValueError (shape, device), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
     """
@@ -36,24 +37,27 @@ def striped_conv2d(
     check_like(x, "bias_h", bias_h, (c,))
     check_like(x, "weight_v", weight_v, (c, 1, k, 1))
     check_like(x, "bias_v", bias_v, (c,))
-    if use_native(backend, x, weight_h, bias_h, weight_v, bias_v):
-        return _op(x, weight_h, bias_h, weight_v, bias_v, gelu)
-    return reference(x, weight_h, bias_h, weight_v, bias_v, gelu)
+    weights = (weight_h, bias_h, weight_v, bias_v)
+    chosen = choose(backend, "striped_conv2d", x, *weights)
+    if chosen == "reference":
+        return reference(x, *weights, gelu)[0]
+    return _op(*cast(chosen, x), *weights, gelu, chosen)[0]
 
 
 def reference(
     x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: Tensor, gelu: bool
-) -> Tensor:
+) -> tuple[Tensor]:
     """The formula in plain PyTorch."""
+    weight_h, bias_h, weight_v, bias_v = (t.to(x.dtype) for t in (weight_h, bias_h, weight_v, bias_v))
     c, pad = x.shape[1], weight_h.shape[-1] // 2
     out = F.conv2d(x, weight_h, bias_h, padding=(0, pad), groups=c)
     out = F.conv2d(out, weight_v, bias_v, padding=(pad, 0), groups=c)
-    return F.gelu(out) if gelu else out
+    return (F.gelu(out) if gelu else out,)
 
 
-def _cpu(x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: Tensor, gelu: bool) -> Tensor:
-    x, weight_h, bias_h = x.contiguous(), weight_h.contiguous(), bias_h.contiguous()
-    weight_v, bias_v = weight_v.contiguous(), bias_v.contiguous()
+def _forward(
+    x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: Tensor, gelu: bool
+) -> tuple[Tensor]:
     out = x.new_empty(x.shape)
     _native.require().striped_conv2d(
         x.data_ptr(),
@@ -67,18 +71,17 @@ def _cpu(x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: 
         gelu,
         torch.get_num_threads(),
     )
-    return out
+    return (out,)
 
 
-def _fake(
-    x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: Tensor, gelu: bool
-) -> Tensor:
-    return x.new_empty(x.shape)
+def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+    *tensors, gelu, needs = inputs
+    return formula_gradients(reference, grad, tensors, [gelu], needs)
 
 
 _op = register(
-    "striped_conv2d(Tensor x, Tensor weight_h, Tensor bias_h, Tensor weight_v, Tensor bias_v, bool gelu)"
-    " -> Tensor",
-    _cpu,
-    _fake,
+    "striped_conv2d(Tensor x, Tensor weight_h, Tensor bias_h, Tensor weight_v, Tensor bias_v, bool gelu)",
+    reference=reference,
+    forward=_forward,
+    backward=_backward,
 )

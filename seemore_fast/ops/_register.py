@@ -1,0 +1,161 @@
+"""Makes two torch ops, forward and backward, out of an operator's formula and its kernels.
+
+Every operator ``<op>`` becomes
+
+    seemore_fast::<op>(<inputs>, str backend) -> (Tensor out, Tensor <saved>...)
+    seemore_fast::<op>_backward(Tensor grad, Tensor <saved>..., <inputs>, bool[] needs, str backend)
+        -> Tensor[]
+
+where <inputs> are the operator's tensors and then its options.  ``needs`` has one entry per input tensor; the
+backward returns the gradients asked for, in that order, each of its input's shape and dtype.  It runs on the
+backend the forward ran on.  Its own derivative comes from the formula.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+library = torch.library.Library("seemore_fast", "DEF")
+
+
+def register(
+    schema: str,
+    *,
+    reference: Callable[..., tuple[Tensor, ...]],
+    saved: Sequence[str] = (),
+    empty_saved: Callable[..., tuple[Tensor, ...]] = lambda *inputs: (),
+    forward: Callable[..., tuple[Tensor, ...]],
+    backward: Callable[..., list[Tensor]],
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Defines the operator ``schema``, such as ``"op(Tensor x, Tensor weight, float eps)"``.
+
+    * ``reference(*inputs)``: the formula, (out, *saved); out has the shape and dtype of the first input;
+    * ``saved``: names of what the backward needs beside the inputs; ``empty_saved(*inputs)`` makes them;
+    * ``forward(*inputs)``, ``backward(grad, *saved, *inputs, needs)``: the native CPU kernels.  Those of
+      Triton are functions of the same names and signatures in ``seemore_fast.kernels.<op>``.
+
+    Kernels are called without autocast and with contiguous tensors, and return contiguous ones.
+    Returns call(*inputs, backend) -> (out, *saved), differentiable in ``out``.
+    """
+    name, arguments = schema.rstrip(")").split("(")
+    count = arguments.count("Tensor ")
+    kernels = {"cpu": (forward, backward)}
+
+    def kernel(backend: str, which: int) -> Callable[..., Any]:
+        if backend not in kernels:
+            module = importlib.import_module(f"seemore_fast.kernels.{name}")
+            kernels[backend] = module.forward, module.backward
+        return kernels[backend][which]
+
+    def run_forward(*args: Any) -> Any:
+        *inputs, backend = _contiguous(args)
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            outputs = kernel(backend, 0)(*inputs)
+        return outputs if saved else outputs[0]
+
+    def fake_forward(*args: Any) -> Any:
+        outputs = args[0].new_empty(args[0].shape), *empty_saved(*args[:-1])
+        return outputs if saved else outputs[0]
+
+    def run_backward(*args: Any) -> list[Tensor]:
+        *inputs, needs, backend = _contiguous(args)
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            # Until every operator has a native backward: the formula's needs autograd, which is off in here.
+            excluded = torch._C._dispatch_tls_local_exclude_set()
+            for key in ("AutogradCPU", "AutogradCUDA", "AutogradOther", "AutogradMeta", "ADInplaceOrView"):
+                excluded = excluded.remove(getattr(torch._C.DispatchKey, key))
+            guard = torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+            with guard:
+                return kernel(backend, 1)(*inputs, needs)
+
+    def fake_backward(*args: Any) -> list[Tensor]:
+        *inputs, needs, _ = args
+        tensors = inputs[1 + len(saved) :][:count]
+        return [t.new_empty(t.shape) for t, needed in zip(tensors, needs, strict=True) if needed]
+
+    returns = ", ".join(["Tensor"] * (1 + len(saved)))
+    given = "".join(f"Tensor {what}, " for what in ("grad", *(f"saved_{what}" for what in saved)))
+    op = _define(f"{name}({arguments}, str backend) -> ({returns})", run_forward, fake_forward)
+    slope = _define(
+        f"{name}_backward({given}{arguments}, bool[] needs, str backend) -> Tensor[]",
+        run_backward,
+        fake_backward,
+    )
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        kept = output[1:] if saved else ()
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*kept, *inputs[:count])
+        ctx.options = inputs[count:-1]
+        ctx.backend = inputs[-1]
+
+    def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[:count])
+        rest = (None,) * (len(ctx.options) + 1)
+        if grad is None or not any(needs):
+            return (*(None,) * count, *rest)
+        found = iter(slope(grad, *ctx.saved_tensors, *ctx.options, needs, ctx.backend))
+        return (*(next(found) if needed else None for needed in needs), *rest)
+
+    torch.library.register_autograd(op, differentiate, setup_context=keep, lib=library)
+
+    def keep_all(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+        tensors = inputs[1 + len(saved) :][:count]
+        ctx.save_for_backward(inputs[0], *tensors)
+        ctx.options, ctx.needs = inputs[1 + len(saved) + count : -2], inputs[-2]
+
+    def differentiate_twice(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+        """Gradients of the gradients, by the formula: slow, but the same for every backend."""
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            first = formula_gradients(reference, leaves[0], leaves[1:], ctx.options, ctx.needs, twice=True)
+            pairs = [(f, g) for f, g in zip(first, grads, strict=True) if f.requires_grad and g is not None]
+            second = torch.autograd.grad(
+                [f for f, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True
+            )
+        return (second[0], *(None,) * len(saved), *second[1:], *(None,) * (len(ctx.options) + 2))
+
+    torch.library.register_autograd(slope, differentiate_twice, setup_context=keep_all, lib=library)
+    return op if saved else lambda *args: (op(*args),)
+
+
+def formula_gradients(
+    reference: Callable[..., tuple[Tensor, ...]],
+    grad: Tensor,
+    tensors: Sequence[Tensor],
+    options: Sequence[Any],
+    needs: Sequence[bool],
+    twice: bool = False,
+) -> list[Tensor]:
+    """The gradients asked for, by PyTorch's differentiation of the formula; zeros where it has none.
+
+    ``twice``: they are to be differentiated again; ``tensors`` must require gradients then.
+    """
+    with torch.enable_grad():
+        if not twice:
+            tensors = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
+        out = reference(*tensors, *options)[0]
+        wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
+        return list(
+            torch.autograd.grad(
+                out, wanted, grad, create_graph=twice, allow_unused=True, materialize_grads=True
+            )
+        )
+
+
+def _define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
+    name = schema.split("(")[0]
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"seemore_fast::{name}", fake, lib=library)
+    return getattr(torch.ops.seemore_fast, name).default
+
+
+def _contiguous(args: tuple[Any, ...]) -> list[Any]:
+    return [a.contiguous() if isinstance(a, Tensor) else a for a in args]
