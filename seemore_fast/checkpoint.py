@@ -68,10 +68,10 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: {error}") from None
 
 
-def read(path: str | os.PathLike[str]) -> Checkpoint:
+def read(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """Reads a PyTorch (``.pth``, ``.pt``, ``.ckpt``, ``.bin``) or safetensors file, told apart by content.
 
-    A wrapped state dict is found under ``params_ema``, ``params`` or ``state_dict``, in that order;
+    A wrapped state dict is found under ``key``, ``params_ema``, ``params`` or ``state_dict``, in that order;
     the ``module.`` prefix of DataParallel and ``_orig_mod.`` of torch.compile are removed.  The
     tensors do not depend on the file any more once this returns.
 
@@ -85,7 +85,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     if _is_safetensors(path):
         state, metadata = _read_safetensors(path)
     else:
-        state = _unwrap(_read_torch(path), path)
+        state = _unwrap(_read_torch(path), path, key)
     config = _parse_config(metadata.pop(CONFIG_KEY, None), path)
     return Checkpoint(path, _clean(state, f"{path}: "), config, metadata)
 
@@ -200,10 +200,10 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint{reason}") from None
 
 
-def _unwrap(data: Any, path: Path) -> Mapping[str, Any]:
+def _unwrap(data: Any, path: Path, key: str | None) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected a state dict")
-    for wrapper in ("params_ema", "params", "state_dict"):
+    for wrapper in (key, "params_ema", "params", "state_dict"):
         if isinstance(data.get(wrapper), Mapping):
             return data[wrapper]
     return data

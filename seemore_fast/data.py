@@ -54,10 +54,17 @@ def find_pairs(
     partner = {name: filename_tmpl.replace("{}", name) for name in names}
     lacking = [f"{gts[name]} has no {partner[name]}.*" for name in names if partner[name] not in lqs]
     if lacking:
-        raise ImageError(f"{lq_folder}: {_first_five(lacking)}")
+        raise ImageError(f"{lq_folder}: {first_five(lacking)}")
     if meta_info_file is None and (extra := sorted(lqs.keys() - partner.values())):
-        raise ImageError(f"{gt_folder}: no HR picture for {_first_five([str(lqs[name]) for name in extra])}")
+        raise ImageError(f"{gt_folder}: no HR picture for {first_five([str(lqs[name]) for name in extra])}")
     return [Pair(name, gts[name], lqs[partner[name]]) for name in names]
+
+
+def find_pictures(folder: str | Path, meta_info_file: str | Path | None = None) -> list[Path]:
+    """The pictures of one folder, sorted by name, as `find_pairs` takes HR pictures; raises as that."""
+    found = _pictures(Path(folder))
+    names = sorted(found) if meta_info_file is None else _listed(Path(meta_info_file), found, Path(folder))
+    return [found[name] for name in names]
 
 
 def check_sizes(pairs: Sequence[Pair], scale: int) -> None:
@@ -72,7 +79,7 @@ def check_sizes(pairs: Sequence[Pair], scale: int) -> None:
                 f"{pair.gt} is {gt_w}x{gt_h}, but {pair.lq} times {scale} is {lq_w * scale}x{lq_h * scale}"
             )
     if faults:
-        raise ImageError(_first_five(faults))
+        raise ImageError(first_five(faults))
 
 
 def read_pair(pair: Pair, scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -119,7 +126,7 @@ def _listed(file: Path, gts: dict[str, Path], gt_folder: Path) -> list[str]:
     stems = [name if name in gts else Path(name).stem for name in names]
     missing = [name for name, stem in zip(names, stems, strict=True) if stem not in gts]
     if missing:
-        raise ImageError(f"{file}: not in {gt_folder}: {_first_five(missing)}")
+        raise ImageError(f"{file}: not in {gt_folder}: {first_five(missing)}")
     if not names:
         raise ImageError(f"{file}: lists no pictures")
     return sorted(set(stems))
@@ -135,6 +142,7 @@ def _size(path: Path) -> tuple[int, int]:
         return read(path).pixels.shape[1::-1]
 
 
-def _first_five(items: Sequence[str]) -> str:
+def first_five(items: Sequence[str]) -> str:
+    """Up to five of the items, and how many follow: for messages."""
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
     return "; ".join(items[:5]) + more

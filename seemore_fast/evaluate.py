@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from . import checkpoint, metrics, variants, weights
-from .data import Pair, check_sizes, find_pairs, read_pair
+from . import metrics, pretrained, variants
+from .data import Pair, check_sizes, find_pairs, first_five, read_pair
 from .errors import CheckpointError, SeemoreError
 from .image import Image, write
 from .model import SeemoRe
-from .options import Metric, Options, Paths
+from .options import Metric, Options
 from .resize import enlarge
 from .upscale import Upscaler
 
@@ -123,6 +122,28 @@ def from_options(
     Raises SeemoreError for what is missing in the options, CheckpointError for weights that do not load or
     are another network's, BackendError for ``backend``, ImageError for pictures that do not pair.
     """
+    sets = test_sets(options)
+    if not sets:
+        raise SeemoreError("datasets: there is no val or test set to evaluate")
+    model = SeemoRe(**options.network_g.arguments(), backend=backend)
+    if misshapen := pretrained.load(model, options.path).misshapen:
+        source = options.path.pretrain_network_g
+        raise CheckpointError(f"{source}: size mismatch for {first_five(misshapen)}")
+    return Plan(
+        options.name,
+        model.to(device).eval(),
+        sets,
+        asked_metrics(options),
+        results / options.name / "visualization" if save_images or options.val.save_img else None,
+        options.val.suffix or options.name,
+    )
+
+
+def test_sets(options: Options) -> dict[str, list[Pair]]:
+    """All ``val`` and ``test`` sets by name, each picture's partner and size checked.
+
+    Raises ImageError for pictures that do not pair, SeemoreError for what cannot be evaluated.
+    """
     sets: dict[str, list[Pair]] = {}
     for test in options.datasets.tests:
         if test.io_backend.type != "disk":
@@ -131,19 +152,14 @@ def from_options(
             )
         pairs = find_pairs(test.dataroot_gt, test.dataroot_lq, test.filename_tmpl, test.meta_info_file)
         sets[_unused(test.name, sets)] = pairs
-    if not sets:
-        raise SeemoreError("datasets: there is no val or test set to evaluate")
-    _check(sets, options.scale, options.network_g.in_chans)
-    model = SeemoRe(**options.network_g.arguments(), backend=backend)
-    _load_weights(model, options.path)
-    return Plan(
-        options.name,
-        model.to(device).eval(),
-        sets,
-        _default_metrics(options.scale) if options.val.metrics is None else options.val.metrics,
-        results / options.name / "visualization" if save_images or options.val.save_img else None,
-        options.val.suffix or options.name,
-    )
+    if sets:
+        _check(sets, options.scale, options.network_g.in_chans)
+    return sets
+
+
+def asked_metrics(options: Options) -> Mapping[str, Metric]:
+    """``val: metrics``, or where there are none PSNR and SSIM as the papers take them."""
+    return _default_metrics(options.scale) if options.val.metrics is None else options.val.metrics
 
 
 def from_folders(
@@ -172,8 +188,9 @@ def run(
     plan: Plan,
     precision: AbstractContextManager[object],
     tell: Callable[[str, Pair], None] | None = None,
+    bicubic: bool = True,
 ) -> list[SetScores]:
-    """Measures all sets; ``tell(set, pair)`` is called before each picture.
+    """Measures all sets; ``tell(set, pair)`` is called before each picture.  ``bicubic``: that one too.
 
     ``precision`` surrounds every call of the network, see `precision.autocast`.  Seconds are those from the
     uint8 picture in to the uint8 picture out, after one call on a corner that does not count.
@@ -199,12 +216,12 @@ def run(
                     large = upscaler.up(small)
                     seconds = time.perf_counter() - start
                 network = _measure(plan.metrics, large, truth)
-                bicubic = _measure(plan.metrics, enlarge(small, plan.model.scale), truth)
+                baseline = _measure(plan.metrics, enlarge(small, plan.model.scale), truth) if bicubic else {}
             except SeemoreError as error:
                 raise type(error)(f"{pair.lq}: {error}") from None
             if plan.images is not None:
                 write(plan.images / name / f"{pair.name}_{plan.suffix}.png", Image(large))
-            images.append(ImageScores(pair.name, network, bicubic, seconds))
+            images.append(ImageScores(pair.name, network, baseline, seconds))
         scores.append(SetScores(name, images, _paper(variant, name, plan.metrics)))
     return scores
 
@@ -226,34 +243,6 @@ def _check(sets: Mapping[str, list[Pair]], scale: int, in_chans: int) -> None:
     if in_chans != 3:
         raise SeemoreError(f"evaluation is on RGB pictures, but the network takes {in_chans} channels")
     check_sizes([pair for pairs in sets.values() for pair in pairs], scale)
-
-
-def _load_weights(model: SeemoRe, path: Paths) -> None:
-    """Loads ``pretrain_network_g``, the name of bundled weights or a file, into ``model``."""
-    source = path.pretrain_network_g
-    if source is None:
-        raise SeemoreError("path:pretrain_network_g must name the weights to evaluate, it is ~")
-    file = weights.path(source) if source in weights.names() else Path(source)
-    state = _chosen_state(file, path.param_key_g)
-    if path.strict_load_g:
-        try:
-            checkpoint.infer_config(state, **model.config)
-        except CheckpointError as error:
-            raise CheckpointError(f"{source}: not the weights of network_g: {error}") from None
-    try:
-        model.load_state_dict(state, strict=path.strict_load_g)
-    except RuntimeError as error:  # shapes, where strict_load_g lets the rest pass
-        raise CheckpointError(f"{source}: {str(error).splitlines()[-1].strip()}") from None
-
-
-def _chosen_state(file: Path, key: str) -> Mapping[str, torch.Tensor]:
-    """The weights under ``key`` where the file has several, else those it has."""
-    state = checkpoint.read(file).state  # refuses what could run code, so that what follows need not
-    if file.suffix != ".safetensors":
-        data = torch.load(file, map_location="cpu", weights_only=True)
-        if isinstance(data.get(key), Mapping):
-            return {name.removeprefix("module."): tensor for name, tensor in data[key].items()}
-    return state
 
 
 def _set_name(gt: Path, lq: Path) -> str:

@@ -92,8 +92,13 @@ class TestSet(_Group):
 
 
 class TrainSet(TestSet):
-    """``datasets: train``: ``gt_size`` is the HR patch side; batch size and workers count per device."""
+    """``datasets: train``: ``gt_size`` is the HR patch side; batch size and workers count per process.
 
+    Without ``dataroot_lq`` LR pictures are made of the HR ones.  ``cache_dir`` takes the decoded pictures.
+    """
+
+    dataroot_lq: Text | None = None
+    cache_dir: Text = "datasets/cache"
     gt_size: Count
     use_hflip: bool = False
     use_rot: bool = False
@@ -199,6 +204,13 @@ class CosineAnnealingRestartLR(_Group):
     restart_weights: list[Weight] = [1.0]
     eta_min: Weight = 0.0
 
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> CosineAnnealingRestartLR:
+        if len(self.restart_weights) != len(self.periods):
+            ours = {"key": "restart_weights", "periods": len(self.periods)}
+            raise PydanticCustomError("weights", "must be as many as periods ({periods})", ours)
+        return self
+
 
 class Loss(_Group):
     """A term of the loss."""
@@ -220,7 +232,11 @@ class FFTLoss(Loss):
 
 
 class Training(_Group):
-    """``train``; ``ema_decay`` 0 means no moving average, ``warmup_iter`` -1 no warm-up."""
+    """``train``; ``ema_decay`` 0 means no moving average, ``warmup_iter`` -1 no warm-up.
+
+    ``precision`` is that of the network's arithmetic; ``grad_clip`` the largest norm of all gradients
+    together (0: no limit).
+    """
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     optim_g: Optimizer
@@ -229,6 +245,14 @@ class Training(_Group):
     warmup_iter: Annotated[Integer, Field(ge=-1)] = -1
     pixel_opt: PixelLoss | None = None
     fft_opt: FFTLoss | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    grad_clip: Weight = 0.0
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Training:
+        if self.pixel_opt is None and self.fft_opt is None:
+            raise PydanticCustomError("loss", "is missing; give it or fft_opt", {"key": "pixel_opt"})
+        return self
 
 
 class Metric(_Group):
@@ -297,6 +321,14 @@ class Options(_Group):
             raise PydanticCustomError("scale", "must equal network_g:scale, which is {network}", ours)
         return self
 
+    @model_validator(mode="after")
+    def _whole_lr_patches(self) -> Options:
+        train = self.datasets.train
+        if train is not None and train.gt_size % self.scale:
+            where = {"key": ("datasets", "train", "gt_size"), "scale": self.scale}
+            raise PydanticCustomError("gt_size", "must be a multiple of scale ({scale})", where)
+        return self
+
 
 def load(path: str | Path, force_yml: Sequence[str] = ()) -> Options:
     """Reads an option file and applies ``force_yml``: texts such as ``val:save_img=true``, values in YAML.
@@ -310,6 +342,15 @@ def load(path: str | Path, force_yml: Sequence[str] = ()) -> Options:
         return Options.model_validate(data)
     except ValidationError as error:
         raise SeemoreError(_describe(error, Path(path), data, lines, forced)) from None
+
+
+def shortened(options: Options) -> Options:
+    """For a name with "debug" in it, BasicSR's short intervals: print always, validate and save every 8th."""
+    if "debug" not in options.name:
+        return options
+    logger = options.logger.model_copy(update={"print_freq": 1, "save_checkpoint_freq": 8})
+    val = options.val.model_copy(update={"val_freq": 8})
+    return options.model_copy(update={"logger": logger, "val": val})
 
 
 def _force(data: Any, entry: str) -> KeyPath:
@@ -342,7 +383,8 @@ def _describe(
     """The first fault in one line: where it is, which key, and what would be right."""
     first = error.errors(include_url=False)[0]
     context = first.get("ctx", {})
-    location = [*first["loc"], *([context["key"]] if "key" in context else [])]
+    key = context.get("key", ())
+    location = [*first["loc"], *(key if isinstance(key, tuple) else (key,))]
     kind, message = first["type"], first["msg"]
     if kind.startswith("union_tag"):  # the group's type chooses its keys
         location.append("type")

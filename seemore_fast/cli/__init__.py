@@ -12,14 +12,15 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from ..errors import SeemoreError
-from . import bench, eval, info, upscale
+from . import bench, eval, info, train, upscale
 
 
 class _OneLineErrors(TyperGroup):
     """Bad input and Ctrl-C end any subcommand with one line on stderr, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        # A key's path such as datasets:train:gt_size has an emoji's name in it.
+        console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         try:
             return super().invoke(ctx)
         except SeemoreError as error:
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("upscale")(upscale.command)
 app.command("eval")(eval.command)
+app.command("train")(train.command)
 app.command("info")(info.command)
 app.command("bench")(bench.command)
 

@@ -1,0 +1,236 @@
+"""A whole training: option file -> ``experiments/<name>``; resumed, it goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import data, pretrained
+from ..data import Pair
+from ..devices import pick_device
+from ..errors import ImageError, SeemoreError
+from ..model import SeemoRe
+from ..options import Options, TrainSet
+from ..precision import autocast
+from . import pictures, processes
+from .ahead import ahead
+from .experiment import Experiment, load_state
+from .network import NotFinite, Trainee
+from .processes import Launcher, Processes
+from .report import Report
+from .sampling import Batch, Sampler
+from .schedule import learning_rate
+from .signals import Wish
+from .validation import Validation
+
+
+def train(
+    options: Options, launcher: Launcher = "none", auto_resume: bool = False, root: Path = Path()
+) -> int:
+    """Trains as ``options`` say, below the folder ``root``; the signal that ended it early, or 0.
+
+    On SIGTERM or SIGINT the state is saved first.  Raises SeemoreError, and what derives from it, for input
+    that does not do, found before anything is written; for a loss that is not finite, with the batch's
+    pictures; and where the disk is full.  States saved earlier stay whole.
+    """
+    if options.train is None or options.datasets.train is None:
+        missing = "train" if options.train is None else "datasets:train"
+        raise SeemoreError(f"{missing} is missing: the file does not describe a training")
+    wanted = pick_device("cpu" if options.num_gpu == 0 else "auto").type
+    everyone = processes.join(launcher, options.dist_params, wanted)
+    device = torch.device(wanted, everyone.local_rank) if wanted == "cuda" else torch.device(wanted)
+    with Report(options.train.total_iter, everyone.first) as report, Wish() as wish:
+        run = _Run(options, auto_resume, root, device, everyone, report)
+        ended_by = run.go(wish)
+    everyone.wait()
+    processes.leave()
+    return ended_by
+
+
+class _Run:
+    """One training: everything is read and checked by the constructor, and nothing written but the cache."""
+
+    def __init__(
+        self,
+        options: Options,
+        auto_resume: bool,
+        root: Path,
+        device: torch.device,
+        everyone: Processes,
+        report: Report,
+    ):
+        self.options, self.training, self.everyone, self.report = options, options.train, everyone, report
+        seed = options.manual_seed or 0
+        self.experiment = Experiment(root, options.name)
+        state_file = self._state_file(auto_resume)
+        self.state: dict[str, Any] | None = load_state(state_file) if state_file is not None else None
+        precision = autocast(device.type, self.training.precision)
+        self.validation = Validation(options, self.experiment.visualization, precision)
+
+        torch.manual_seed(seed)
+        model = SeemoRe(**options.network_g.arguments())
+        self.notes = []
+        if self.state is not None:
+            self.notes.append(f"resuming {state_file}")
+        elif options.path.pretrain_network_g is not None:
+            self.notes = _describe(pretrained.load(model, options.path), options.path.pretrain_network_g)
+        self.trainee = Trainee(model, options, device, everyone)
+        self.done = 0
+        if self.state is not None:
+            self.trainee.restore(self.state)
+            self.done = self.state["iter"]
+            self.validation.best = self.state["best"]
+        self.names, self.sampler = _sampler(options, seed, everyone, report)
+
+    def go(self, wish: Wish) -> int:
+        """Trains to the end or the ``wish``; see `train`."""
+        if self.everyone.first:
+            self.experiment.prepare(resuming=self.state is not None)
+            stamp = time.strftime("%Y%m%d_%H%M%S")
+            self.report.open_log(self.experiment.folder / f"train_{self.options.name}_{stamp}.log")
+            if self.options.logger.use_tb_logger:
+                self.report.open_board(self.experiment.tensorboard, self.done)
+        self._introduce()
+        total, every = self.training.total_iter, self.options.logger
+        val_freq = self.options.val.val_freq if self.validation.sets else None
+        sums = torch.zeros(len(self.trainee.terms), device=self.trainee.device)
+        summed = 0
+        saved = validated = self.done
+        workers = self.options.datasets.train.num_worker_per_gpu
+        batches = ahead(self._batch, count(self.done + 1), max(1, min(workers, 8)), 8)
+        try:
+            while self.done < total and not (stop := self.everyone.largest(wish.signal)):
+                iteration = self.done + 1
+                sums += self.trainee.step(iteration, next(batches))
+                summed += 1
+                self.done = iteration
+                self.report.step(iteration)
+                if iteration % every.print_freq == 0:
+                    means = self.everyone.mean(sums / summed).tolist()
+                    rate = learning_rate(self.training, iteration)
+                    self.report.losses(iteration, rate, dict(zip(self.trainee.terms, means, strict=True)))
+                    sums.zero_()
+                    summed = 0
+                if val_freq is not None and iteration % val_freq == 0:
+                    self._validate()
+                    validated = iteration
+                if iteration % every.save_checkpoint_freq == 0:
+                    self._save()
+                    saved = iteration
+        except NotFinite as error:
+            raise self._explained(error) from None
+        finally:
+            batches.close()
+        if self.done < total:
+            if saved != self.done:
+                self._save()
+            self.report.say(f"stopped after iteration {self.done:,}; --auto_resume goes on from there")
+            return stop
+        if self.validation.sets and validated != self.done:
+            self._validate()
+        if saved != self.done:
+            self._save()
+        if self.everyone.first:
+            path = self.experiment.save_weights("latest", self.trainee.weights())
+            self.report.say(f"finished: {path}")
+        return 0
+
+    def _state_file(self, auto_resume: bool) -> Path | None:
+        newest = self.experiment.newest_state() if auto_resume else None
+        asked = self.options.path.resume_state
+        return newest or (Path(asked) if asked is not None else None)
+
+    def _introduce(self) -> None:
+        name, device = self.options.name, self.trainee.device
+        parameters = sum(p.numel() for p in self.trainee.model.parameters())
+        alone = self.everyone.world == 1
+        who = f"on {device}" if alone else f"in {self.everyone.world} processes on {device.type}"
+        self.report.say(f"{name}: {parameters:,} parameters, {self.training.precision} {who}")
+        pieces, shown = self.sampler.epoch_length, len(self.names)
+        self.report.say(f"{shown} training pictures, {pieces:,} patches' worth of pixels")
+        for note in self.notes:
+            self.report.say(note)
+
+    def _batch(self, iteration: int) -> Batch:
+        batch = self.sampler.batch(iteration)
+        if self.trainee.device.type == "cuda" and self.options.datasets.train.pin_memory:
+            batch = Batch(*(patches.pin_memory() for patches in batch))
+        return batch
+
+    def _validate(self) -> None:
+        self.trainee.check()
+        if self.everyone.first and self.validation.run(self.trainee.evaluated.eval(), self.done, self.report):
+            self.experiment.save_weights("best", self.trainee.weights())
+        self.trainee.model.train()
+        self.everyone.wait()
+
+    def _save(self) -> None:
+        self.trainee.check()
+        if self.everyone.first:
+            self.experiment.save_weights(str(self.done), self.trainee.weights())
+            state = {"iter": self.done, "best": self.validation.best, **self.trainee.state()}
+            self.experiment.save_state(self.done, state)
+        self.everyone.wait()
+
+    def _explained(self, error: NotFinite) -> SeemoreError:
+        names = sorted({self.names[i] for i in self.sampler.pictures(error.iteration)})
+        newest = self.experiment.newest_state()
+        kept = f"the last state is {newest}" if newest else "no state had been saved yet"
+        return SeemoreError(f"{error}; its patches are from {', '.join(names)}; {kept}")
+
+
+def _sampler(options: Options, seed: int, everyone: Processes, report: Report) -> tuple[list[str], Sampler]:
+    """The training pictures' files and their sampler; see `pictures` for what is raised."""
+    chosen: TrainSet = options.datasets.train
+    cache, scale, patch = Path(chosen.cache_dir), options.scale, chosen.gt_size // options.scale
+    if chosen.dataroot_lq is None:
+        files = data.find_pictures(chosen.dataroot_gt, chosen.meta_info_file)
+
+        def store() -> tuple[pictures.Pictures, pictures.Pictures]:
+            large = pictures.decoded(files, cache, report.preparing)
+            return large, pictures.reduced(large, files, scale, cache, report.preparing)
+
+    else:
+        pairs: list[Pair] = data.find_pairs(
+            chosen.dataroot_gt, chosen.dataroot_lq, chosen.filename_tmpl, chosen.meta_info_file
+        )
+        data.check_sizes(pairs, scale)
+        files = [pair.gt for pair in pairs]
+
+        def store() -> tuple[pictures.Pictures, pictures.Pictures]:
+            return tuple(
+                pictures.decoded(kind, cache, report.preparing)
+                for kind in (files, [pair.lq for pair in pairs])
+            )
+
+    gt, lq = everyone.one_first(store)
+    small = [str(file) for file, size in zip(files, lq.sizes, strict=True) if size.min() < patch]
+    if small:
+        raise ImageError(f"smaller than gt_size ({chosen.gt_size}): {data.first_five(small)}")
+    sampler = Sampler(
+        gt,
+        lq,
+        scale,
+        patch,
+        chosen.batch_size_per_gpu,
+        seed,
+        shuffle=chosen.use_shuffle,
+        hflip=chosen.use_hflip,
+        rot=chosen.use_rot,
+        rank=everyone.rank,
+        world=everyone.world,
+    )
+    return [str(file) for file in files], sampler
+
+
+def _describe(left_out: pretrained.LeftOut, source: str) -> list[str]:
+    notes = [f"starting from {source}"]
+    kinds = ("of another shape, not loaded", "not in the file, left as initialised", "unknown, not loaded")
+    for kind, names in zip(kinds, left_out, strict=True):
+        if names:
+            notes.append(f"{kind}: {data.first_five(names)}")
+    return notes
