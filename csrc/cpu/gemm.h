@@ -98,7 +98,7 @@ SM_INLINE void put_row(const Row& row, int channels, int x0, int x1, F f) {
 enum class Epilogue {
   kStore,        // out = W x + b
   kGelu,         // out = GELU(W x + b)
-  kGeluOperand,  // the same, stored as an operand row
+  kGeluOperand,  // the same, stored as an operand row (conv.h)
   kResidual,     // out = residual + W x + b
   kGeluResidual  // out = residual + GELU(W x + b)
 };
@@ -121,14 +121,19 @@ template <class Op, int MR, int NV, Epilogue E>
 SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps, int k, int x, const Row& out,
                     int m0, const Row& residual) {
   constexpr bool kAdds = E == Epilogue::kResidual || E == Epilogue::kGeluResidual;
+  // Copies, for the compiler must assume that stores change what it has by reference.
+  float* to = out.at(m0, x);
+  const float* from = kAdds ? residual.at(m0, x) : nullptr;
+  const ptrdiff_t to_pitch = out.pitch, from_pitch = residual.pitch;
   vf acc[MR][NV];
+#pragma GCC unroll 12
   for (int i = 0; i < MR; ++i)
     for (int v = 0; v < NV; ++v) {
       acc[i][v] = splat(bias[i]);
       // Stores retire in order: 24 of them to lines that come one after the other from the L2 or L3 cache
       // can take longer than the products.  Asked for here, the lines come together, and meanwhile.
-      __builtin_prefetch(out.at(m0 + i, x + (NV + v) * VL), 1);
-      if (kAdds) __builtin_prefetch(residual.at(m0 + i, x + (NV + v) * VL), 0);
+      __builtin_prefetch(to + i * to_pitch + (NV + v) * VL, 1);
+      if (kAdds) __builtin_prefetch(from + i * from_pitch + (NV + v) * VL, 0);
     }
   for (int t = 0; t < taps; ++t) {
     const float* p = in.p[t] + x;
@@ -142,18 +147,17 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
       w += MR;
     }
   }
-  if (E == Epilogue::kGeluOperand) {
-    for (int i = 0; i < MR; i += 2)
-      for (int v = 0; v < NV; ++v) Op::put(out, m0 + i, x + v * VL, gelu(acc[i][v]), gelu(acc[i + 1][v]));
-    return;
-  }
-  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) {
     for (int v = 0; v < NV; ++v) {
       vf r = acc[i][v];
       if (E == Epilogue::kGelu || E == Epilogue::kGeluResidual) r = gelu(r);
-      if (kAdds) r += load(residual.at(m0 + i, x + v * VL));
-      store(out.at(m0 + i, x + v * VL), r);
+      if (kAdds) r += load(from + v * VL);
+      store(to + v * VL, r);
     }
+    to += to_pitch;
+    from += from_pitch;
+  }
 }
 
 template <class Op, int NV, Epilogue E>
