@@ -13,6 +13,10 @@ class ImageError(SeemoreError):
     """A picture that cannot be read or written."""
 
 
+class VideoError(SeemoreError):
+    """A video that cannot be read or written."""
+
+
 class BackendError(SeemoreError):
     """A backend, device or dtype that is unknown or not available here; says why."""
 

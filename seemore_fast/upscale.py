@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
@@ -83,6 +84,15 @@ class Upscaler:
         self.device: torch.device = next(network.parameters()).device
         self._dtype = dtype
         autocast(self.device.type, dtype)
+
+    def identity(self) -> dict[str, str | int]:
+        """What results depend on: weights (a hash), scale, precision, tiles where they matter."""
+        digest = hashlib.sha256(repr(sorted(self.model.config.items())).encode())
+        for name, weights in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weights.detach().cpu().float().numpy().tobytes())
+        tiles = "exact" if self._tile_mode == "exact" else f"local {self._tile} {self._overlap}"
+        return {"weights": digest.hexdigest(), "scale": self.scale, "dtype": self._dtype, "tiles": tiles}
 
     def up(
         self, image: Any, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from ..errors import SeemoreError
-from . import bench, eval, info, train, upscale
+from . import bench, eval, info, train, upscale, video
 
 
 class _OneLineErrors(TyperGroup):
@@ -39,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("upscale")(upscale.command)
+app.command("video")(video.command)
 app.command("eval")(eval.command)
 app.command("train")(train.command)
 app.command("info")(info.command)

@@ -1,0 +1,55 @@
+"""Stages of a pipeline: an iterator that runs ahead in a thread of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+_END = object()
+
+
+def run_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
+    """The same items in the same order, made in a thread that is at most ``depth`` items ahead.
+
+    What ``items`` raises is raised here.  Closing the result (``contextlib.closing``) closes ``items`` in its
+    thread and waits for that, so that stages built upon each other end in turn.
+    """
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: Any, error: BaseException | None = None) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put((item, error), timeout=0.1)
+            except queue.Full:
+                pass
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    break
+            items.close()
+        except BaseException as error:
+            put(_END, error)
+        else:
+            put(_END)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

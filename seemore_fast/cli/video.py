@@ -1,0 +1,97 @@
+"""``seemore-fast video``: one video, with its sound, subtitles and times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import progress
+from rich.console import Console
+
+from .options import Dtype, DtypeOption, ThreadsOption
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Video in any format that FFmpeg reads.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .mkv, .mp4, .m4v, .mov or .webm file.")],
+    model: Annotated[str, typer.Option(help="Bundled weights, or a .safetensors or .pth file.")] = "t-x4",
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="h264, h265, av1, vp9 or ffv1 (lossless).",
+            show_default="h264; h265 for 10 bits; vp9 in .webm",
+        ),
+    ] = None,
+    crf: Annotated[
+        float | None, typer.Option(help="Quality, lower is better.", show_default="16 to 24 by codec")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="The encoder's speed, in its own words.", show_default="by codec")
+    ] = None,
+    pix_fmt: Annotated[
+        str | None, typer.Option(help="Pixel format.", show_default="yuv420p; yuv420p10le for 10 bits")
+    ] = None,
+    ignore_errors: Annotated[
+        bool, typer.Option("--ignore-errors", help="Leave out what is damaged instead of stopping there.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="auto (the GPU if there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    dtype: DtypeOption = Dtype.fp32,
+    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Upscale a video; sound, subtitles and times are kept. Interrupted, the same command goes on.
+
+    Exit status:
+    0    the output is written
+    2    wrong arguments or weights, or a video that cannot be read to its end; no output
+    130  interrupted; finished segments are kept in OUTPUT.parts
+    """
+    import torch
+
+    from ..upscale import Upscaler
+    from ..video import upscale_video
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    upscaler = Upscaler(model, device, dtype.value, backend=backend)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _progress_bar(console) as bar:
+        task = bar.add_task(source.name, total=None, speed="")
+
+        def tell(done: int, total: int | None, computed: int) -> None:
+            elapsed = bar.tasks[task].elapsed or 0.0
+            speed = f"{computed / elapsed:.1f} frames/s" if computed and elapsed else ""
+            bar.update(task, completed=done, total=max(done, total) if total else None, speed=speed)
+
+        try:
+            upscale_video(
+                source,
+                output,
+                upscaler,
+                codec=codec,
+                crf=crf,
+                preset=preset,
+                pix_fmt=pix_fmt,
+                ignore_errors=ignore_errors,
+                progress=tell,
+                note=lambda message: console.print(f"seemore-fast: {message}", markup=False),
+            )
+        except KeyboardInterrupt:
+            console.print("seemore-fast: finished segments are kept; the same command goes on from there")
+            raise
+
+
+def _progress_bar(console: Console) -> progress.Progress:
+    columns = [
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("ETA"),
+        progress.TimeRemainingColumn(),
+    ]
+    return progress.Progress(*columns, console=console, disable=not console.is_terminal)
