@@ -6,7 +6,6 @@ join.py makes the final file.  Needs PyAV: the extra ``video``.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict
@@ -17,10 +16,10 @@ from ..atomic import atomic_path
 from ..background import run_ahead
 from ..errors import SeemoreError, VideoError
 
-if importlib.util.find_spec("av") is None:
-    raise VideoError("video needs PyAV (and Python 3.11): pip install 'seemore-fast[video]'")
-
-import av
+try:
+    import av
+except ImportError:
+    raise VideoError("video needs PyAV (and Python 3.11): pip install 'seemore-fast[video]'") from None
 
 from .encode import Segment, check_aspect, check_encoder, choose_encoding, output_size
 from .join import Times, copied_streams, join
@@ -118,7 +117,7 @@ def upscale_video(
                 if writer is not None:
                     writer.close()
                     parts.keep((len(pts) - 1) // segment)
-            except av.FFmpegError as error:
+            except (av.FFmpegError, OSError) as error:
                 raise VideoError(f"{output}: cannot be encoded ({error.strerror})") from None
 
         segments = [parts.path(number) for number in range(-(-len(pts) // segment))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -114,16 +115,21 @@ def _without_statistics(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _others(original: Any, streams: dict[int, Any]) -> Iterator[tuple[float, Any]]:
-    latest = 0.0
+    """The packets to copy, each with the time from which on it may be written."""
+    latest, last = 0.0, dict.fromkeys(streams, -math.inf)
     try:
         for packet in original.demux():
-            stream = streams.get(packet.stream_index)
-            if stream is None or packet.size == 0:
+            index = packet.stream_index
+            if index not in streams or packet.size == 0:
                 continue
             stamp = packet.dts if packet.dts is not None else packet.pts
             if stamp is not None:
+                if stamp < last[index]:  # no container takes this; some recorders write it
+                    stamp = packet.dts = last[index]
+                    packet.pts = max(packet.pts if packet.pts is not None else stamp, stamp)
+                last[index] = stamp
                 latest = max(latest, float(stamp * packet.time_base))
-            packet.stream = stream
+            packet.stream = streams[index]
             yield latest, packet
     except (av.FFmpegError, OSError):
         return  # a damaged end: reading the frames has told of it
