@@ -51,13 +51,15 @@ def command(
     from .. import options
     from ..errors import SeemoreError
     from ..train.loop import train
+    from ..train.processes import one_failure
 
     more = more or []
     if more and not force_yml:
         raise SeemoreError(f"unexpected argument {more[0]!r}")
     if threads is not None:
         torch.set_num_threads(threads)
-    read = options.load(opt, [*(force_yml or []), *more])
+    with one_failure():
+        read = options.load(opt, [*(force_yml or []), *more])
     if debug and not read.name.startswith("debug"):
         read = read.model_copy(update={"name": f"debug_{read.name}"})
     ended_by = train(options.shortened(read), launcher.value, auto_resume)

@@ -37,13 +37,14 @@ def train(
     that does not do, found before anything is written; for a loss that is not finite, with the batch's
     pictures; and where the disk is full.  States saved earlier stay whole.
     """
-    if options.train is None or options.datasets.train is None:
-        missing = "train" if options.train is None else "datasets:train"
-        raise SeemoreError(f"{missing} is missing: the file does not describe a training")
-    wanted = pick_device("cpu" if options.num_gpu == 0 else "auto").type
-    everyone = processes.join(launcher, options.dist_params, wanted)
+    with processes.one_failure():
+        if options.train is None or options.datasets.train is None:
+            missing = "train" if options.train is None else "datasets:train"
+            raise SeemoreError(f"{missing} is missing: the file does not describe a training")
+        wanted = pick_device("cpu" if options.num_gpu == 0 else "auto").type
+        everyone = processes.join(launcher, options.dist_params, wanted)
     device = torch.device(wanted, everyone.local_rank) if wanted == "cuda" else torch.device(wanted)
-    with Report(options.train.total_iter, everyone.first) as report, Wish() as wish:
+    with Report(options.train.total_iter, everyone.first) as report, processes.one_failure(), Wish() as wish:
         run = _Run(options, auto_resume, root, device, everyone, report)
         ended_by = run.go(wish)
     everyone.wait()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -21,6 +22,16 @@ Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)
 """How long processes wait for one that decodes pictures or validates; one that dies is noticed at once."""
+
+
+class Followed(SystemExit):
+    """Ends this process without a word, for another one has failed and said why."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def __str__(self) -> str:
+        return "another process failed"
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,21 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def first_to_fail() -> bool:
-    """Whether this process is the first that fails: the others only follow, and need not say so."""
+@contextmanager
+def one_failure() -> Iterator[None]:
+    """The error of the process that fails first passes; the others, which lose a partner, raise Followed."""
+    try:
+        yield
+    except Exception:
+        if not _first_to_fail():
+            raise Followed from None
+        raise
+
+
+def _first_to_fail() -> bool:
     if not dist.is_initialized():
-        return True
+        # Before they have met, each machine's first process speaks for what all of them find.
+        return os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         return dist.distributed_c10d._get_default_store().add("seemore_fast/failed", 1) == 1
     except RuntimeError:  # the store went down with the process that failed

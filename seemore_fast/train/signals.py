@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+_ONE_KEYSTROKE = 0.5  # seconds
+
 
 class Wish:
-    """While entered, the first SIGTERM or SIGINT only sets ``signal``; a second SIGINT interrupts at once."""
+    """While entered, the first SIGTERM or SIGINT only sets ``signal``; a later SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.signal = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Wish:
@@ -28,6 +32,8 @@ class Wish:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number == signal.SIGINT:
+        # Ctrl-C under torchrun may come twice at a time, from the terminal and from torchrun.
+        if not self.signal:
+            self.signal, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > _ONE_KEYSTROKE:
             raise KeyboardInterrupt
-        self.signal = number
