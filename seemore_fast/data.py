@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from . import lmdb_pictures
 from .errors import ImageError
 from .image import FORMATS, read
 
@@ -43,6 +44,8 @@ def find_pairs(
     ``filename_tmpl`` makes the LR file's name from the HR file's, both without suffix: ``{}x4`` finds
     ``babyx4.png`` for ``baby.png``.  ``meta_info_file`` restricts the set to the HR files that it lists, one
     a line (BasicSR's ``name (h,w,c)`` too).
+
+    A folder called ``*.lmdb`` is read as BasicSR's LMDB.
 
     Raises ImageError, naming up to five files, if a folder or listed file is missing, a folder has no
     pictures, or a picture lacks its partner; LR pictures may be left over only where a list chooses.
@@ -94,6 +97,8 @@ def read_pair(pair: Pair, scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uin
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) uint8 RGB: gray is repeated, alpha left out.  Raises as `image.read` does."""
+    if lmdb_pictures.is_inside(path):
+        return lmdb_pictures.read_rgb(path)
     pixels = read(path).pixels
     if pixels.shape[2] < 3:
         return pixels[..., :1].repeat(3, axis=2)
@@ -102,6 +107,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     """The folder's pictures by name without suffix."""
+    if folder.suffix == lmdb_pictures.SUFFIX:
+        return lmdb_pictures.keys(folder)
     try:
         files = sorted(folder.iterdir())
     except OSError as error:
@@ -134,6 +141,8 @@ def _listed(file: Path, gts: dict[str, Path], gt_folder: Path) -> list[str]:
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height, upright, from the header."""
+    if lmdb_pictures.is_inside(path):
+        return read_rgb(path).shape[1::-1]
     try:
         with Pillow.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
             turned = file.getexif().get(_ORIENTATION, 1) >= 5

@@ -146,10 +146,6 @@ def test_sets(options: Options) -> dict[str, list[Pair]]:
     """
     sets: dict[str, list[Pair]] = {}
     for test in options.datasets.tests:
-        if test.io_backend.type != "disk":
-            raise SeemoreError(
-                f"datasets: {test.name}: io_backend:type must be disk, others are not read yet"
-            )
         pairs = find_pairs(test.dataroot_gt, test.dataroot_lq, test.filename_tmpl, test.meta_info_file)
         sets[_unused(test.name, sets)] = pairs
     if sets:

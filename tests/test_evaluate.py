@@ -366,7 +366,7 @@ def test_wrong_arguments(folder: Path) -> None:
         ),
         ("network_g:in_chans=1", "evaluation is on RGB pictures"),
         ("datasets:val:dataroot_lq=gone", "gone: No such file"),
-        ("datasets:val:io_backend={type: lmdb}", "Set5: io_backend:type must be disk"),
+        ("datasets:val:dataroot_lq=gone.lmdb", "gone.lmdb/meta_info.txt: No such file"),
         ("datasets={}", "there is no val or test set"),
         ("network_g:topk=9", "--force_yml network_g:topk must be at most num_experts (3), got 9"),
     ],

@@ -153,6 +153,9 @@ class _Run:
         self.report.say(f"{name}: {parameters:,} parameters, {self.training.precision} {who}")
         pieces, shown = self.sampler.epoch_length, len(self.names)
         self.report.say(f"{shown} training pictures, {pieces:,} patches' worth of pixels")
+        wandb = self.options.logger.wandb
+        if wandb is not None and wandb.project is not None:
+            self.report.say("nothing goes to wandb; TensorBoard has the same figures (use_tb_logger)")
         for note in self.notes:
             self.report.say(note)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import lmdb_pictures
 from ..atomic import atomic_path
 from ..data import first_five, read_rgb
 from ..errors import ImageError, SeemoreError
@@ -123,7 +124,7 @@ def _write(
 
 def _stamp(file: Path) -> tuple[str, int, int]:
     try:
-        status = file.stat()
+        status = (file.parent / "data.mdb" if lmdb_pictures.is_inside(file) else file).stat()
     except OSError as error:
         raise ImageError(f"{file}: {error.strerror}") from None
     return file.name, status.st_size, status.st_mtime_ns

@@ -136,3 +136,21 @@ def turned(patch: torch.Tensor, picture: np.ndarray) -> tuple[bool, bool, bool] 
                 if (windows == back).all(axis=(2, 3, 4)).any():
                     return turn, flip, mirror
     return None
+
+
+def test_lmdb_of_basicsr(job: Path) -> None:
+    lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'seemore-fast[train]'")
+    folder = job / "photos.lmdb"
+    names = [path.stem for path in data.find_pictures(job / "photos")]
+    with lmdb.open(str(folder), map_size=1 << 24) as base, base.begin(write=True) as transaction:
+        for name in names:
+            transaction.put(name.encode(), (job / f"photos/{name}.png").read_bytes())
+    (folder / "meta_info.txt").write_text("".join(f"{name}.png (9,9,3) 1\n" for name in names))
+    stored = pictures.decoded(data.find_pictures(folder), job / "cache", silent)
+    for number, name in enumerate(names):
+        assert np.array_equal(stored[number], data.read_rgb(job / f"photos/{name}.png"))
+    pairs = data.find_pairs(folder, folder)
+    data.check_sizes(pairs, 1)
+    assert [pair.name for pair in pairs] == names
+    with pytest.raises(ImageError, match=r"photos\.lmdb/gone: no such key"):
+        data.read_rgb(folder / "gone")

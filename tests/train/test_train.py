@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from seemore_fast import options
+from seemore_fast import options, variants
 from seemore_fast.cli import app
 from seemore_fast.errors import SeemoreError
 from seemore_fast.train import network
 from seemore_fast.train.loop import train
 
+ROOT = Path(__file__).parents[2]
 SECONDS = 120  # far more than any of these runs takes
 
 
@@ -255,3 +256,55 @@ def test_fine_tuning_from_another_scale_keeps_the_body(job: Path) -> None:
     for name, value in before.items():
         if not name.startswith("upsampler"):
             torch.testing.assert_close(after[name], value, rtol=1e-6, atol=1e-9)
+
+
+def test_tensorboard_gets_what_the_log_gets(job: Path) -> None:
+    pytest.importorskip(
+        "tensorboard", reason="tensorboard is not installed: pip install 'seemore-fast[train]'"
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run("logger:use_tb_logger=true")
+    board = EventAccumulator("tb_logger/tiny")
+    board.Reload()
+    assert set(board.Tags()["scalars"]) == {"lr", "losses/l_pix", "losses/l_fft", "held/psnr", "held/ssim"}
+    shown = [f"{event.value:.4e}" for event in board.Scalars("losses/l_pix")]
+    assert shown == [l_pix for _, _, l_pix, _ in losses("tiny")]
+
+
+def test_bfloat16_and_clipping_train(job: Path) -> None:
+    run("name=full", "train:total_iter=2", "val:val_freq=2")
+    run("name=low", "train:total_iter=2", "val:val_freq=2", "train:precision=bf16")
+    full, low = (weights(f"experiments/{name}/models/net_g_2.pth")["params"] for name in ("full", "low"))
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in low.values())
+    assert any(not torch.equal(full[name], value) for name, value in low.items())
+    run("name=clipped", "train:total_iter=1", "train:grad_clip=1e-9", "train:optim_g:lr=1e-3")
+    run("name=still", "train:total_iter=1", "train:optim_g:lr=1e-12")
+    clipped, still = (
+        weights(f"experiments/{name}/models/net_g_1.pth")["params"] for name in ("clipped", "still")
+    )
+    # A gradient far below Adam's epsilon hardly moves anything.
+    assert all((clipped[name] - value).abs().max() < 2e-4 for name, value in still.items())
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "options/train").rglob("*.yml")), ids=lambda path: path.stem)
+def test_the_repositorys_train_files_describe_their_variants(file: Path) -> None:
+    read = options.load(file)
+    assert read.network_g.arguments() == variants.config(file.stem.replace("finetune", "t"))
+    assert read.datasets.train.gt_size in (32 * read.scale, 48 * read.scale, 64 * read.scale)
+    assert all(metric.crop_border == read.scale for metric in (read.val.metrics or {}).values())
+
+
+def test_an_official_train_file_runs(job: Path) -> None:
+    """Only where data lies, how much of it, and how long is changed."""
+    for kind, name, factor in [("HR", "{}", 2), ("LR_bicubic/X2", "{}x2", 1)]:
+        for name_of_set, number in [("DF2K", 2), ("Set5", 1)]:
+            folder = job / "datasets" / name_of_set / kind
+            folder.mkdir(parents=True)
+            for i in range(number):
+                colour = Image.new("RGB", (80 * factor, 72 * factor), (50, 100, 100 * i))
+                colour.save(folder / f"{name.format(i)}.png")
+    file = ROOT / "tests/data/train_t_x2.yml"
+    torch.set_num_threads(1)
+    train(options.load(file, ["datasets:train:batch_size_per_gpu=1", "train:total_iter=1", "num_gpu=0"]))
+    assert (job / "experiments/SeemoRe_T_x2/models/net_g_latest.pth").exists()

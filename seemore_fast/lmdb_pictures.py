@@ -1,0 +1,65 @@
+"""Pictures in an LMDB as BasicSR makes them: a folder ``<name>.lmdb`` of encoded files, ``meta_info.txt``.
+
+A picture is addressed as a file in that folder, ``<name>.lmdb/<key>``.  Needs the package ``lmdb``.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from .errors import ImageError
+
+SUFFIX = ".lmdb"
+
+
+def is_inside(path: Path) -> bool:
+    """Whether ``path`` is a picture of an LMDB rather than a file."""
+    return path.parent.suffix == SUFFIX
+
+
+def keys(folder: Path) -> dict[str, Path]:
+    """The pictures by key, as ``meta_info.txt`` has them: ``baboon.png (480,500,3) 1`` a line.
+
+    Raises ImageError where the list is missing or empty.
+    """
+    listing = folder / "meta_info.txt"
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"{listing}: {getattr(error, 'strerror', None) or 'is not a text file'}") from None
+    names = [Path(line.split(" (")[0].strip()).stem for line in lines if line.strip()]
+    if not names:
+        raise ImageError(f"{listing}: lists no pictures")
+    return {name: folder / name for name in names}
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """The picture as (H, W, 3) uint8 RGB.  Raises ImageError where it is missing or damaged."""
+    with _open(path.parent).begin() as transaction:
+        encoded = transaction.get(path.name.encode())
+    if encoded is None:
+        raise ImageError(f"{path}: no such key")
+    try:
+        with Pillow.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "WEBP")) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        raise ImageError(f"{path}: truncated or damaged") from None
+
+
+@lru_cache(maxsize=16)  # one process must not open an environment twice
+def _open(folder: Path) -> Any:
+    try:
+        import lmdb
+    except ImportError:
+        raise ImageError(f"{folder}: needs lmdb: pip install 'seemore-fast[train]'") from None
+    try:
+        return lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise ImageError(f"{folder}: {error}") from None
