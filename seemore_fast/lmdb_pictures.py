@@ -6,6 +6,7 @@ A picture is addressed as a file in that folder, ``<name>.lmdb/<key>``.  Needs t
 from __future__ import annotations
 
 import io
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from PIL import Image as Pillow
 from .errors import ImageError
 
 SUFFIX = ".lmdb"
+
+_OPENING = threading.Lock()  # a process must not open an environment twice
 
 
 def is_inside(path: Path) -> bool:
@@ -42,7 +45,9 @@ def keys(folder: Path) -> dict[str, Path]:
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """The picture as (H, W, 3) uint8 RGB.  Raises ImageError where it is missing or damaged."""
-    with _open(path.parent).begin() as transaction:
+    with _OPENING:
+        environment = _open(path.parent)
+    with environment.begin() as transaction:
         encoded = transaction.get(path.name.encode())
     if encoded is None:
         raise ImageError(f"{path}: no such key")
@@ -53,7 +58,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: truncated or damaged") from None
 
 
-@lru_cache(maxsize=16)  # one process must not open an environment twice
+@lru_cache(maxsize=16)
 def _open(folder: Path) -> Any:
     try:
         import lmdb
