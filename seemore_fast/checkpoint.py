@@ -14,7 +14,6 @@ import math
 import os
 import pickle
 import re
-import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .atomic import atomic_path
 from .errors import CheckpointError
 from .reference import SeemoRe, expert_ranks
 
@@ -153,7 +153,11 @@ def save(
     stored = json.dumps(infer_config(state, **(config or {})))
     # Clones, for safetensors refuses tensors that share memory or are not contiguous.
     tensors = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-    _write_whole(path, safetensors.torch.save(tensors, {**(metadata or {}), CONFIG_KEY: stored}))
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(safetensors.torch.save(tensors, {**(metadata or {}), CONFIG_KEY: stored}))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 # Reading
@@ -324,23 +328,6 @@ def _compare(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Non
 
 
 # Writing
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    target = Path(os.path.realpath(path))  # a link stays one
-    # Not tempfile: its files are private to the user (mode 0600), and so the result would be.
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)  # there only if something failed
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 # Wording

@@ -12,16 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from . import lmdb_pictures
 from .errors import ImageError
-from .image import FORMATS, read
+from .image import FORMATS, read, size
 
 _CROPPED = 12
 """Published HR pictures may be larger than LR x scale by what was cut to make sides a multiple of 12."""
 
-_ORIENTATION = 0x0112
 _META_INFO = re.compile(r"(.+?)\s*(\([\d, ]*\))?\s*")
 
 
@@ -96,10 +94,15 @@ def read_pair(pair: Pair, scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uin
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 RGB: gray is repeated, alpha left out.  Raises as `image.read` does."""
-    if lmdb_pictures.is_inside(path):
-        return lmdb_pictures.read_rgb(path)
-    pixels = read(path).pixels
+    """A picture as (H, W, 3) uint8 RGB: gray is repeated, alpha left out.
+
+    Raises ImageError as `image.read` does, and for 16 bits a channel and animations.
+    """
+    picture = read(path, data=lmdb_pictures.encoded(path) if lmdb_pictures.is_inside(path) else None)
+    pixels = picture.pixels
+    if pixels.dtype != np.uint8 or picture.animation is not None:
+        kind = "animated" if picture.animation is not None else "16 bits a channel"
+        raise ImageError(f"{path}: {kind}; only still pictures of 8 bits are measured and trained on")
     if pixels.shape[2] < 3:
         return pixels[..., :1].repeat(3, axis=2)
     return pixels[..., :3]
@@ -120,7 +123,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
                 raise ImageError(f"{folder}: {found[file.stem].name} and {file.name} have one name; keep one")
             found[file.stem] = file
     if not found:
-        raise ImageError(f"{folder}: no PNG, JPEG or WebP files in this folder")
+        raise ImageError(f"{folder}: no pictures in this folder")
     return found
 
 
@@ -141,14 +144,7 @@ def _listed(file: Path, gts: dict[str, Path], gt_folder: Path) -> list[str]:
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height, upright, from the header."""
-    if lmdb_pictures.is_inside(path):
-        return read_rgb(path).shape[1::-1]
-    try:
-        with Pillow.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
-            turned = file.getexif().get(_ORIENTATION, 1) >= 5
-            return file.size[::-1] if turned else file.size
-    except Exception:  # of a dozen types; `read` words each
-        return read(path).pixels.shape[1::-1]
+    return read_rgb(path).shape[1::-1] if lmdb_pictures.is_inside(path) else size(path)
 
 
 def first_five(items: Sequence[str]) -> str:

@@ -1,6 +1,10 @@
-"""Which device computes."""
+"""Which device computes, and how much memory it has free."""
 
 from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -26,3 +30,70 @@ def pick_device(choice: str | torch.device) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise BackendError(f"device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return device
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> int:
+    """Bytes that this process may still take on ``device``.
+
+    On the CPU the least of what the machine has available, what the control groups (containers) around the
+    process have left, and what its own limits (``ulimit -v``, ``-d``) leave.  ``root`` is where /proc and
+    /sys are.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return max(min([_available(root), *_left_in_groups(root), *_left_by_limits(root)]), 0)
+
+
+def _available(root: Path) -> int:
+    for line in (root / "proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return 1 << 62
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """For the process's control group and each one around it, of version 1 or 2: limit minus use."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        base = root / "sys/fs/cgroup" / controllers
+        limit, use = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        # Inside a container the path may be that of the host: the group's files are then at the base.
+        inner = base / path.lstrip("/")
+        for folder in {inner, *inner.parents, base}:
+            if not folder.is_relative_to(base):
+                continue
+            try:
+                left = int((folder / f"memory.{limit}").read_text()) - int(
+                    (folder / f"memory.{use}").read_text()
+                )
+                yield left + _droppable(folder)
+            except (OSError, ValueError):  # no such group, or "max": no limit
+                continue
+
+
+def _droppable(folder: Path) -> int:
+    """File pages that the kernel drops when memory gets short, though they count as used."""
+    for line in (folder / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def _left_by_limits(root: Path) -> Iterator[int]:
+    sizes = {}
+    for line in (root / "proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("VmSize", "VmData"):
+            sizes[name] = 1024 * int(value.split()[0])
+    for name, limit in [("VmSize", resource.RLIMIT_AS), ("VmData", resource.RLIMIT_DATA)]:
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY and name in sizes:
+            yield soft - sizes[name]

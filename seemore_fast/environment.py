@@ -17,7 +17,7 @@ import torch
 from . import _native, backends, weights
 from .errors import BackendError
 
-_PACKAGES = ("seemore-fast", "torch", "numpy", "pillow", "safetensors", "triton")
+_PACKAGES = ("seemore-fast", "torch", "numpy", "pyvips", "pyvips-binary", "safetensors", "triton")
 
 
 def environment() -> dict[str, Any]:

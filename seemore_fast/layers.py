@@ -50,14 +50,16 @@ class Layers:
     def pixels(self, first_row: int, rows: Tensor, dtype: DTypeLike) -> NDArray:
         """The network's output rows as pixels (h, W * scale, C): clamped, rounded if ``dtype`` is an integer.
 
-        ``rows`` is [N, channels, h, W * scale] in floating point, from output row ``first_row`` on.
+        ``rows`` is [N, channels, h, W * scale] in floating point, or uint8 in 0..255, from output row
+        ``first_row`` on.
 
         Raises BackendError if a value is not finite.
         """
-        rows = rows.float()
+        rows = rows.float() / 255 if rows.dtype == torch.uint8 else rows.float()
         if not rows.sum().isfinite():
             raise BackendError("the network's output is not finite; use fp32 and sound weights")
-        parts = zip(rows, self._gray, strict=True)
+        # Clamped before gray is averaged: so it is in tiles that come as integers.
+        parts = zip(rows.clamp(0, 1), self._gray, strict=True)
         out = _to_array(torch.cat([x.mean(0, keepdim=True) if gray else x for x, gray in parts]), dtype)
         if self._alpha is None:
             return out
@@ -93,11 +95,10 @@ def _to_tensor(layer: NDArray) -> Tensor:
 
 
 def _to_array(x: Tensor, dtype: DTypeLike) -> NDArray:
-    """[C, h, w] float32 in [0, 1] -> (h, w, C), clamped and rounded."""
+    """[C, h, w] float32 in [0, 1] -> (h, w, C), rounded."""
     highest = HIGHEST[np.dtype(dtype)]
-    x = x.clamp(0, 1)
     if highest > 1:
-        x = x.mul_(highest).round_().to(torch.uint8 if highest == 255 else torch.int32)
+        x = x.mul(highest).round_().to(torch.uint8 if highest == 255 else torch.int32)
     return x.permute(1, 2, 0).contiguous().cpu().numpy().astype(dtype, copy=False)
 
 

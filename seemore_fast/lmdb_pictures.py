@@ -5,15 +5,10 @@ A picture is addressed as a file in that folder, ``<name>.lmdb/<key>``.  Needs t
 
 from __future__ import annotations
 
-import io
 import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from .errors import ImageError
 
@@ -43,19 +38,15 @@ def keys(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in names}
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The picture as (H, W, 3) uint8 RGB.  Raises ImageError where it is missing or damaged."""
+def encoded(path: Path) -> bytes:
+    """The picture's file, as it was before it went into the LMDB.  Raises ImageError where it is missing."""
     with _OPENING:
         environment = _open(path.parent)
     with environment.begin() as transaction:
-        encoded = transaction.get(path.name.encode())
-    if encoded is None:
+        content = transaction.get(path.name.encode())
+    if content is None:
         raise ImageError(f"{path}: no such key")
-    try:
-        with Pillow.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "WEBP")) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        raise ImageError(f"{path}: truncated or damaged") from None
+    return content
 
 
 @lru_cache(maxsize=16)

@@ -14,17 +14,21 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, nn
 
-from .devices import pick_device
-from .errors import Cancelled, ImageError, SeemoreError
+from .devices import free_memory, pick_device
+from .errors import BackendError, Cancelled, ImageError, SeemoreError
 from .layers import Layers
 from .local_tiles import check_overlap, upscale_local
 from .model import accelerate, load
 from .precision import autocast
+from .reference import SeemoRe
+from .tiling import MIN_TILE, choose_tile, memory_needed, upscale_exact
 
 log = logging.getLogger(__name__)
 
-MIN_TILE = 32
 TILE_MODES = ("exact", "local")
+
+_SHARE = 0.8  # of the free memory that automatic tiles may fill
+_LOCAL_TILES = (0, 2048, 1024, 512, 256, 128, 64)
 
 _CHUNK = 256  # output rows of the whole picture that are turned into pixels at a time
 
@@ -79,6 +83,9 @@ class Upscaler:
                 network = network.to(pick_device(device))
         else:
             network = load(model, device=pick_device(device), backend=backend)
+            _check_finite(network, os.fspath(model))
+        if tile_mode == "exact" and tile not in (0, "auto") and not isinstance(network, SeemoRe):
+            raise SeemoreError(f"{type(network).__name__} has no exact tiles; use tile_mode local")
         self.model = network
         self.scale: int = network.scale
         self.device: torch.device = next(network.parameters()).device
@@ -127,7 +134,7 @@ class Upscaler:
         def emit(first_row: int, rows: NDArray) -> None:
             larger[first_row : first_row + len(rows)] = rows
 
-        self.stream(pixels, emit, progress=progress, cancelled=cancelled)
+        self._stream(pixels, emit, image.dtype, progress, cancelled, reserved=larger.nbytes)
         return larger[..., 0] if image.ndim == 2 else larger
 
     def stream(
@@ -144,29 +151,35 @@ class Upscaler:
         ``emit(first_row, rows)`` gets each output row once, top to bottom: ``rows`` is (n, W * scale, C) of
         ``dtype`` (uint8, uint16 or float32; default: that of ``pixels``).
         """
+        self._stream(pixels, emit, pixels.dtype if dtype is None else dtype, progress, cancelled, reserved=0)
+
+    def _stream(
+        self,
+        pixels: NDArray,
+        emit: Callable[[int, NDArray], None],
+        dtype: DTypeLike,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+        reserved: int,
+    ) -> None:
+        """``reserved``: bytes of free memory that the caller is about to fill."""
         layers = Layers(pixels, self.model.config["in_chans"], self.device)
-        wanted = pixels.dtype if dtype is None else dtype
         written = 0
 
         def pass_on(first_row: int, rows: Tensor) -> None:
             nonlocal written
             fresh = rows[:, :, max(written - first_row, 0) :]  # after a second start some are known
             if fresh.shape[2]:
-                emit(written, layers.pixels(written, fresh, wanted))
+                emit(written, layers.pixels(written, fresh, dtype))
                 written += fresh.shape[2]
 
-        def step(done: int, total: int) -> None:
-            if cancelled is not None and cancelled():
-                raise Cancelled("cancelled")
-            if progress is not None:
-                progress(done, total)
-
-        tile = 0 if self._tile == "auto" else self._tile
         height, width = pixels.shape[:2]
+        free = max(int(_SHARE * free_memory(self.device)) - reserved, 0)
+        tile = self._choose(layers.batch, free) if self._tile == "auto" else self._tile
         while True:
             try:
                 with torch.inference_mode(), autocast(self.device.type, self._dtype):
-                    self._run(layers.batch, tile, pass_on, step)
+                    self._run(layers.batch, tile, free, pass_on, progress, cancelled)
                 return
             except (MemoryError, RuntimeError) as error:
                 smaller = _halved(tile, max(height, width))
@@ -180,18 +193,47 @@ class Upscaler:
             log.warning("out of memory at %dx%d; going on with tiles of %d pixels", width, height, smaller)
             tile = smaller
 
+    def _choose(self, x: Tensor, free: int) -> int:
+        """The tile that ``free`` bytes allow for x [N, C, H, W]; 0: the whole picture."""
+        n, _, height, width = x.shape
+        if not isinstance(self.model, SeemoRe):
+            return 0
+        if self._tile_mode == "exact":
+            return choose_tile(self.model, n, height, width, free)
+        for tile in _LOCAL_TILES:
+            h, w = min(tile or height, height), min(tile or width, width)
+            if memory_needed(self.model, n, h, w, 0) <= free:
+                return tile
+        return MIN_TILE
+
     def _run(
-        self, x: Tensor, tile: int, emit: Callable[[int, Tensor], None], step: Callable[[int, int], None]
+        self,
+        x: Tensor,
+        tile: int,
+        free: int,
+        emit: Callable[[int, Tensor], None],
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
     ) -> None:
-        if tile and tile < max(x.shape[2:]):
+        """One attempt: emit(first_row, rows) gets [N, C, h, W * scale]."""
+
+        def step(done: int, total: int) -> None:
+            if cancelled is not None and cancelled():
+                raise Cancelled("cancelled")
+            if progress is not None:
+                progress(done, total)
+
+        if tile == 0 or tile >= max(x.shape[2:]):
+            step(0, 1)
+            out = self._network(x)
+            for row in range(0, out.shape[2], _CHUNK):
+                emit(row, out[:, :, row : row + _CHUNK])
+            step(1, 1)
+        elif self._tile_mode == "exact":
+            upscale_exact(self.model, x, tile, emit, progress, cancelled, memory=free)
+        else:
             overlap = check_overlap(tile, None if self._overlap is None else min(self._overlap, tile // 4))
             upscale_local(self._network, x, self.scale, tile, overlap, emit, step)
-            return
-        step(0, 1)
-        out = self._network(x)
-        for row in range(0, out.shape[2], _CHUNK):
-            emit(row, out[:, :, row : row + _CHUNK])
-        step(1, 1)
 
     def _network(self, x: Tensor) -> Tensor:
         """[N, C, h, w] uint8 or float32 -> [N, C, h * scale, w * scale] floating point."""
@@ -212,6 +254,15 @@ def _check_tile(tile: int | str) -> int | str:
     if tile == "auto" or (isinstance(tile, int) and (tile == 0 or tile >= MIN_TILE)):
         return tile
     raise SeemoreError(f"tile must be auto, 0 (the whole picture) or at least {MIN_TILE} pixels, got {tile}")
+
+
+def _check_finite(network: SeemoRe, name: str) -> None:
+    """Finds weights out of which nothing but NaN can come, before they blacken pictures."""
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        out = network(torch.full((1, network.config["in_chans"], 16, 16), 0.5, device=device))
+    if not out.isfinite().all():
+        raise BackendError(f"{name}: the network's output is not finite; the weights are damaged")
 
 
 def _halved(tile: int, longest: int) -> int | None:

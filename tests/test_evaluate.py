@@ -137,7 +137,7 @@ def test_a_list_chooses_the_pairs(tmp_path: Path) -> None:
         (["a.png"], ["a.png", "b.png"], r"gt: no HR picture for .*lq.b.png$"),
         ([f"{i}.png" for i in range(9)], ["x.png"], r"0.png has no 0.* and 4 more$"),
         (["a.png", "a.jpg"], ["a.png"], r"gt: a.jpg and a.png have one name"),
-        ([], ["a.png"], r"gt: no PNG, JPEG or WebP files"),
+        ([], ["a.png"], r"gt: no pictures"),
     ],
 )
 def test_unpaired_files_are_named(tmp_path: Path, gt: list[str], lq: list[str], message: str) -> None:
@@ -389,7 +389,7 @@ def test_files_that_are_no_pictures(folder: Path) -> None:
     (folder / "Set5" / "LR" / "cat.png").write_bytes(whole[:-40])
     fails("cat.png: truncated or damaged", *both)
     (folder / "Set5" / "LR" / "cat.png").write_text("text")
-    fails("cat.png: not a PNG, JPEG or WebP image", *both)
+    fails("cat.png: not a PNG, JPEG, WebP, TIFF, AVIF or GIF image", *both)
     assert not (folder / "t.csv").exists()
 
 

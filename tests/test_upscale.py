@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from seemore_fast.errors import BackendError, Cancelled, ImageError, SeemoreError
 from seemore_fast.local_tiles import check_overlap, plan_tiles
+from seemore_fast.model import SeemoRe, load
 from seemore_fast.upscale import Upscaler
 
 
@@ -199,6 +201,7 @@ def test_other_pictures_are_refused(image: object, message: str) -> None:
         {"tile": 31},
         {"tile": "large"},
         {"tile": 1.5},
+        {"tile": 64},
         {"tile": 64, "overlap": 17},
         {"overlap": -1},
         {"tile_mode": "both"},
@@ -209,7 +212,7 @@ def test_other_pictures_are_refused(image: object, message: str) -> None:
     ],
 )
 def test_bad_arguments_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(SeemoreError, match=r"must|neither|unknown|needs"):
+    with pytest.raises(SeemoreError, match=r"must|neither|unknown|needs|no exact tiles"):
         Upscaler(**{"model": Pointwise(), **wrong})
 
 
@@ -271,6 +274,52 @@ def test_pieces_come_once_each_and_in_order() -> None:
     whole = np.concatenate(rows)
     visible = whole[..., 3] > 0
     np.testing.assert_array_equal(whole[visible], twice(image)[visible].astype(np.uint16) * 257)
+
+
+# Exact tiles
+
+
+def tiny() -> SeemoRe:
+    return SeemoRe(2, 3, num_experts=3, num_layers=1, embedding_dim=8, lr_space="exp", topk=1).eval()
+
+
+def test_exact_tiles_give_the_whole_picture() -> None:
+    image = noise(70, 101, 4)
+    image[20:40, 30:60] = 0
+    whole = Upscaler(tiny(), tile=0)
+    tiled = Upscaler(whole.model, tile=48)
+    calls: list[tuple[int, int]] = []
+    larger = tiled.up(image, lambda *call: calls.append(call))
+    assert calls[-1][0] == calls[-1][1] > 6, "it was not tiled"
+    difference = np.abs(whole.up(image).astype(int) - larger)
+    assert difference.max() <= 1
+    # Gray, as alpha is, comes from tiles as the mean of three rounded channels.
+    assert (difference[..., :3] > 0).mean() < 1e-3
+    fine = image.astype(np.float32) / 255
+    error = np.linalg.norm(whole.up(fine) - tiled.up(fine)) / np.linalg.norm(whole.up(fine))
+    assert error <= 1e-5
+    with pytest.raises(Cancelled):
+        tiled.up(image, cancelled=lambda: len(calls) > 0)
+
+
+def test_automatic_tiles_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(150, 160, 3)
+    for tile_mode in ("exact", "local"):
+        upscaler = Upscaler(tiny(), tile_mode=tile_mode)
+        totals: list[int] = []
+        for free in (1 << 40, 8 << 20):
+            monkeypatch.setattr("seemore_fast.upscale.free_memory", lambda device, free=free: free)
+            upscaler.up(image, lambda done, total, totals=totals: totals.append(total))
+        assert totals[0] == 1
+        assert totals[-1] > 1
+
+
+def test_weights_that_give_nonsense_are_refused_when_loaded(tmp_path: Path) -> None:
+    state = load("t-x4").state_dict()
+    state["conv_2.weight"] = torch.full_like(state["conv_2.weight"], 1e38)
+    torch.save(state, tmp_path / "huge.pth")
+    with pytest.raises(BackendError, match=r"huge.pth: the network's output is not finite"):
+        Upscaler(tmp_path / "huge.pth", device="cpu")
 
 
 # Threads, cancelling, memory

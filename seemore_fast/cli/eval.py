@@ -19,8 +19,7 @@ from rich.text import Text
 
 from ..atomic import write_text
 from ..errors import SeemoreError
-from .options import Dtype, DtypeOption, ThreadsOption
-from .upscale import Device, _pick_device, _prepare_folder, _progress_bar
+from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, prepare_folder, progress_bar
 
 if TYPE_CHECKING:
     from ..data import Pair
@@ -47,7 +46,7 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Pictures go to <here>/<name>/visualization/<set>.")
     ] = Path("results"),
-    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
     threads: ThreadsOption = None,
@@ -67,6 +66,7 @@ def command(
     import torch
 
     from .. import evaluate
+    from ..devices import pick_device
     from ..precision import autocast
 
     more = more or []
@@ -80,23 +80,23 @@ def command(
         from .. import options
 
         read = options.load(opt, [*(force_yml or []), *more])
-        where = "cpu" if device is Device.auto and read.num_gpu == 0 else _pick_device(device)
+        where = pick_device("cpu" if device == "auto" and read.num_gpu == 0 else device).type
         precision = autocast(where, dtype.value)
         plan = evaluate.from_options(read, output, where, backend, save_images)
     else:
         from ..model import load
 
-        where = _pick_device(device)
+        where = pick_device(device).type
         precision = autocast(where, dtype.value)
         network = load(model, device=where, backend=backend)
         folders = [(gt, Path(lq)) for gt, lq in zip(data, more, strict=True)]
         plan = evaluate.from_folders(network, Path(model).stem, folders, output, filename_tmpl, save_images)
     if plan.images is not None:
         for name in plan.sets:
-            _prepare_folder(plan.images / name)
+            prepare_folder(plan.images / name)
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    with _progress_bar(console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("", total=sum(map(len, plan.sets.values())))
         done = itertools.count()
 

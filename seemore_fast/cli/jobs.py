@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ImageError
 from ..image import FORMATS
 
+PIPE = Path("-")
+"""Standard input or output."""
+
 
 class Job(NamedTuple):
-    """One picture to read and the file to write."""
+    """One picture to read and the file to write, both ``-`` for standard input and output."""
 
     input: Path
     output: Path
 
 
+class _Source(NamedTuple):
+    path: Path
+    below: Path
+    """The same, as seen from the input folder that it was found in."""
+
+
 def plan_jobs(inputs: Iterable[str], output: Path, ext: str | None = None, suffix: str = "") -> list[Job]:
     """Pairs every input picture with its output file, in the order given; touches nothing.
 
-    An input is a file, a folder (its pictures, not its subfolders) or a pattern such as ``photos/*.png``.
-    ``output`` is a file if it is named like a picture and there is one input file; otherwise it is a folder,
-    and outputs are named after the inputs, with ``suffix`` before the dot and ``ext`` (default: the input's)
-    behind it.
+    An input is a file, a folder (its pictures and those of its subfolders, but nothing hidden and not the
+    output folder), a pattern such as ``photos/*.png``, or ``-`` for standard input.  ``output`` is ``-`` or a
+    file, if it is named like a picture and there is one input file; otherwise it is a folder that gets the
+    input folders' tree, and outputs are named after the inputs, with ``suffix`` before the dot and ``ext``
+    (default: the input's) behind it.
 
     Raises ImageError if there is nothing to do, an output would replace an input, two would share a name, or
     ``suffix`` leads to another folder.
@@ -35,51 +45,69 @@ def plan_jobs(inputs: Iterable[str], output: Path, ext: str | None = None, suffi
     inputs = list(inputs)
     if not inputs:
         raise ImageError("no input: name files, folders or patterns, with or without -i")
-    sources = _unique(source for text in inputs for source in _expand(text))
-    one_file = len(inputs) == 1 and Path(inputs[0]).is_file()
-    if _names_a_picture(output):
+    sources = _unique(source for text in inputs for source in _expand(text, output))
+    one_file = len(inputs) == 1 and (inputs[0] == str(PIPE) or Path(inputs[0]).is_file())
+    if output == PIPE or _names_a_picture(output):
         if not one_file:
             raise ImageError(f"{output}: several inputs, or a folder, need a folder as output")
-        if ext or suffix:
+        if suffix or (ext and output != PIPE):
             raise ImageError(f"{output}: --ext and --suffix name files in a folder, but this is a file")
-        jobs = [Job(sources[0], output)]
+        jobs = [Job(sources[0].path, output)]
     elif output.exists() and not output.is_dir():
         raise ImageError(f"{output}: is neither a folder nor named like a picture ({', '.join(FORMATS)})")
+    elif any(source.path == PIPE for source in sources):
+        raise ImageError(f"{output}: standard input has no name; give a file, or - for standard output")
     else:
-        jobs = [Job(source, output / _output_name(source, ext, suffix)) for source in sources]
+        jobs = [Job(source.path, output / _output_name(source.below, ext, suffix)) for source in sources]
     _check_clashes(jobs)
     return jobs
 
 
-def _expand(text: str) -> list[Path]:
+def _expand(text: str, output: Path) -> list[_Source]:
     path = Path(text)
+    if path == PIPE:
+        return [_Source(path, path)]
     if path.is_dir():
-        found, what = sorted(path.iterdir()), "no PNG, JPEG or WebP files in this folder"
+        pictures = [_Source(found, found.relative_to(path)) for found in _walk(path, output)]
+        what = "no pictures in this folder"
     elif path.exists():
-        return [path]
+        return [_Source(path, Path(path.name))]
     elif glob.has_magic(text):
         found = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-        what = "no PNG, JPEG or WebP file matches"
+        pictures = [_Source(file, Path(file.name)) for file in found if _is_picture(file)]
+        what = "no picture matches"
     else:
         raise ImageError(f"{text}: no such file or folder")
-    pictures = [
-        p for p in found if p.suffix.lower() in FORMATS and p.is_file() and not p.name.startswith(".")
-    ]
     if not pictures:
         raise ImageError(f"{text}: {what}")
     return pictures
 
 
-def _unique(paths: Iterable[Path]) -> list[Path]:
-    return list({path.resolve(): path for path in paths}.values())
+def _walk(folder: Path, output: Path) -> Iterator[Path]:
+    """The pictures in ``folder`` and below, sorted, except those in ``output``, if that lies below."""
+    results = output.resolve()
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and (here / name).resolve() != results
+        )
+        yield from (here / name for name in sorted(files) if _is_picture(here / name))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
+
+
+def _unique(sources: Iterable[_Source]) -> list[_Source]:
+    return list({source.path.resolve(): source for source in sources}.values())
 
 
 def _names_a_picture(path: Path) -> bool:
     return path.suffix.lower() in FORMATS and not path.is_dir()
 
 
-def _output_name(source: Path, ext: str | None, suffix: str) -> str:
-    return f"{source.stem}{suffix}{f'.{ext}' if ext else source.suffix}"
+def _output_name(source: Path, ext: str | None, suffix: str) -> Path:
+    return source.with_name(f"{source.stem}{suffix}{f'.{ext}' if ext else source.suffix}")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -89,10 +117,10 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _check_clashes(jobs: list[Job]) -> None:
-    inputs = {_identity(job.input) for job in jobs}
+    inputs = {_identity(job.input) for job in jobs if job.input != PIPE}
     writer: dict[Path, Path] = {}
     for source, output in jobs:
-        if output.exists() and _identity(output) in inputs:
+        if output != PIPE and output.exists() and _identity(output) in inputs:
             raise ImageError(f"{output}: would overwrite an input; choose another folder or a --suffix")
         if output in writer:
             raise ImageError(f"{output}: both {writer[output]} and {source} would be written there")

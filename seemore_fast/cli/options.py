@@ -1,11 +1,17 @@
-"""Options that several subcommands share."""
+"""What several subcommands share: options, the output folder, the progress bar."""
 
 from __future__ import annotations
 
+import tempfile
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import progress
+from rich.console import Console
+
+from ..errors import ImageError
 
 
 class Dtype(str, Enum):
@@ -17,6 +23,36 @@ class Dtype(str, Enum):
 
 
 DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic; fp16 on a GPU only.")]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto: the GPU if there is one.")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads.", show_default="as PyTorch: all cores")
 ]
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes the output folder, and finds out now, not after a long computation, that it takes no files.
+
+    Raises ImageError if it does not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot write here ({error.strerror})") from None
+
+
+def progress_bar(console: Console, *more: progress.ProgressColumn) -> progress.Progress:
+    """A bar that counts pictures, with the time left; invisible where ``console`` is no terminal."""
+    columns = [
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        *more,
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("ETA"),
+        progress.TimeRemainingColumn(),
+    ]
+    return progress.Progress(*columns, console=console, disable=not console.is_terminal)

@@ -2,67 +2,95 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from enum import Enum
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import progress
 from rich.console import Console
+from rich.progress import Progress, TaskID, TextColumn
 
-from ..errors import BackendError, ImageError, SeemoreError
-from .options import Dtype, DtypeOption, ThreadsOption
+from ..atomic import remove_stale
+from ..errors import SeemoreError
+from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, prepare_folder, progress_bar
 
 if TYPE_CHECKING:
-    from ..upscale import Upscaler
     from .jobs import Job
-
-
-class Device(str, Enum):
-    """Values of ``--device``."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Ext(str, Enum):
-    """Values of ``--ext``."""
-
-    png = "png"
-    jpg = "jpg"
-    webp = "webp"
+    from .pipeline import Outcome
 
 
 def command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="File (for one input file) or folder.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="File (for one input file), folder, or - (standard output)."),
+    ],
     more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Inputs, as after -i.")] = None,
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", "-i", help="File, folder or 'pattern*.png'; repeatable.")
+        list[str] | None,
+        typer.Option("--input", "-i", help="File, folder, 'pattern*.png' or - (standard input); repeatable."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Bundled weights, or a .safetensors or .pth file.")] = "t-x4",
-    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
+    model: Annotated[
+        str, typer.Option("--model", "-n", help="Bundled weights, or a .safetensors or .pth file.")
+    ] = "t-x4",
+    device: DeviceOption = "auto",
+    gpu: Annotated[
+        int | None, typer.Option("--gpu-id", "-g", help="GPU by number, -1 for the CPU; as --device cuda:N.")
+    ] = None,
     dtype: DtypeOption = Dtype.fp32,
+    fp32: Annotated[bool, typer.Option("--fp32", help="As --dtype fp32.")] = False,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
     tile: Annotated[
-        int, typer.Option(help="Largest side of a tile in input pixels, to save memory; 0: no tiles.")
-    ] = 0,
+        str,
+        typer.Option(
+            "--tile",
+            "-t",
+            metavar="auto|N|0",
+            help="Largest side of a tile in input pixels; 0: no tiles; auto: as memory allows.",
+        ),
+    ] = "auto",
+    tile_mode: Annotated[
+        str,
+        typer.Option(
+            metavar="exact|local", help="Result of the whole picture, or each tile its own picture."
+        ),
+    ] = "exact",
     tile_overlap: Annotated[
         int | None,
-        typer.Option(help="Input pixels that tiles share.", show_default="32, at most a quarter of the tile"),
+        typer.Option(
+            "--tile-overlap",
+            "--tile_pad",
+            help="Input pixels that local tiles share.",
+            show_default="32, at most a quarter of the tile",
+        ),
+    ] = None,
+    outscale: Annotated[
+        float | None,
+        typer.Option("--outscale", "-s", min=0.01, help="Final enlargement.", show_default="the model's"),
     ] = None,
     ext: Annotated[
-        Ext | None, typer.Option(help="Format of outputs in a folder.", show_default="the input's")
+        str | None,
+        typer.Option(
+            "--ext",
+            "-f",
+            metavar="png|jpg|webp|tif|avif|gif",
+            help="Format of outputs in a folder, or of standard output.",
+            show_default="the input's",
+        ),
     ] = None,
     suffix: Annotated[str, typer.Option(help="Added to the names of outputs in a folder.")] = "",
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            "--quality", "-q", min=1, max=100, help="Of JPEG, WebP, AVIF.", show_default="95, lossless, 90"
+        ),
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out pictures whose output exists.")
+    ] = False,
     threads: ThreadsOption = None,
-    max_megapixels: Annotated[
-        float, typer.Option(min=0.001, max=178, help="Larger inputs are refused.")
-    ] = 100,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger inputs are refused.")] = 100,
 ) -> None:
-    """Upscale pictures (PNG, JPEG, WebP; gray, RGB and alpha, 8 bits).
+    """Upscale pictures (PNG, JPEG, WebP, TIFF, AVIF, GIF; gray, colour and alpha; 8 and 16 bits).
 
     Exit status:
     0    all pictures are written
@@ -70,88 +98,109 @@ def command(
     2    wrong arguments, weights or output folder; nothing is written
     130  interrupted; finished pictures are kept
     """
+    if fp32 and dtype is not Dtype.fp32:
+        raise SeemoreError(f"--fp32 contradicts --dtype {dtype.value}: give one of them")
+    if gpu is not None and device != "auto":
+        raise SeemoreError(f"--gpu-id contradicts --device {device}: give one of them")
+    if gpu is not None:
+        device = "cpu" if gpu < 0 else f"cuda:{gpu}"
+    ext = _known(ext)
+
     import torch
 
     from ..upscale import Upscaler
-    from .jobs import plan_jobs
+    from .jobs import PIPE, plan_jobs
+    from .pipeline import Settings, upscale_files
 
-    jobs = plan_jobs([*(inputs or []), *(more or [])], output, ext.value if ext else None, suffix)
+    jobs = plan_jobs([*(inputs or []), *(more or [])], output, ext, suffix)
     if threads is not None:
         torch.set_num_threads(threads)
     upscaler = Upscaler(
-        model, _pick_device(device), dtype.value, tile, "local", overlap=tile_overlap, backend=backend
+        model,
+        device,
+        dtype.value,
+        int(tile) if tile.isdecimal() else tile,
+        tile_mode,
+        overlap=tile_overlap,
+        backend=backend,
     )
-    _prepare_folder(jobs[0].output.parent)
+    for folder in sorted({job.output.parent for job in jobs if job.output != PIPE}):
+        prepare_folder(folder)
+        remove_stale(folder)
+    planned = len(jobs)
+    if skip_existing:
+        jobs = [job for job in jobs if job.output == PIPE or not job.output.exists()]
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    failed = 0
-    with _progress_bar(console) as bar:
-        task = bar.add_task("", total=len(jobs))
-        for index, job in enumerate(jobs):
-            bar.update(task, completed=index, description=job.input.name)
-
-            def tell(done: int, total: int, index: int = index) -> None:
-                bar.update(task, completed=index + done / total)
-
-            try:
-                _upscale_file(upscaler, job, int(max_megapixels * 1e6), tell)
-            except SeemoreError as error:
-                failed += 1
-                console.print(f"seemore-fast: {error}", markup=False)
-        bar.update(task, completed=len(jobs))
-    if failed and len(jobs) > 1:
-        console.print(f"seemore-fast: {failed} of {len(jobs)} pictures failed")
-    if failed:
+    settings = Settings(int(max_megapixels * 1e6), outscale, quality, ext)
+    with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
+        screen = _Screen(console, bar, bar.add_task("", total=len(jobs), speed=""))
+        log = logging.getLogger("seemore_fast")
+        log.addHandler(screen)
+        try:
+            outcome = upscale_files(upscaler, jobs, settings, screen)
+        finally:
+            log.removeHandler(screen)
+        bar.update(screen.task, completed=len(jobs))
+    if planned > 1:
+        _summarise(console, outcome, planned, planned - len(jobs))
+    if outcome.failed:
         raise typer.Exit(1)
 
 
-def _pick_device(choice: Device) -> str:
-    import torch
+def _known(ext: str | None) -> str | None:
+    from ..image import FORMATS
 
-    if choice is Device.auto:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if choice is Device.cuda and not torch.cuda.is_available():
-        raise BackendError(f"device cuda: PyTorch {torch.__version__} finds no GPU; use cpu or auto")
-    return choice.value
-
-
-def _prepare_folder(folder: Path) -> None:
-    """Makes the output folder, and finds out now, not after a long computation, that it takes no files."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot write here ({error.strerror})") from None
+    if ext is None:
+        return None
+    ext = ext.lower().removeprefix(".")
+    if f".{ext}" not in FORMATS:
+        raise SeemoreError(
+            f"--ext must be one of {', '.join(s.removeprefix('.') for s in FORMATS)}, got {ext!r}"
+        )
+    return ext
 
 
-def _progress_bar(console: Console) -> progress.Progress:
-    columns = [
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("ETA"),
-        progress.TimeRemainingColumn(),
-    ]
-    return progress.Progress(*columns, console=console, disable=not console.is_terminal)
+class _Screen(logging.Handler):
+    """What the run has to say: the bar, and lines above it.  Log records are about the current picture."""
+
+    def __init__(self, console: Console, bar: Progress, task: TaskID):
+        super().__init__(logging.WARNING)
+        self._console, self._bar, self.task = console, bar, task
+        self._job: Job | None = None
+
+    def started(self, index: int, job: Job) -> None:
+        self._job = job
+        self._bar.update(self.task, completed=index, description=job.input.name)
+
+    def progressed(self, index: int, share: float) -> None:
+        self._bar.update(self.task, completed=index + share)
+
+    def measured(self, pixels_out: int, seconds: float) -> None:
+        self._bar.update(self.task, speed=f"{pixels_out / 1e6 / seconds:.1f} MP/s")
+
+    def noted(self, job: Job, note: str) -> None:
+        self._console.print(f"seemore-fast: {job.input}: {note}", markup=False)
+
+    def failed(self, job: Job, message: str) -> None:
+        self._console.print(f"seemore-fast: {message}", markup=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._job is not None:
+            self.noted(self._job, record.getMessage())
 
 
-def _upscale_file(
-    upscaler: Upscaler,
-    job: Job,
-    max_pixels: int,
-    tell: Callable[[int, int], None],
-) -> None:
-    from ..image import Image, check_writable, read, write
-
-    picture = read(job.input, max_pixels)
-    height, width = picture.pixels.shape[:2]
-    check_writable(job.output, height * upscaler.scale, width * upscaler.scale, picture.transparent)
-    try:
-        larger = upscaler.up(picture.pixels, tell)
-    except SeemoreError as error:
-        raise type(error)(f"{job.input}: {error}") from None
-    except MemoryError as error:
-        raise ImageError(f"{job.input}: {error or 'out of memory'}") from None
-    write(job.output, Image(larger, picture.icc_profile))
+def _summarise(console: Console, outcome: Outcome, planned: int, skipped: int) -> None:
+    counts = [f"{outcome.written} of {planned} pictures written"]
+    if skipped:
+        counts.append(f"{skipped} skipped")
+    if outcome.failed:
+        counts.append(f"{len(outcome.failed)} failed")
+    console.print(f"seemore-fast: {', '.join(counts)}", markup=False)
+    for job, _ in outcome.failed:
+        console.print(f"  failed: {job.input}", markup=False)
+    if outcome.written:
+        sizes = f"{outcome.pixels_in / 1e6:.2f} MP to {outcome.pixels_out / 1e6:.1f} MP"
+        speed = f"{outcome.pixels_out / 1e6 / outcome.seconds:.1f} MP/s"
+        share = f"{outcome.network_seconds / outcome.seconds:.0%} of the time in the network"
+        console.print(f"  {sizes} in {outcome.seconds:.1f} s: {speed}, {share}")

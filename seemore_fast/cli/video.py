@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import progress
 from rich.console import Console
+from rich.progress import TextColumn
 
-from .options import Dtype, DtypeOption, ThreadsOption
+from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, progress_bar
 
 
 def command(
@@ -35,9 +35,7 @@ def command(
     ignore_errors: Annotated[
         bool, typer.Option("--ignore-errors", help="Leave out what is damaged instead of stopping there.")
     ] = False,
-    device: Annotated[
-        str, typer.Option(help="auto (the GPU if there is one), cpu, cuda or cuda:N.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
     threads: ThreadsOption = None,
@@ -58,7 +56,7 @@ def command(
         torch.set_num_threads(threads)
     upscaler = Upscaler(model, device, dtype.value, backend=backend)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    with _progress_bar(console) as bar:
+    with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         task = bar.add_task(source.name, total=None, speed="")
 
         def tell(done: int, total: int | None, computed: int) -> None:
@@ -82,16 +80,3 @@ def command(
         except KeyboardInterrupt:
             console.print("seemore-fast: finished segments are kept; the same command goes on from there")
             raise
-
-
-def _progress_bar(console: Console) -> progress.Progress:
-    columns = [
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[speed]}"),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("ETA"),
-        progress.TimeRemainingColumn(),
-    ]
-    return progress.Progress(*columns, console=console, disable=not console.is_terminal)

@@ -81,7 +81,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def _save(data: Any, path: Path) -> None:
     try:
-        with atomic_path(path) as temporary, temporary.open("xb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(data, file)
             except RuntimeError as error:  # how torch tells that the disk is full

@@ -107,7 +107,7 @@ def _write(
     sizes = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, temporary.open("xb") as out:
+        with atomic_path(path) as temporary, temporary.open("wb") as out:
             for pixels in ahead(attempt, range(len(files)), threads, 2 * threads):
                 if pixels is not None:
                     out.write(pixels.data)

@@ -1,0 +1,141 @@
+"""The file formats: what each can hold, how libvips calls it, and how a file of it begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from ..errors import ImageError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.  ``loader`` and ``saver`` are libvips operations."""
+
+    name: str
+    loader: str
+    saver: str
+    max_side: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What to save with; ``quality`` options replace and extend them."""
+    quality: Mapping[str, Any] | None = None
+    """What to save with at a given quality, in the place of None; None: the format has no quality."""
+    sixteen_bits: bool = False
+    gray: bool = True
+    alpha: bool = True
+    frames: bool = False
+    keeps_exif: bool = True
+    keeps_density: bool = True
+    """Whether the format has a place for the resolution other than EXIF."""
+
+
+_SUB = 0x10  # PNG's filters: this one is nearly as good as trying all of them, and three times as fast
+_PNG = Format("PNG", "pngload", "pngsave", 2**31 - 1, {"compression": 4, "filter": _SUB}, sixteen_bits=True)
+# JPEG without chroma subsampling, WebP without loss: what the network drew should survive.
+_JPEG = Format(
+    "JPEG",
+    "jpegload",
+    "jpegsave",
+    65_535,
+    {"Q": 95, "subsample_mode": "off"},
+    {"Q": None},
+    alpha=False,
+)
+_WEBP = Format(
+    "WebP",
+    "webpload",
+    "webpsave",
+    16_383,
+    {"lossless": True},
+    {"lossless": False, "Q": None},
+    gray=False,
+    frames=True,
+    keeps_density=False,
+)
+_TIFF = Format(
+    "TIFF",
+    "tiffload",
+    "tiffsave",
+    2**31 - 1,
+    {"compression": "deflate", "predictor": "horizontal"},
+    sixteen_bits=True,
+    keeps_exif=False,
+)
+_AVIF = Format(
+    "AVIF",
+    "heifload",
+    "heifsave",
+    16_384,
+    {"compression": "av1", "Q": 90, "subsample_mode": "off"},
+    {"Q": None},
+    sixteen_bits=True,
+    gray=False,
+    keeps_density=False,
+)
+_GIF = Format(
+    "GIF", "gifload", "gifsave", 65_535, gray=False, frames=True, keeps_exif=False, keeps_density=False
+)
+
+FORMATS = {
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _WEBP,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".avif": _AVIF,
+    ".gif": _GIF,
+}
+"""File name suffix -> format, for every format that can be read and written."""
+
+NAMES = "PNG, JPEG, WebP, TIFF, AVIF or GIF"
+
+HEAD = 1 << 16
+"""Bytes of a file that `sniff` and `animated_png` want to see."""
+
+
+def sniff(head: bytes) -> Format | None:
+    """The format of a file that begins with ``head``."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _PNG
+    if head.startswith(b"\xff\xd8\xff"):
+        return _JPEG
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return _WEBP
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _TIFF
+    if head[4:8] == b"ftyp" and (b"avif" in head[8:] or b"avis" in head[8:12]):
+        return _AVIF
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return _GIF
+    return None
+
+
+def animated_png(head: bytes) -> bool:
+    """Whether a PNG that begins with ``head`` has frames: libvips would read the first without a word."""
+    return b"acTL" in head.partition(b"IDAT")[0]
+
+
+@cache
+def vips() -> ModuleType:
+    """pyvips, set up for us.  Raises ImageError if it is not there or does not load."""
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:
+        raise ImageError(f"reading and writing pictures needs pyvips[binary] ({error})") from None
+    # Its cache knows files by their names only, and would give the old content of one that has changed.
+    pyvips.cache_set_max(0)
+    # Its warnings are remarks on files that it reads all the same.
+    logging.getLogger("pyvips").addHandler(logging.NullHandler())
+    return pyvips
+
+
+def reason(error: Exception) -> str:
+    """libvips's message in one short line."""
+    detail = getattr(error, "detail", str(error))
+    lines = [line.strip() for line in str(detail).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

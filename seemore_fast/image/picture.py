@@ -1,0 +1,59 @@
+"""A picture in memory: pixels, and what else its file told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROFILE = "icc-profile-data"
+
+
+@dataclass(frozen=True)
+class Animation:
+    """``frames`` pictures of equal size, each shown for its ``delays`` entry in ms; ``loop`` times, 0 for
+    ever."""
+
+    frames: int
+    delays: tuple[int, ...]
+    loop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture: ``pixels`` is (H, W, C) uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and
+    alpha.
+
+    Alpha is straight (not premultiplied).  An animation's frames are stacked from top to bottom.
+    ``metadata`` holds the ICC profile, EXIF, XMP and IPTC as libvips names them: field -> (type, value).
+    ``density`` is in pixels per mm, across and down.  ``notes`` say what reading had to change.
+    """
+
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    metadata: Mapping[str, tuple[int, Any]] = field(default_factory=dict)
+    density: tuple[float, float] | None = None
+    animation: Animation | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The colour profile, which fits the pixels."""
+        return self.metadata[PROFILE][1] if PROFILE in self.metadata else None
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last channel is alpha."""
+        return self.pixels.shape[2] in (2, 4)
+
+    @property
+    def transparent(self) -> bool:
+        """Whether any pixel is not opaque."""
+        return self.has_alpha and bool(self.pixels[..., -1].min() < np.iinfo(self.pixels.dtype).max)
+
+
+def profile_fits(icc: bytes, channels: int) -> bool:
+    """Whether the profile's colour space (bytes 16-19 of its header) is the one of so many channels."""
+    return icc[16:20] == (b"GRAY" if channels < 3 else b"RGB ")

@@ -1,0 +1,177 @@
+"""Files -> pictures: any of the formats, 8 or 16 bits as the file has them, upright, with their metadata."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import temporary_file
+from ..errors import ImageError
+from .formats import HEAD, NAMES, Format, animated_png, reason, sniff, vips
+from .picture import PROFILE, Animation, Image, profile_fits
+
+MAX_PIXELS = 100_000_000
+"""Default limit of `read`: 100 megapixels are 1.6 gigapixels after x4."""
+
+STDIN = Path("-")
+
+_DTYPES = {"uchar": np.uint8, "ushort": np.uint16}
+_INKS = {"cmyk": "CMYK", "lab": "CIELAB", "labs": "CIELAB", "labq": "CIELAB"}
+_TURNED = range(5, 9)  # EXIF orientations that swap width and height
+
+
+def read(path: str | Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> Image:
+    """Reads a picture file (``-``: standard input), turned upright as its EXIF orientation says.
+
+    Palettes become RGB, bilevel becomes gray, CMYK and CIELAB become sRGB (through the embedded profile if
+    there is one), with a note.  Of a TIFF with several pages, the first is read, with a note.
+    ``data`` is the content where it is not in a file of its own: ``path`` only names it then.
+
+    Raises ImageError if the file is missing, damaged, of another format or kind of pixels, or of more than
+    ``max_pixels`` (all frames of an animation together).
+    """
+    path = Path(path)
+    image, format_ = _open(path, data)
+    try:
+        _check(path, image, format_, max_pixels)
+        notes = []
+        if format_.name == "TIFF" and _get(image, "n-pages", 1) > 1:
+            notes.append(f"only the first of {image.get('n-pages')} pages is read")
+        metadata = _metadata(image)
+        if image.interpretation in _INKS:
+            image = image.copy_memory()  # the profile is tried first
+            notes.append(f"converted from {_INKS[image.interpretation]} to sRGB")
+            image = _to_srgb(image, PROFILE in metadata)
+            metadata.pop(PROFILE, None)
+        pixels = _pixels(path, image)
+    except vips().Error as error:
+        raise ImageError(f"{path}: truncated or damaged ({reason(error)})") from None
+    if PROFILE in metadata and not profile_fits(metadata[PROFILE][1], pixels.shape[2]):
+        del metadata[PROFILE]
+    pixels = _upright(pixels, _get(image, "orientation", 1))
+    return Image(pixels, metadata, _density(image), _animation(image), tuple(notes))
+
+
+def size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture, upright, from its header; of the first frame of an animation.
+
+    Raises ImageError if the file is missing, of another format, or its header is damaged.
+    """
+    image, _ = _open(Path(path), None)
+    width, height = image.width, _get(image, "page-height", image.height)
+    return (height, width) if _get(image, "orientation", 1) in _TURNED else (width, height)
+
+
+def _open(path: Path, data: bytes | None) -> tuple[Any, Format]:
+    """The picture with its header read, and its format."""
+    pyvips = vips()
+    try:
+        # Opened here: libvips would want the name in UTF-8, and words errors in its own way.
+        if data is None and path != STDIN:
+            opened = path.open("rb")
+        else:
+            opened = _spooled(sys.stdin.buffer if data is None else io.BytesIO(data))
+        with opened as file:
+            head = file.read(HEAD)
+            file.seek(0)
+            source = pyvips.Source.new_from_descriptor(file.fileno())
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from None
+    except pyvips.Error as error:
+        raise ImageError(f"{path}: cannot be read ({reason(error)})") from None
+    format_ = sniff(head)
+    if format_ is None:
+        raise ImageError(f"{path}: {'the file is empty' if not head else f'not a {NAMES} image'}")
+    if format_.name == "PNG" and animated_png(head):
+        raise ImageError(f"{path}: an animated PNG; animations are read from GIF and WebP")
+    options = {"n": -1} if format_.frames else {}
+    try:
+        load = getattr(pyvips.Image, f"{format_.loader}_source")
+        return load(source, access="sequential", fail_on="error", **options), format_
+    except pyvips.Error as error:
+        raise ImageError(f"{path}: truncated or damaged ({reason(error)})") from None
+
+
+def _spooled(stream: IO[bytes]) -> IO[bytes]:
+    """In a file, for some formats are read back and forth."""
+    file = temporary_file()
+    shutil.copyfileobj(stream, file)
+    file.seek(0)
+    return file
+
+
+def _check(path: Path, image: Any, format_: Format, max_pixels: int) -> None:
+    width, height = image.width, image.height
+    if width * height > max_pixels:
+        limit = f"the limit of {max_pixels / 1e6:g} megapixels"
+        raise ImageError(f"{path}: {width}x{height} is over {limit}; raise max_pixels (--max-megapixels)")
+    if format_.name == "AVIF" and _get(image, "n-pages", 1) > 1:
+        raise ImageError(f"{path}: an AVIF of several pictures; animations are read from GIF and WebP")
+    if image.format not in _DTYPES and image.interpretation not in _INKS:
+        raise ImageError(f"{path}: {image.format} pixels; only 8 and 16 bits a channel are supported")
+    if image.interpretation not in _INKS and image.bands > 4:
+        raise ImageError(
+            f"{path}: {image.bands} channels; gray, RGB and CMYK with or without alpha are supported"
+        )
+
+
+def _get(image: Any, name: str, default: Any) -> Any:
+    return image.get(name) if image.get_typeof(name) else default
+
+
+def _metadata(image: Any) -> dict[str, tuple[int, Any]]:
+    """Profile, EXIF, XMP and IPTC.  libvips writes the tags of EXIF that it also finds as fields."""
+    fields = [name for name in image.get_fields() if name.startswith("exif-")]
+    fields += [name for name in (PROFILE, "xmp-data", "iptc-data") if image.get_typeof(name)]
+    # The pixels will be upright, and the thumbnail that EXIF may hold is not kept up to date.
+    drop = ("Orientation", "PixelXDimension", "PixelYDimension")
+    return {name: (image.get_typeof(name), image.get(name)) for name in fields if not name.endswith(drop)}
+
+
+def _to_srgb(image: Any, has_profile: bool) -> Any:
+    depth = 16 if image.format == "ushort" or image.interpretation in ("labs",) else 8
+    if has_profile:
+        try:
+            # The profile is used when pixels are computed: a broken one must show itself now.
+            converted = image.icc_transform("srgb", embedded=True, depth=depth)
+            converted.crop(0, 0, 1, 1).avg()
+            return converted
+        except vips().Error:
+            pass
+    return image.colourspace("rgb16" if depth == 16 else "srgb")
+
+
+def _pixels(path: Path, image: Any) -> NDArray:
+    if image.format not in _DTYPES:
+        raise ImageError(f"{path}: {image.format} pixels; only 8 and 16 bits a channel are supported")
+    data = image.write_to_memory()
+    return np.frombuffer(data, _DTYPES[image.format]).reshape(image.height, image.width, image.bands)
+
+
+def _upright(pixels: NDArray, orientation: int) -> NDArray:
+    if orientation in (2, 4, 5, 7):
+        pixels = pixels[:, ::-1]
+    quarter_turns = {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+
+
+def _density(image: Any) -> tuple[float, float] | None:
+    # 1 pixel per mm is what libvips says of files that do not tell.
+    if image.xres == image.yres == 1 or min(image.xres, image.yres) <= 0:
+        return None
+    swap = _get(image, "orientation", 1) in _TURNED
+    return (image.yres, image.xres) if swap else (image.xres, image.yres)
+
+
+def _animation(image: Any) -> Animation | None:
+    frames = _get(image, "n-pages", 1)
+    if "page-height" not in image.get_fields() or frames < 2 or image.height % frames:
+        return None
+    delays = tuple(_get(image, "delay", [100] * frames))
+    return Animation(frames, delays, _get(image, "loop", 0))
