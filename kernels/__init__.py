@@ -1,1 +1,1 @@
-"""Triton kernels, one file per op; installed as ``seemore_fast.kernels``."""
+"""Triton kernels, one file per op (docs/triton.md); installed as ``seemore_fast.kernels``."""

@@ -8,6 +8,7 @@ picture = seemore_fast.Upscaler("t-x4").up(array_or_pil_image)
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from .model import accelerate as accelerate
     from .model import load as load
     from .upscale import Upscaler as Upscaler
+
+if not (_beside := Path(__file__).with_name("kernels")).is_dir():
+    # In a source tree the Triton kernels lie beside the package; an installed one has them inside.
+    __path__.append(str(_beside.parents[1]))
 
 __version__ = "0.1.0"
 __all__ = ["SeemoRe", "Upscaler", "accelerate", "load", "ops"]

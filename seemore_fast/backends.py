@@ -6,6 +6,7 @@ A model's own choice comes first, then `set_default`, then the environment varia
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 from . import _native
@@ -31,7 +32,18 @@ def missing(name: str) -> str | None:
         except BackendError as error:
             return str(error)
         return None
-    return "not built yet: this version has no GPU kernels"
+    if name == "triton":
+        return _no_triton()
+    return "not built yet: this version has no CUDA engine"
+
+
+def _no_triton() -> str | None:
+    """PyTorch calls AMD's GPUs cuda, too."""
+    import torch
+
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    return None if torch.cuda.is_available() else "PyTorch finds no CUDA or ROCm device"
 
 
 def check(name: str) -> str:

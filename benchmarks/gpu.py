@@ -1,0 +1,185 @@
+"""What benchmarks/gpu.sh measures of the Triton kernels, as a table and JSON.
+
+python benchmarks/gpu.py environment --json FILE    versions, GPU, commit
+python benchmarks/gpu.py ops --json FILE            each op, forward and with backward, against PyTorch's
+composition
+python benchmarks/gpu.py train --json FILE          a training step against eager and torch.compile
+
+Times are medians; the L2 cache is flushed before each call of an op.  A variant whose error is over its gate
+gets no time.  Nothing but PyTorch and Triton is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from seemore_fast import SeemoRe, reference
+from seemore_fast.variants import config
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
+from cases import CASES, normal
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (32, 48, 64, 64)
+"""Of the ops' input: SeemoRe-B, a training batch."""
+
+
+def environment() -> list[dict[str, Any]]:
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    properties = torch.cuda.get_device_properties(0)
+    row = {
+        "gpu": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "commit": commit.strip(),
+    }
+    return [row]
+
+
+def ops() -> list[dict[str, Any]]:
+    """Milliseconds of forward and of forward and backward, and the worst relative error of a gradient."""
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for case in CASES:
+            inputs = case.inputs(SHAPE, dtype, torch.float32, normal)
+            inputs = [value.cuda() if isinstance(value, Tensor) else value for value in inputs]
+            tensors = [value for value in inputs if isinstance(value, Tensor)]
+            grad = torch.randn(SHAPE, device="cuda", dtype=dtype)
+            plain = import_module(f"seemore_fast.ops.{case.name}").reference
+            kernels = import_module(f"seemore_fast.kernels.{case.name}")
+
+            def ours(kernels=kernels, tensors=tensors, inputs=inputs, grad=grad) -> list[Tensor]:
+                _, *saved = kernels.forward(*inputs)
+                return kernels.backward(grad, *saved, *inputs, [True] * len(tensors))
+
+            def theirs(plain=plain, tensors=tensors, inputs=inputs, grad=grad) -> list[Tensor]:
+                leaves = [t.detach().requires_grad_() for t in tensors]
+                out = plain(*leaves, *inputs[len(leaves) :])[0]
+                return list(torch.autograd.grad(out, leaves, grad, materialize_grads=True))
+
+            error = max(relative(a, b) for a, b in zip(ours(), theirs(), strict=True))
+            with torch.no_grad():
+                forward = {"ours": bench(lambda k=kernels, i=inputs: k.forward(*i))}
+                forward["eager"] = bench(lambda p=plain, i=inputs: p(*i))
+            both = {"ours": bench(ours), "eager": bench(theirs)}
+            rows.append(
+                {"op": str(case), "dtype": str(dtype)[6:], "forward": forward, "both": both, "error": error}
+            )
+            print_row(rows[-1])
+    return rows
+
+
+def train() -> list[dict[str, Any]]:
+    """One step (forward, L1, backward, Adam) of 32 patches of 64 x 64."""
+    rows = []
+    for variant in ("t-x4", "b-x4"):
+        settings = config(variant)
+        torch.manual_seed(0)
+        state = reference.SeemoRe(**settings).state_dict()
+        scale = settings["scale"]
+        x, target = torch.rand(32, 3, 64, 64).cuda(), torch.rand(32, 3, 64 * scale, 64 * scale).cuda()
+        exact = gradients(SeemoRe(**settings, backend="reference"), state, x[:2], target[:2], torch.float64)
+        for dtype in (torch.float32, torch.bfloat16):
+            plain = None
+            for name in ("eager", "compile", "triton"):
+                backend = "triton" if name == "triton" else "reference"
+                model = SeemoRe(**settings, backend=backend)
+                found = gradients(model, state, x[:2], target[:2], dtype)
+                error = relative(found, exact)
+                plain = error if plain is None else plain
+                passed = error <= (2e-4 if dtype == torch.float32 else 3 * plain)
+                row = {
+                    "model": variant,
+                    "dtype": str(dtype)[6:],
+                    "path": name,
+                    "error": error,
+                    "passed": passed,
+                }
+                if passed:
+                    row |= step_cost(torch.compile(model) if name == "compile" else model, x, target, dtype)
+                rows.append(row)
+                print_row(row)
+                torch._dynamo.reset()
+    return rows
+
+
+def gradients(
+    model: SeemoRe, state: dict[str, Tensor], x: Tensor, target: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """All parameters' gradients, one vector."""
+    model.load_state_dict(state)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    model.to("cuda", wide).train()
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = F.l1_loss(model(x.to(wide)).to(wide), target.to(wide))
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def step_cost(model: Any, x: Tensor, target: Tensor, dtype: torch.dtype) -> dict[str, float]:
+    """Milliseconds and peak memory (MB) of a training step."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = F.l1_loss(model(x), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(10):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return {"ms": statistics.median(times), "peak_mb": torch.cuda.max_memory_allocated() / 1e6}
+
+
+def bench(call: Callable[[], Any]) -> float:
+    return triton.testing.do_bench(call, warmup=10, rep=50, return_mode="median")
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
+
+
+def print_row(row: dict[str, Any]) -> None:
+    print(
+        "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=["environment", "ops", "train"])
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU here")
+    rows = {"environment": environment, "ops": ops, "train": train}[arguments.what]()
+    arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

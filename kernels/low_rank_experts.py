@@ -1,0 +1,235 @@
+"""Low-rank experts, ``A ((B x + b) * (C k + c)) + a``: forward and backward; alone or as a mixture.
+
+In a mixture (`mix_experts`) rank r belongs to expert e = owner[r] and is scaled by the image's weight w_e, a
+is the sum of w_e a_e, and x is added.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import _device as d
+from ._configs import asked, dot, launch, planes, sharing, tiles
+from .dense_weights import weight_gradients
+
+
+class Matrices(NamedTuple):
+    """b_weight, c_weight: (R, C); b_bias, c_bias: (R,); a_weight: (C, R); a_bias: (C,) or (E, C)."""
+
+    b_weight: Tensor
+    b_bias: Tensor
+    c_weight: Tensor
+    c_bias: Tensor
+    a_weight: Tensor
+    a_bias: Tensor
+
+    def dense(self) -> Matrices:
+        return Matrices(*(t.contiguous() for t in self))
+
+
+class Mixture(NamedTuple):
+    """weights: (N, E) float32; owner: (R,) int32."""
+
+    weights: Tensor
+    owner: Tensor
+
+
+def forward(*inputs: Tensor) -> tuple[Tensor]:
+    """Inputs and result of `seemore_fast.ops.low_rank_experts`' operator."""
+    return (experts(*inputs),)
+
+
+def backward(grad: Tensor, *inputs) -> list[Tensor]:
+    *tensors, needs = inputs
+    x, k, *matrices = tensors
+    found = gradients(grad, x, k, Matrices(*matrices))
+    return asked([found.x, found.k, *found.matrices, found.shift], tensors, needs)
+
+
+def experts(x: Tensor, k: Tensor, *matrices: Tensor, mixture: Mixture | None = None) -> Tensor:
+    """x, k: (N, C, H, W); matrices as in `Matrices` -> (N, C, H, W)."""
+    x, k, m = planes(x), planes(k), Matrices(*matrices).dense()
+    n, c, h, w = x.shape
+    out, many = x.new_empty(x.shape), tiles(h * w)
+    grid = lambda config: (many(config), n)
+    args = (x, k, *m, *_mixture(mixture), out, x.stride(0), k.stride(0), h * w)
+    launch(_forward, "matrix", grid, *args, C=c, R=m.b_bias.numel(), E=_experts(mixture), **dot(x))
+    return out
+
+
+class Gradients(NamedTuple):
+    """matrices: of the first five `Matrices`; shift: (C,), sum of dy; by_image: (N, C + R), for each image
+    the sum of
+    dy, and the derivative by the scale of each rank."""
+
+    x: Tensor
+    k: Tensor
+    matrices: tuple[Tensor, ...]
+    shift: Tensor
+    by_image: Tensor
+
+
+def gradients(dy: Tensor, x: Tensor, k: Tensor, m: Matrices, mixture: Mixture | None = None) -> Gradients:
+    """From dy (N, C, H, W).  The products' factors go through memory: their sums are `dense_weights`' job."""
+    x, k, dy, m = planes(x), planes(k), planes(dy), m.dense()
+    n, c, h, w = x.shape
+    rank, shares = m.b_bias.numel(), sharing(h * w, 64, n)
+    dx, dk, ranks = x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty((n, 3 * rank, h, w))
+    partial = x.new_empty((n, shares, c + rank), dtype=torch.float32)
+    args = (dy, x, k, *m, *_mixture(mixture), dx, dk, ranks, partial)
+    strides = (dy.stride(0), x.stride(0), k.stride(0))
+    grid = lambda config: (shares, n)
+    constants = dict(C=c, R=rank, E=_experts(mixture))
+    launch(_backward, "matrix_gradient", grid, *args, *strides, h * w, **constants, **dot(x))
+    db, dc, product = ranks.split(rank, dim=1)
+    b = weight_gradients(db, x, m.b_weight)
+    c = weight_gradients(dc, k, m.c_weight)
+    a_weight, shift = weight_gradients(dy, product, m.a_weight)
+    return Gradients(dx, dk, (*b, *c, a_weight), shift, partial.sum(1))
+
+
+def _mixture(mixture: Mixture | None) -> tuple[Tensor | None, Tensor | None]:
+    return mixture or (None, None)
+
+
+def _experts(mixture: Mixture | None) -> int:
+    return mixture.weights.shape[1] if mixture else 0
+
+
+@triton.jit
+def _scales(weights, owner, image, R: tl.constexpr, E: tl.constexpr):
+    """Each rank's weight in this image: a tuple of [piece], 1 without a mixture."""
+    out = ()
+    for i in tl.static_range(d.count(R)):
+        r = d.channels(R, i)
+        if E > 0:
+            expert = tl.load(owner + r, mask=r < R, other=0)
+            out = out + (tl.load(weights + image * E + expert, mask=r < R, other=0.0),)
+        else:
+            out = out + (tl.full((d.size(R, i),), 1.0, tl.float32),)
+    return out
+
+
+@triton.jit
+def _scale(tile, scales, R: tl.constexpr):
+    """tile * scales; where the scale is 0, 0 whatever an expert that was not selected holds."""
+    out = ()
+    for i in tl.static_range(d.count(R)):
+        factor = scales[i][None, :]
+        out = out + (tl.where(factor == 0, 0.0, tile[i] * factor),)
+    return out
+
+
+@triton.jit
+def _forward(
+    x,  # [N, C, plane], images x_image apart
+    k,  # [N, C, plane], images k_image apart
+    b_weight,  # [R, C]
+    b_bias,  # [R]
+    c_weight,  # [R, C]
+    c_bias,  # [R]
+    a_weight,  # [C, R]
+    a_bias,  # [C], in a mixture [E, C]
+    weights,  # [N, E] float32, in a mixture
+    owner,  # [R] int32, in a mixture
+    out,  # [N, C, plane]
+    x_image,
+    k_image,
+    plane,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    E: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    image = tl.program_id(1).to(tl.int64)
+    pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    inside = pixels < plane
+    bw, cw = d.load_matrix(b_weight, C, 1, R, C, DOT), d.load_matrix(c_weight, C, 1, R, C, DOT)
+    aw = d.load_matrix(a_weight, R, 1, C, R, DOT)
+    value = d.load(x + image * x_image, plane, pixels, inside, C)
+    key = d.load(k + image * k_image, plane, pixels, inside, C)
+    b = d.add_bias(d.linear(value, bw, R, C, DOT, PRECISION), b_bias, R)
+    c = d.add_bias(d.linear(key, cw, R, C, DOT, PRECISION), c_bias, R)
+    product = _scale(d.multiply(b, c, R), _scales(weights, owner, image, R, E), R)
+    result = d.linear(product, aw, C, R, DOT, PRECISION)
+    if E > 0:
+        result = d.add(result, value, C)
+        for e in tl.static_range(E):
+            share = tl.load(weights + image * E + e)
+            bias = d.load_vector(a_bias + e * C, C)
+            shift = ()
+            for i in tl.static_range(d.count(C)):
+                shift = shift + (tl.where(share == 0, 0.0, share * bias[i])[None, :],)
+            result = d.add(result, shift, C)
+    else:
+        result = d.add_bias(result, a_bias, C)
+    d.store(out + image * plane * C, plane, pixels, inside, result, C)
+
+
+@triton.jit
+def _backward(
+    dy,  # [N, C, plane], images dy_image apart
+    x,  # [N, C, plane], images x_image apart
+    k,  # [N, C, plane], images k_image apart
+    b_weight,  # [R, C]
+    b_bias,  # [R]
+    c_weight,  # [R, C]
+    c_bias,  # [R]
+    a_weight,  # [C, R]
+    a_bias,  # unused: the result's shift
+    weights,  # [N, E] float32, in a mixture
+    owner,  # [R] int32, in a mixture
+    dx,  # [N, C, plane]
+    dk,  # [N, C, plane]
+    ranks,  # [N, 3, R, plane]: gradients of B x + b and C k + c, and their scaled product
+    partial,  # [N, programs, C + R] sums of dy, and of the derivative by each rank's scale
+    dy_image,
+    x_image,
+    k_image,
+    plane,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    E: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    share, shares, image = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
+    bw, cw = d.load_matrix(b_weight, C, 1, R, C, DOT), d.load_matrix(c_weight, C, 1, R, C, DOT)
+    aw = d.load_matrix(a_weight, R, 1, C, R, DOT)
+    scales = _scales(weights, owner, image, R, E)
+    dscale, dshift = d.zeros(R), d.zeros(C)
+    ranks += image * plane * (3 * R)
+    for tile in range(share, tl.cdiv(plane, TILE), shares):
+        pixels = tile * TILE + tl.arange(0, TILE)
+        inside = pixels < plane
+        gradient = d.load(dy + image * dy_image, plane, pixels, inside, C)
+        value = d.load(x + image * x_image, plane, pixels, inside, C)
+        key = d.load(k + image * k_image, plane, pixels, inside, C)
+        b = d.add_bias(d.linear(value, bw, R, C, DOT, PRECISION), b_bias, R)
+        c = d.add_bias(d.linear(key, cw, R, C, DOT, PRECISION), c_bias, R)
+        product = d.multiply(b, c, R)
+        d.store(ranks + 2 * R * plane, plane, pixels, inside, _scale(product, scales, R), R)
+        dshift = d.add_columns(dshift, gradient, C)
+        inner = d.linear_back(gradient, aw, C, R, DOT, PRECISION)  # by the scaled product
+        dscale = d.add_columns(dscale, d.multiply(inner, product, R), R)
+        inner = _scale(inner, scales, R)
+        db, dc = d.multiply(inner, c, R), d.multiply(inner, b, R)
+        d.store(ranks, plane, pixels, inside, db, R)
+        d.store(ranks + R * plane, plane, pixels, inside, dc, R)
+        result = d.linear_back(db, bw, R, C, DOT, PRECISION)
+        if E > 0:
+            result = d.add(result, gradient, C)
+        d.store(dx + image * plane * C, plane, pixels, inside, result, C)
+        result = d.linear_back(dc, cw, R, C, DOT, PRECISION)
+        d.store(dk + image * plane * C, plane, pixels, inside, result, C)
+    sums = partial + (image * shares + share) * (C + R)
+    d.store_vector(sums, dshift, C)
+    d.store_vector(sums + C, dscale, R)

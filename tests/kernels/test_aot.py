@@ -1,0 +1,61 @@
+"""Kernels compile for GPUs that are not here, without spilling registers, and take no more of them than
+before.
+
+A sample; all of aot.json takes ten minutes: python tests/kernels/aot.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SAMPLE = (
+    "dense_weights._sums CI=48 CO=48 ROWS=48 TAPS=9",
+    "layer_norm2d._backward C=48 SKIP=False",
+    "mix_experts._route_backward",
+    "striped_conv2d._backward C=48 K=11 ROWS=True SOURCE=gelu",
+)
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def ratchet() -> dict[str, list[int]]:
+    return json.loads((HERE / "aot.json").read_text())
+
+
+def test_nothing_spills_on_sm_90(ratchet):
+    figures = {name: stack for name, (_, _, stack) in ratchet.items() if name.endswith("sm_90")}
+    assert figures
+    assert not {name: stack for name, stack in figures.items() if stack}
+
+
+def test_blocks_fit_the_shared_memory(ratchet):
+    """What a block may have at most, in bytes: the CUDA programming guide's table of compute capabilities."""
+    limits = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
+    assert {name.rpartition(" ")[2] for name in ratchet} == set(limits)
+    assert not {name for name, (_, shared, _) in ratchet.items() if shared > limits[name.rpartition(" ")[2]]}
+
+
+@needs_triton
+@pytest.mark.slow
+def test_a_sample_of_kernels_takes_what_it_took():
+    """A process of its own, which Triton's interpreter has not touched."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, HERE / "aot.py", "--dtype", "fp16", "--target", "90", "--only", *SAMPLE]
+    done = subprocess.run(
+        command, cwd=HERE.parents[1], env=environment, text=True, capture_output=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = re.findall(r"^(\w+\.\w+) .*sm_90", done.stdout, re.MULTILINE)
+    assert set(names) == {text.split()[0] for text in SAMPLE}

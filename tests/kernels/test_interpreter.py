@@ -1,0 +1,38 @@
+"""Where there is no GPU: the other tests of this folder, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the tests beside this one run on it")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreter's process")
+def test_kernels_in_the_interpreter():
+    """A process of its own: once Triton is imported, it is too late to ask for the interpreter."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        HERE / "test_ops.py",
+        HERE / "test_gelu.py",
+    ]
+    done = subprocess.run(
+        command, cwd=HERE.parents[1], env=environment, text=True, capture_output=True, timeout=900
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
