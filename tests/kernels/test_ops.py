@@ -64,7 +64,7 @@ def assert_close(found: tuple, want: tuple, limits: tuple[float, float]) -> None
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_float32(case, device):
-    inputs, grad = arguments(case, device, torch.float32)
+    inputs, grad = arguments(case, device, torch.float32, n=1 if case.name == "rme" else 2)
     assert_close(run(case, inputs, grad), formula(case, inputs, grad, torch.float64), (2e-6, 1e-5))
 
 
