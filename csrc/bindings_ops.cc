@@ -1,6 +1,7 @@
 // Binds the operations: tensors come as addresses (torch's data_ptr()), the sizes as one tuple.
 // The caller (seemore_fast/ops) answers for dtype, contiguity and shape: nothing here can see them.
 #include <array>
+#include <string>
 
 #include "bindings.h"
 
@@ -73,6 +74,27 @@ void mix_experts(Address x, Address k, Address router_weight, Address b_weight, 
                        threads});
 }
 
+std::vector<const float*> all_in(const std::vector<Address>& addresses) {
+  std::vector<const float*> pointers;
+  for (Address address : addresses) pointers.push_back(in(address));
+  return pointers;
+}
+
+void run_op(const std::string& op, const std::vector<Address>& inputs, Address grad,
+            const std::vector<Address>& saved, const std::vector<Address>& outputs, Shape shape,
+            bool backward, int threads, int64_t kernel, int64_t rank, const std::vector<int64_t>& ranks,
+            int64_t topk, int64_t recursive, bool gelu, bool shuffle, float eps) {
+  const auto [n, c, h, w] = shape;
+  const std::vector<const float*> given = all_in(inputs), kept = all_in(saved);
+  std::vector<float*> results;
+  for (Address address : outputs) results.push_back(out_of(address));
+  static const float nothing = 0;  // an empty batch's gradient may have no address
+  const float* const slope = backward ? grad ? in(grad) : &nothing : nullptr;
+  const int64_t experts = static_cast<int64_t>(ranks.size());
+  run(sm_op, {op.c_str(), given.data(), slope, kept.data(), results.data(), n, c, h, w, kernel, rank, experts,
+              ranks.data(), topk, recursive, gelu, shuffle, eps, threads});
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m) {
@@ -87,6 +109,10 @@ void bind_ops(py::module_& m) {
   m.def("mix_experts", mix_experts, arg("x"), arg("k"), arg("router_weight"), arg("b_weight"), arg("b_bias"),
         arg("c_weight"), arg("c_bias"), arg("a_weight"), arg("a_bias"), arg("ranks"), arg("out"),
         arg("weights"), arg("mean"), arg("shape"), arg("topk"), arg("threads"));
+  m.def("run_op", run_op, arg("op"), arg("inputs"), arg("grad"), arg("saved"), arg("outputs"), arg("shape"),
+        py::kw_only(), arg("backward"), arg("threads"), arg("kernel") = 1, arg("rank") = 1,
+        arg("ranks") = std::vector<int64_t>(), arg("topk") = 1, arg("recursive") = 0, arg("gelu") = false,
+        arg("shuffle") = false, arg("eps") = 1e-6f);
 }
 
 }  // namespace seemore

@@ -125,6 +125,33 @@ typedef struct sm_mix_experts_params {
 
 SM_API sm_status sm_mix_experts(const sm_mix_experts_params* params);
 
+/* ---- Differentiable operators ---------------------------------------------------------------------------
+ *
+ * The operators of seemore_fast/ops (docs/operators.md), forward and backward, by name.  Images are shared
+ * out among the threads; gradients of weights are added in the order of the images.
+ */
+typedef struct sm_op_params {
+  const char* op;             /* "rme", "sme", "gated_ffn", ... */
+  const float* const* inputs; /* its tensors, in the order of its Python signature */
+  const float* grad;          /* [n, c, h, w], of the result; NULL: forward */
+  const float* const* saved;  /* backward: what the forward gave beside the result, in its order */
+  float* const* outputs;      /* forward: result, then what the backward needs; backward: one per input,
+                               * NULL where its gradient is not asked for */
+  int64_t n, c, h, w;
+  int64_t kernel;       /* striped_conv2d, striped_attention, sme: taps of the stripes, odd */
+  int64_t rank;         /* low_rank_experts */
+  int64_t experts;      /* mix_experts, rme */
+  const int64_t* ranks; /* [experts] */
+  int64_t topk;
+  int64_t recursive; /* calibrate, rme; h and w at least 4^recursive */
+  int gelu;          /* striped_conv2d */
+  int shuffle;       /* rme; c even */
+  float eps;         /* layer_norm2d, rme, sme */
+  int threads;
+} sm_op_params;
+
+SM_API sm_status sm_op(const sm_op_params* params);
+
 /* ---- The whole network -----------------------------------------------------------------------------------
  *
  * Weights come folded (seemore_fast/fold.py): shuffle, LayerNorm's affine part and the projection after the

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import backends, checkpoint, reference, weights
+from . import backends, checkpoint, reference, training, weights
 from .engine import Engine
 from .errors import BackendError, CheckpointError
 
@@ -114,9 +114,14 @@ class SeemoRe(reference.SeemoRe):
                     raise
                 self._beyond_engine = True
         if x.dtype != torch.uint8:
-            return super().forward(x)
-        pixels = super().forward(x.to(self.conv_1.weight.dtype) / 255)
+            return self._plain(x)
+        pixels = self._plain(x.to(self.conv_1.weight.dtype) / 255)
         return (pixels.float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """Module by module: on fused operators where there are any for this input, else on PyTorch's."""
+        backend = training.backend_for(backends.asked_for(self._backend), x, self.conv_1.weight)
+        return super().forward(x) if backend == "reference" else training.forward(self, x, backend)
 
     def _native(self, x: Tensor) -> bool:
         """Whether the CPU engine runs, rather than the plain network."""

@@ -18,6 +18,7 @@ namespace seemore {
 #define SM_DECLARE(isa)                             \
   namespace isa {                                   \
   extern const OpsTable* ops_table();               \
+  extern const TrainTable* train_table();           \
   extern const EngineTable* engine_table();         \
   extern const MicrobenchTable* microbench_table(); \
   }
@@ -43,7 +44,8 @@ bool usable_v4bf16() { return usable_v4() && __builtin_cpu_supports("avx512bf16"
 bool usable_portable() { return true; }
 #endif
 
-#define SM_ENTRY(isa) {#isa, usable_##isa, {isa::ops_table(), isa::engine_table(), isa::microbench_table()}},
+#define SM_ENTRY(isa) \
+  {#isa, usable_##isa, {isa::ops_table(), isa::train_table(), isa::engine_table(), isa::microbench_table()}},
 const Isa* isas() {
   static const Isa all[] = {SM_EACH_ISA(SM_ENTRY)};
   return all;

@@ -19,9 +19,19 @@ struct OpsTable {
   bool (*mix_experts)(const sm_mix_experts_params&);
 };
 
+// Kernels of csrc/cpu/train.cc for one ISA: the differentiable operators by name.
+constexpr int kTrainOps = 9;
+struct TrainTable {
+  struct {
+    const char* name;
+    bool (*run)(const sm_op_params&);
+  } ops[kTrainOps];
+};
+
 // Everything compiled for one ISA; a further per-ISA file adds its table here and in dispatch.cc.
 struct IsaTables {
   const OpsTable* ops;
+  const TrainTable* train;
   const EngineTable* engine;
   const MicrobenchTable* microbench;
 };

@@ -4,17 +4,11 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/lanes.h"
+#include "cpu/routing.h"
 #include "cpu/tasks.h"
 
 namespace seemore {
 namespace SM_ISA {
-
-// A 1x1 convolution: weight [rows, columns], bias [rows].
-struct Linear {
-  const float* weight;
-  const float* bias;
-  int64_t rows, columns;
-};
 
 // emit(row, u, value) for G rows from `row` on; input channel c lies at in + c * stride.
 //

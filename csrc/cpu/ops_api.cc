@@ -1,4 +1,6 @@
 // The operations' C entry points: check the parameters, then run the kernel of the instruction set in use.
+#include <string.h>
+
 #include "cpu/dispatch.h"
 
 namespace seemore {
@@ -92,4 +94,30 @@ sm_status sm_mix_experts(const sm_mix_experts_params* p) {
     if (sm_status status = check_at_least(op, "ranks[e]", p->ranks[e], 1)) return status;
   }
   return run(&OpsTable::mix_experts, op, *p);
+}
+
+sm_status sm_op(const sm_op_params* p) {
+  const char* op = "sm_op";
+  const Pointer pointers[] = {SM_POINTER(op), SM_POINTER(inputs), SM_POINTER(outputs)};
+  if (sm_status status = check_common(op, *p, pointers)) return status;
+  if (p->kernel < 1 || p->kernel % 2 == 0) {
+    return fail(SM_ERROR_ARGUMENT, "%s: kernel must be odd and positive, got %lld", op, (long long)p->kernel);
+  }
+  if (p->recursive < 0 || p->recursive > 15 || (p->h < p->w ? p->h : p->w) >> 2 * p->recursive == 0) {
+    return fail(SM_ERROR_ARGUMENT, "%s: h and w must be at least 4^recursive, got %lld and %lld", op,
+                (long long)p->h, (long long)p->w);
+  }
+  if (p->h > 65536 || p->w > 65536 || p->c > 65536) {
+    return fail(SM_ERROR_ARGUMENT, "%s: c, h and w must be at most 65536", op);
+  }
+  for (int64_t e = 0; e < p->experts; ++e) {
+    if (sm_status status = check_at_least(op, "ranks[e]", p->ranks[e], 1)) return status;
+  }
+  const IsaTables* isa = tables();
+  if (!isa) return SM_ERROR_UNSUPPORTED;
+  for (const auto& entry : isa->train->ops) {
+    if (strcmp(entry.name, p->op)) continue;
+    return entry.run(*p) ? SM_OK : fail(SM_ERROR_MEMORY, "%s: %s: out of memory", op, p->op);
+  }
+  return fail(SM_ERROR_ARGUMENT, "%s: there is no operator %s", op, p->op);
 }

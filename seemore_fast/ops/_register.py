@@ -65,13 +65,7 @@ def register(
     def run_backward(*args: Any) -> list[Tensor]:
         *inputs, needs, backend = _contiguous(args)
         with torch.autocast(inputs[0].device.type, enabled=False):
-            # Until every operator has a native backward: the formula's needs autograd, which is off in here.
-            excluded = torch._C._dispatch_tls_local_exclude_set()
-            for key in ("AutogradCPU", "AutogradCUDA", "AutogradOther", "AutogradMeta", "ADInplaceOrView"):
-                excluded = excluded.remove(getattr(torch._C.DispatchKey, key))
-            guard = torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
-            with guard:
-                return kernel(backend, 1)(*inputs, needs)
+            return kernel(backend, 1)(*inputs, needs)
 
     def fake_backward(*args: Any) -> list[Tensor]:
         *inputs, needs, _ = args

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_all, check_image, choose
-from seemore_fast.ops._register import formula_gradients, register
+from seemore_fast.ops._register import register
 
 
 def calibrate(
@@ -80,12 +81,13 @@ def reference(
 
 
 def _forward(*inputs) -> tuple[Tensor]:
-    return reference(*inputs)
+    *tensors, recursive = inputs
+    return _cpu.forward("calibrate", tensors, recursive=recursive)
 
 
 def _backward(grad: Tensor, *inputs) -> list[Tensor]:
     *tensors, recursive, needs = inputs
-    return formula_gradients(reference, grad, tensors, [recursive], needs)
+    return _cpu.backward("calibrate", grad, tensors, needs, recursive=recursive)
 
 
 _op = register(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from seemore_fast import _native
+from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose
-from seemore_fast.ops._register import formula_gradients, register
+from seemore_fast.ops._register import register
 
 
 def layer_norm2d(
@@ -54,7 +55,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
 
 def _backward(grad: Tensor, *inputs) -> list[Tensor]:
     *tensors, eps, needs = inputs
-    return formula_gradients(reference, grad, tensors, [eps], needs)
+    return _cpu.backward("layer_norm2d", grad, tensors, needs, eps=eps)
 
 
 _op = register(

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast import _native
+from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_all, check_image, check_like, choose
-from seemore_fast.ops._register import formula_gradients, register
+from seemore_fast.ops._register import register
 from seemore_fast.ops.low_rank_experts import reference as expert
 
 
@@ -147,7 +148,7 @@ def _forward(x: Tensor, k: Tensor, router_weight: Tensor, *rest) -> tuple[Tensor
 
 def _backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
     *tensors, ranks, topk, needs = inputs
-    return formula_gradients(reference, grad, tensors, [ranks, topk], needs)
+    return _cpu.backward("mix_experts", grad, tensors, needs, (weights, mean), ranks=ranks, topk=topk)
 
 
 _op = register(

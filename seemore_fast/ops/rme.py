@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_all, check_image, choose
-from seemore_fast.ops._register import formula_gradients, register
+from seemore_fast.ops._register import register
 from seemore_fast.ops.calibrate import check_recursive
 from seemore_fast.ops.calibrate import reference as calibrate
 from seemore_fast.ops.calibrate import shapes as calibrate_shapes
@@ -134,18 +135,23 @@ def reference(x: Tensor, *rest) -> tuple[Tensor, ...]:
     return y + gated_ffn(normal, *w[27:])[0], conv, y, weights, mean
 
 
+_TENSORS, _OPTIONS = 1 + len(RMEWeights._fields), ("ranks", "topk", "shuffle", "recursive", "eps")
+
+
 def _empty_saved(x: Tensor, *rest) -> tuple[Tensor, ...]:
     router_weight = rest[RMEWeights._fields.index("router_weight")]
     return x.new_empty(x.shape), x.new_empty(x.shape), *empty_routing(x, router_weight)
 
 
 def _forward(*inputs) -> tuple[Tensor, ...]:
-    return reference(*inputs)
+    tensors, options = inputs[:_TENSORS], dict(zip(_OPTIONS, inputs[_TENSORS:], strict=True))
+    return _cpu.forward("rme", tensors, _empty_saved(*inputs), **options)
 
 
 def _backward(grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
-    *tensors, ranks, topk, shuffle, recursive, eps, needs = inputs
-    return formula_gradients(reference, grad, tensors, (ranks, topk, shuffle, recursive, eps), needs)
+    *inputs, needs = inputs
+    tensors, options = inputs[:_TENSORS], dict(zip(_OPTIONS, inputs[_TENSORS:], strict=True))
+    return _cpu.backward("rme", grad, tensors, needs, (conv, y, weights, mean), **options)
 
 
 _op = register(

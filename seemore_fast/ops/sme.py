@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_all, check_image, choose, size
-from seemore_fast.ops._register import formula_gradients, register
+from seemore_fast.ops._register import register
 from seemore_fast.ops.gated_ffn import reference as gated_ffn
 from seemore_fast.ops.gated_ffn import shapes as ffn_shapes
 from seemore_fast.ops.layer_norm2d import reference as layer_norm2d
@@ -73,20 +74,25 @@ def reference(x: Tensor, *rest) -> tuple[Tensor, Tensor]:
     return y + gated_ffn(normal, *w[12:])[0], y
 
 
+def _empty_saved(x: Tensor, *rest) -> tuple[Tensor]:
+    return (x.new_empty(x.shape),)
+
+
 def _forward(*inputs) -> tuple[Tensor, Tensor]:
-    return reference(*inputs)
+    *tensors, eps = inputs
+    return _cpu.forward("sme", tensors, _empty_saved(*inputs), kernel=tensors[5].shape[-1], eps=eps)
 
 
 def _backward(grad: Tensor, y: Tensor, *inputs) -> list[Tensor]:
     *tensors, eps, needs = inputs
-    return formula_gradients(reference, grad, tensors, [eps], needs)
+    return _cpu.backward("sme", grad, tensors, needs, (y,), kernel=tensors[5].shape[-1], eps=eps)
 
 
 _op = register(
     f"sme(Tensor x, {', '.join(f'Tensor {name}' for name in SMEWeights._fields)}, float eps)",
     reference=reference,
     saved=("y",),
-    empty_saved=lambda x, *rest: (x.new_empty(x.shape),),
+    empty_saved=_empty_saved,
     forward=_forward,
     backward=_backward,
 )

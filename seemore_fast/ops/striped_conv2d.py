@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast import _native
+from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
-from seemore_fast.ops._register import formula_gradients, register
+from seemore_fast.ops._register import register
 
 
 def striped_conv2d(
@@ -76,7 +77,7 @@ def _forward(
 
 def _backward(grad: Tensor, *inputs) -> list[Tensor]:
     *tensors, gelu, needs = inputs
-    return formula_gradients(reference, grad, tensors, [gelu], needs)
+    return _cpu.backward("striped_conv2d", grad, tensors, needs, kernel=tensors[1].shape[-1], gelu=gelu)
 
 
 _op = register(

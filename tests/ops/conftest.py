@@ -13,7 +13,7 @@ from torch import Tensor
 from seemore_fast import ops
 
 BLOCKS = {"rme": ops.RMEWeights, "sme": ops.SMEWeights}
-OPS = ["layer_norm2d", "low_rank_experts", "mix_experts", "striped_conv2d"]
+OPS = [name for name in ops.__all__ if name.islower()]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,156 @@
+// One image in the memory of one thread, for the differentiable operators: rows with margins of zeros.
+//
+// Patches that networks are trained on fit the L2 cache, so every layer runs over the whole image, and images
+// are what threads share out.  What a stencil reads is 0 outside the image.
+#pragma once
+
+#include "cpu/lanes.h"
+#include "cpu/layers.h"
+#include "cpu/tasks.h"
+
+namespace seemore {
+namespace SM_ISA {
+
+struct Geometry {
+  int h, w;
+  int padded_w;  // columns computed, whole vectors of any ISA
+  int margin;    // zero columns on either side; the right one of a channel is the left one of the next
+  int halo;      // zero rows above and below, of fields that have them
+
+  // `reach`: how far from a pixel the stencils read.
+  Geometry(int64_t h_, int64_t w_, int64_t reach)
+      : h((int)h_),
+        w((int)w_),
+        padded_w(round_up(w, kColumnAlign)),
+        margin(round_up((int)reach > 0 ? (int)reach : 1, kColumnAlign)),
+        halo((int)reach > 0 ? (int)reach : 1) {}
+
+  int pitch() const { return padded_w + margin; }
+};
+
+// [h rows][channels][pitch]; channels are padded to a multiple of 4.
+struct Field {
+  float* p;  // row 0, channel 0, column 0
+  ptrdiff_t pitch, stride;
+
+  SM_INLINE float* at(int c, int r, int x) const { return p + r * stride + c * pitch + x; }
+  SM_INLINE Row row(int r) const { return {p + r * stride, pitch}; }
+};
+
+// Hands out parts of a block of zeros; without a block, counts how much is needed.
+struct Arena {
+  float* base;
+  size_t used = 0;
+
+  float* floats(size_t count) {
+    float* const found = base ? base + used : nullptr;
+    used += (count + 15) / 16 * 16;
+    return found;
+  }
+
+  Field field(const Geometry& g, int channels, bool halo = false) {
+    const ptrdiff_t pitch = g.pitch(), stride = pitch * round_up(channels, 4);
+    const int outside = halo ? g.halo : 0;
+    float* const start = floats((g.h + 2 * outside) * stride + 2 * g.margin);
+    return {start ? start + outside * stride + g.margin : nullptr, pitch, stride};
+  }
+
+  template <class... F>
+  void fields(const Geometry& g, int channels, bool halo, F&... all) {
+    ((all = field(g, channels, halo)), ...);
+  }
+};
+
+inline void read_image(const Geometry& g, const float* planes, int channels, const Field& to) {
+  for (int c = 0; c < channels; ++c)
+    for (int r = 0; r < g.h; ++r)
+      memcpy(to.at(c, r, 0), planes + ((size_t)c * g.h + r) * g.w, sizeof(float) * g.w);
+}
+
+inline void write_image(const Geometry& g, const Field& from, int channels, float* planes) {
+  for (int c = 0; c < channels; ++c)
+    for (int r = 0; r < g.h; ++r)
+      memcpy(planes + ((size_t)c * g.h + r) * g.w, from.at(c, r, 0), sizeof(float) * g.w);
+}
+
+// Zeroes what lies right of the image.
+inline void mask(const Geometry& g, const Field& field, int channels) {
+  for (int r = 0; r < g.h; ++r) zero_columns(field.row(r), channels, g.w, g.padded_w);
+}
+
+// f(c, r, x) at every vector.
+template <class F>
+SM_INLINE void each_vector(const Geometry& g, int channels, const F& f) {
+  for (int r = 0; r < g.h; ++r)
+    for (int c = 0; c < channels; ++c)
+      for (int x = 0; x < g.padded_w; x += VL) f(c, r, x);
+}
+
+// 2^p for p in [-120, 120].
+SM_INLINE vf power_of_two(vf p) {
+#if defined(__AVX512F__)
+  const vf n = _mm512_roundscale_ps(p, 0x09);  // floor
+#elif defined(__AVX2__)
+  const vf n = _mm256_floor_ps(p);
+#else
+  vi whole = __builtin_convertvector(p, vi);
+  whole += (__builtin_convertvector(whole, vf) > p);
+  const vf n = __builtin_convertvector(whole, vf);
+#endif
+  const vf f = p - n;
+  vf r = splat(0.000217022447f);
+  r = r * f + 0.00124396919f;
+  r = r * f + 0.00967884064f;
+  r = r * f + 0.0554833412f;
+  r = r * f + 0.24022983f;
+  r = r * f + 0.693147004f;
+  r = r * f + 1.0f;
+  return r * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
+}
+
+// Derivative of GELU, Phi(x) + x phi(x): Phi(-t) is 2^p(t) within 1e-7 for t = |x|.  More
+// exact than GELU itself: errors that depend on x alone add up in the gradients of weights.
+SM_INLINE vf gelu_slope(vf x) {
+  const vf t = vmin(splat(10.0f), vabs(x));
+  vf p = splat(-2.77225286e-06f);
+  p = p * t + 3.86228312e-05f;
+  p = p * t - 0.000182556018f;
+  p = p * t - 0.000145852973f;
+  p = p * t + 0.00707545271f;
+  p = p * t - 0.0525050163f;
+  p = p * t - 0.459204912f;
+  p = p * t - 1.15110576f;
+  p = p * t - 1.0f;
+  const vf density = 0.39894228f * power_of_two(t * t * -0.72134752f);
+  const vf low = power_of_two(p) - t * density;  // the derivative at -t
+  return x > 0.0f ? 1.0f - low : low;
+}
+
+inline void apply_gelu(const Geometry& g, const Field& in, const Field& out, int channels) {
+  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
+    store(out.at(c, r, x), gelu(load(in.at(c, r, x))));
+  });
+}
+
+// grad *= GELU'(in)
+inline void gelu_backward(const Geometry& g, const Field& in, const Field& grad, int channels) {
+  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
+    float* const at = grad.at(c, r, x);
+    store(at, load(at) * gelu_slope(load(in.at(c, r, x))));
+  });
+}
+
+inline void multiply(const Geometry& g, const Field& a, const Field& b, const Field& out, int channels) {
+  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
+    store(out.at(c, r, x), load(a.at(c, r, x)) * load(b.at(c, r, x)));
+  });
+}
+
+inline void add(const Geometry& g, const Field& a, const Field& b, const Field& out, int channels) {
+  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
+    store(out.at(c, r, x), load(a.at(c, r, x)) + load(b.at(c, r, x)));
+  });
+}
+
+}  // namespace SM_ISA
+}  // namespace seemore

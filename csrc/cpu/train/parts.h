@@ -1,0 +1,160 @@
+// The halves of the blocks over one image: feed-forward, stripes, striped attention.
+//
+// A part is made with an arena, from which it takes its fields and packed weights; it lives for all images of
+// a thread.  `w`: its weights, in the order of the operator's inputs; `d`: where their gradients go.
+#pragma once
+
+#include "cpu/train/layers.h"
+
+namespace seemore {
+namespace SM_ISA {
+
+using Weights = const float* const*;
+using Gradients = float* const*;
+
+// GELU(fn_2 (a * gate(g))), a and g the halves of GELU(fn_1 x).  w: fn_1, gate, fn_2, each weight and bias.
+struct Ffn {
+  static constexpr int kWeights = 6;
+  const Geometry& g;
+  int c;
+  Matrix to_a, to_g, out, back_a, back_g, back_out;
+  Stencil gate;
+  Field a_in, g_in, a, g_value, gated, product, out_in, grad, grad_product;
+
+  Ffn(Arena& arena, const Geometry& g_, int c_, Weights w) : g(g_), c(c_) {
+    to_a = pack_matrix(arena, c, c, w[0], w[1]);
+    to_g = pack_matrix(arena, c, c, w[0] + c * c, w[1] + c);
+    back_a = pack_transposed(arena, c, c, w[0]);
+    back_g = pack_transposed(arena, c, c, w[0] + c * c);
+    gate = {3, 3, w[2], w[3]};
+    out = pack_matrix(arena, c, c, w[4], w[5]);
+    back_out = pack_transposed(arena, c, c, w[4]);
+    arena.fields(g, c, false, a_in, g_in, a, gated, product, out_in);
+    g_value = arena.field(g, c, true);
+    grad = arena.field(g, c);
+    grad_product = arena.field(g, c, true);
+  }
+
+  // Up to what fn_2 gives, in `out_in`.
+  void forward(const Field& x) {
+    convolve(g, to_a, x, a_in);
+    convolve(g, to_g, x, g_in);
+    apply_gelu(g, a_in, a, c);
+    apply_gelu(g, g_in, g_value, c);
+    mask(g, g_value, c);
+    apply_stencil(g, gate, false, g_value, gated, c);
+    multiply(g, a, gated, product, c);
+    convolve(g, out, product, out_in);
+  }
+
+  // result = residual + what the part gives
+  void finish(const Field& residual, const Field& result) {
+    each_vector(g, c, [&](int i, int r, int x) SM_LAMBDA_INLINE {
+      store(result.at(i, r, x), load(residual.at(i, r, x)) + gelu(load(out_in.at(i, r, x))));
+    });
+  }
+
+  // After forward(x): dx from dy.
+  void backward(const Field& x, const Field& dy, const Field& dx, Gradients d) {
+    each_vector(g, c, [&](int i, int r, int at) SM_LAMBDA_INLINE {
+      store(grad.at(i, r, at), load(dy.at(i, r, at)) * gelu_slope(load(out_in.at(i, r, at))));
+    });
+    matrix_gradient(g, grad, c, product, c, d[4]);
+    bias_gradient(g, grad, c, d[5]);
+    convolve(g, back_out, grad, out_in);      // of the product
+    multiply(g, out_in, a, grad_product, c);  // of the gate's result
+    multiply(g, out_in, gated, grad, c);      // of a
+    stencil_gradient(g, gate, grad_product, g_value, c, d[2], d[3]);
+    apply_stencil(g, gate, true, grad_product, gated, c);  // of g
+    gelu_backward(g, a_in, grad, c);
+    gelu_backward(g, g_in, gated, c);
+    matrix_gradient(g, grad, c, x, c, d[0]);
+    matrix_gradient(g, gated, c, x, c, d[0] + c * c);
+    bias_gradient(g, grad, c, d[1]);
+    bias_gradient(g, gated, c, d[1] + c);
+    convolve(g, back_a, grad, product);
+    convolve<Epilogue::kResidual>(g, back_g, gated, dx, product);
+  }
+};
+
+// Depthwise 1 x k, then k x 1.  w: both, each weight and bias.
+struct Stripes {
+  static constexpr int kWeights = 4;
+  const Geometry& g;
+  int c;
+  Stencil across, down;
+  Field middle, grad;
+
+  Stripes(Arena& arena, const Geometry& g_, int c_, int k, Weights w)
+      : g(g_), c(c_), across{1, k, w[0], w[1]}, down{k, 1, w[2], w[3]} {
+    middle = arena.field(g, c, true);
+    grad = arena.field(g, c, true);
+  }
+
+  void forward(const Field& x, const Field& y) {
+    apply_stencil(g, across, false, x, middle, c);
+    apply_stencil(g, down, false, middle, y, c);
+  }
+
+  // After forward(x, y); dy has a halo.
+  void backward(const Field& x, const Field& dy, const Field& dx, Gradients d) {
+    stencil_gradient(g, down, dy, middle, c, d[2], d[3]);
+    apply_stencil(g, down, true, dy, grad, c);
+    stencil_gradient(g, across, grad, x, c, d[0], d[1]);
+    apply_stencil(g, across, true, grad, dx, c);
+  }
+};
+
+// proj(stripes(q) * v), q and v the halves of GELU(qv x).  w: qv, stripes, proj.
+struct Attention {
+  static constexpr int kWeights = 4 + Stripes::kWeights;
+  const Geometry& g;
+  int c;
+  Matrix to_q, to_v, proj, back_q, back_v, back_proj;
+  Stripes stripes;
+  Field q_in, v_in, q, v, striped, product, grad, grad_striped;
+
+  Attention(Arena& arena, const Geometry& g_, int c_, int k, Weights w)
+      : g(g_), c(c_), stripes(arena, g_, c_, k, w + 2) {
+    to_q = pack_matrix(arena, c, c, w[0], w[1]);
+    to_v = pack_matrix(arena, c, c, w[0] + c * c, w[1] + c);
+    back_q = pack_transposed(arena, c, c, w[0]);
+    back_v = pack_transposed(arena, c, c, w[0] + c * c);
+    proj = pack_matrix(arena, c, c, w[6], w[7]);
+    back_proj = pack_transposed(arena, c, c, w[6]);
+    arena.fields(g, c, false, q_in, v_in, q, v, striped, product, grad);
+    grad_striped = arena.field(g, c, true);
+  }
+
+  // Up to what proj takes, in `product`.
+  void forward(const Field& x) {
+    convolve(g, to_q, x, q_in);
+    convolve(g, to_v, x, v_in);
+    apply_gelu(g, q_in, q, c);
+    mask(g, q, c);
+    apply_gelu(g, v_in, v, c);
+    stripes.forward(q, striped);
+    multiply(g, striped, v, product, c);
+  }
+
+  // After forward(x): dx from dy.
+  void backward(const Field& x, const Field& dy, const Field& dx, Gradients d) {
+    matrix_gradient(g, dy, c, product, c, d[6]);
+    bias_gradient(g, dy, c, d[7]);
+    convolve(g, back_proj, dy, product);  // its gradient
+    multiply(g, product, v, grad_striped, c);
+    multiply(g, product, striped, grad, c);             // of v
+    stripes.backward(q, grad_striped, striped, d + 2);  // of q
+    gelu_backward(g, q_in, striped, c);
+    gelu_backward(g, v_in, grad, c);
+    matrix_gradient(g, striped, c, x, c, d[0]);
+    matrix_gradient(g, grad, c, x, c, d[0] + c * c);
+    bias_gradient(g, striped, c, d[1]);
+    bias_gradient(g, grad, c, d[1] + c);
+    convolve(g, back_q, striped, product);
+    convolve<Epilogue::kResidual>(g, back_v, grad, dx, product);
+  }
+};
+
+}  // namespace SM_ISA
+}  // namespace seemore

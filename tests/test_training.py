@@ -1,0 +1,159 @@
+"""The network with gradients on: fused operators against the float64 reference, and what training asks for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from seemore_fast import SeemoRe, reference, training, variants
+
+from . import golden
+
+GATE = 2e-4  # relative L2 error of a parameter's gradient
+
+
+def network(variant: str = "t-x2", **changes) -> SeemoRe:
+    return golden.fill(SeemoRe(**{**variants.config(variant), **changes}), seed=3)
+
+
+def small(**changes) -> SeemoRe:
+    return network(num_layers=1, embedding_dim=12, **changes)
+
+
+def gradients(model: nn.Module, x: Tensor, cotangent: Tensor) -> list[Tensor]:
+    (model(x) * cotangent).sum().backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The backend of each forward that went through the fused operators."""
+    seen, forward = [], training.forward
+
+    def spy(model: reference.SeemoRe, x: Tensor, backend: str) -> Tensor:
+        seen.append(backend)
+        return forward(model, x, backend)
+
+    monkeypatch.setattr(training, "forward", spy)
+    return seen
+
+
+def test_golden_gradients(fused):
+    file = golden.load(golden.TRAINING)
+    model = file.fill(SeemoRe(**file.config))
+    x = file.x.float().requires_grad_()
+    out = model(x)
+    (out * file.expected["cotangent"]).sum().backward()
+    assert fused == ["cpu"]
+    assert golden.relative_l2(out, file.expected["output"]) <= 1e-5
+    assert golden.relative_l2(x.grad, file.expected["grad_input"]) <= GATE
+    for name, parameter in model.named_parameters():
+        want, got = file.expected[f"grad:{name}"].double(), parameter.grad.double()
+        if got.numel() > 2000:
+            got = torch.cat([got.norm()[None], got.sum()[None], got.flatten()[:64]])
+        assert golden.relative_l2(got.reshape(want.shape), want) <= GATE, name
+
+
+@pytest.mark.parametrize("variant", ["t-x2", "b-x2"])
+@pytest.mark.parametrize("topk", [1, 2])
+def test_every_parameter_against_float64(variant, topk, fused):
+    model = network(variant, topk=topk, num_layers=3)
+    oracle = reference.SeemoRe(**model.config).double()
+    oracle.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 24, 17)
+    cotangent = torch.randn(2, 3, 48, 34)
+    found = gradients(model, x, cotangent)
+    assert fused == ["cpu"]
+    want = gradients(oracle, x.double(), cotangent.double())
+    for (name, _), a, b in zip(model.named_parameters(), found, want, strict=True):
+        assert golden.relative_l2(a, b) <= GATE or b.norm() < 1e-10 > a.norm(), name
+
+
+def test_experts_not_chosen_have_zero_gradients():
+    model = small(topk=1)
+    gradients(model, torch.rand(1, 3, 16, 16), torch.ones(1, 3, 32, 32))
+    experts = model.body[0].local_block.block.moe_layer.experts
+    used = [bool(expert.conv_1.weight.grad.norm() > 0) for expert in experts]
+    assert sum(used) == 1
+
+
+def test_threads_do_not_matter():
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        x = torch.linspace(0, 1, 3 * 12 * 17 * 19).reshape(3, 12, 17, 19).requires_grad_()
+        out = training._sme(small().body[0].global_block, x, "cpu")
+        found.append([out, *torch.autograd.grad(out.square().sum(), x)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_compiles_once_for_all_batches():
+    """Recompiling on the second batch would raise."""
+    torch._dynamo.reset()
+    model = small()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for step in range(3):
+        x, cotangent = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            model.zero_grad()
+            got = [g.clone() for g in gradients(compiled, x, cotangent)]
+        model.zero_grad()
+        for a, b in zip(got, gradients(model, x, cotangent), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_checkpointing_changes_nothing():
+    model, x, cotangent = small(), torch.rand(2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+    want = [g.clone() for g in gradients(model, x, cotangent)]
+    model.zero_grad()
+    (checkpoint(model, x, use_reentrant=False) * cotangent).sum().backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), want, strict=True))
+
+
+def test_frozen_parameters_and_the_network_twice_in_a_graph():
+    model, x, cotangent = small(), torch.rand(1, 3, 16, 16), torch.randn(1, 3, 32, 32)
+    want = dict(zip([n for n, _ in model.named_parameters()], gradients(model, x, cotangent), strict=True))
+    want = {name: 2 * gradient for name, gradient in want.items()}
+    model.zero_grad()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("ffn" not in name)
+    ((model(x) + model(x)) * cotangent).sum().backward()
+    for name, parameter in model.named_parameters():
+        if "ffn" in name:
+            assert parameter.grad is None
+        else:
+            assert golden.relative_l2(parameter.grad, want[name]) <= 1e-5, name
+
+
+def test_autocast_keeps_the_blocks_in_float32(fused):
+    model, x, cotangent = small(), torch.rand(2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+    want = [g.clone() for g in gradients(model, x, cotangent)]
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x)
+    (out * cotangent).sum().backward()
+    assert fused == ["cpu", "cpu"]
+    for parameter, b in zip(model.parameters(), want, strict=True):
+        assert parameter.grad.dtype == torch.float32
+        assert golden.relative_l2(parameter.grad, b) <= 0.1
+
+
+def test_distributed_data_parallel(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model, x, cotangent = small(), torch.rand(2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+        want = [g.clone() for g in gradients(model, x, cotangent)]
+        model.zero_grad()
+        got = gradients(nn.parallel.DistributedDataParallel(model), x, cotangent)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_the_reference_is_still_to_be_had(fused):
+    model = small(backend="reference")
+    gradients(model, torch.rand(1, 3, 16, 16), torch.ones(1, 3, 32, 32))
+    assert fused == []
