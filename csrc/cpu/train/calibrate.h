@@ -139,7 +139,7 @@ struct Calibrate {
         }
     }
     over_vectors<1>((int64_t)c * to_h * to_w, [&](int64_t p, auto lanes) {
-      lanes.put(value[i] + p, 0, gelu(lanes.get(in[i] + p, 0)));
+      lanes.put(value[i] + p, 0, exact_gelu(lanes.get(in[i] + p, 0)));
     });
   }
 

@@ -50,7 +50,7 @@ struct Ffn {
   // result = residual + what the part gives
   void finish(const Field& residual, const Field& result) {
     each_vector(g, c, [&](int i, int r, int x) SM_LAMBDA_INLINE {
-      store(result.at(i, r, x), load(residual.at(i, r, x)) + gelu(load(out_in.at(i, r, x))));
+      store(result.at(i, r, x), load(residual.at(i, r, x)) + exact_gelu(load(out_in.at(i, r, x))));
     });
   }
 
