@@ -31,8 +31,8 @@ class SeemoRe(reference.SeemoRe):
     Images smaller than ``4 ** recursive`` are extended by repeating their last row and column, and the
     result cropped.  uint8 input in 0..255 gives uint8 output, clamped and rounded.  Each image of a batch
     is routed on its own.  Without gradients the backend's engine runs; with them, the fused operators of
-    `seemore_fast.training`; inside export and torch.func's transforms, plain PyTorch.  ``torch.autocast`` to bfloat16, or bfloat16 parameters,
-    select the engine's bf16 mode.  float64 always takes the reference.
+    `seemore_fast.training`; inside export and torch.func's transforms, plain PyTorch.  ``torch.autocast`` to
+    bfloat16, or bfloat16 parameters, select the engine's bf16 mode.  float64 always takes the reference.
 
     ``workspace_limit`` (an attribute, bytes; 0: none) bounds the CPU engine's working memory: below its
     least need the call raises MemoryError with the figure.
