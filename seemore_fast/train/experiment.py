@@ -5,6 +5,7 @@ Every file appears whole or not at all, and is on the disk once its function ret
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import time
@@ -80,12 +81,12 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _save(data: Any, path: Path) -> None:
+    # In memory first: what a full disk does to torch.save does not say so.
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            try:
-                torch.save(data, file)
-            except RuntimeError as error:  # how torch tells that the disk is full
-                raise OSError(0, f"{error}".splitlines()[0]) from None
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -44,9 +44,10 @@ def train(
         wanted = pick_device("cpu" if options.num_gpu == 0 else "auto").type
         everyone = processes.join(launcher, options.dist_params, wanted)
     device = torch.device(wanted, everyone.local_rank) if wanted == "cuda" else torch.device(wanted)
-    with Report(options.train.total_iter, everyone.first) as report, processes.one_failure(), Wish() as wish:
+    with Report(options.train.total_iter, everyone.first) as report, processes.one_failure():
         run = _Run(options, auto_resume, root, device, everyone, report)
-        ended_by = run.go(wish)
+        with Wish() as wish:
+            ended_by = run.go(wish)
     everyone.wait()
     processes.leave()
     return ended_by

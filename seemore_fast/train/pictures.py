@@ -59,7 +59,7 @@ def decoded(files: Sequence[Path], cache: Path, tell: Tell) -> Pictures:
     Raises ImageError, naming up to five files, where some cannot be read, and SeemoreError where the cache
     cannot be written.
     """
-    return _stored("as-is", files, lambda i: read_rgb(files[i]), cache, tell)
+    return _stored("decoded", files, lambda i: read_rgb(files[i]), cache, tell)
 
 
 def reduced(large: Pictures, files: Sequence[Path], scale: int, cache: Path, tell: Tell) -> Pictures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -191,16 +192,21 @@ def test_nan_stops_with_the_pictures_and_keeps_the_last_state(job: Path, monkeyp
 
 
 def test_a_full_disk_leaves_earlier_states_whole(job: Path, monkeypatch) -> None:
-    save = torch.save
+    save, fsync = torch.save, os.fsync
+    saving = []
 
-    def full(data, file) -> None:
-        if "iter" in data and data["iter"] == 8:
-            file.write(b"half of")
-            raise OSError(28, "No space left on device")
+    def noted(data, file) -> None:
+        saving.append(data.get("iter"))
         save(data, file)
 
+    def full(file: int) -> None:
+        if saving[-1] == 8:
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
+        patch.setattr(torch, "save", noted)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(SeemoreError, match=r"8\.state: cannot be written \(No space left on device\)"):
             run()
     assert {path.name for path in Path("experiments/tiny/training_states").iterdir()} == {"4.state"}
