@@ -6,7 +6,6 @@ Every file appears whole or not at all, and is on the disk once its function ret
 from __future__ import annotations
 
 import io
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..atomic import atomic_path
+from ..atomic import atomic_path, remove_stale
 from ..errors import CheckpointError, SeemoreError
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -45,6 +44,7 @@ class Experiment:
                     folder.rename(_unused(folder.with_name(f"{folder.name}_archived_{stamp}")))
             for folder in (self.models, self.states, self.visualization):
                 folder.mkdir(parents=True, exist_ok=True)
+                remove_stale(folder)  # what a killed run was writing
         except OSError as error:
             raise SeemoreError(f"{error.filename}: {error.strerror}") from None
 
@@ -85,10 +85,8 @@ def _save(data: Any, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(data, buffer)
     try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
     except OSError as error:
         raise SeemoreError(f"{path}: cannot be written ({error.strerror}); earlier ones are whole") from None
 

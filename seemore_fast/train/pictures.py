@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import lmdb_pictures
-from ..atomic import atomic_path
+from ..atomic import atomic_path, remove_stale
 from ..data import first_five, read_rgb
 from ..errors import ImageError, SeemoreError
 from ..resize import imresize
@@ -107,6 +107,7 @@ def _write(
     sizes = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
         with atomic_path(path) as temporary, temporary.open("wb") as out:
             for pixels in ahead(attempt, range(len(files)), threads, 2 * threads):
                 if pixels is not None:

@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_earlier_states_whole(job: Path, monkeypatch) -> None
         save(data, file)
 
     def full(file: int) -> None:
-        if saving[-1] == 8:
+        if saving[-1:] == [8]:
             raise OSError(28, "No space left on device")
         fsync(file)
 
