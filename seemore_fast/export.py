@@ -1,4 +1,4 @@
-"""SeemoRe as a file for other runtimes: ONNX with live routing, any batch, height and width.
+"""SeemoRe as an ONNX file: live routing, any batch, height and width, float32 or float16.
 
 Live routing: each image of each batch takes its own experts, whatever the picture the graph was traced with.
 """
@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .atomic import atomic_path
 from .errors import SeemoreError
 
 TOLERANCE = 2e-5
-"""Largest relative L2 difference between ONNX Runtime and PyTorch in float32 that `export_onnx` accepts."""
+"""Largest relative L2 error against float64 of a float32 file that is delivered."""
 
 
 def missing() -> str | None:
@@ -32,16 +32,19 @@ def missing() -> str | None:
     return f"not installed: {', '.join(absent)} (pip install 'seemore-fast[export]')" if absent else None
 
 
-def export_onnx(model: reference.SeemoRe, path: str | os.PathLike[str], *, opset: int = 20) -> None:
+def export_onnx(
+    model: reference.SeemoRe, path: str | os.PathLike[str], *, opset: int = 20, fp16: bool = False
+) -> bool:
     """Writes ``model`` as ONNX: ``lr`` (n, in_chans, h, w) in [0, 1] -> ``sr`` (n, in_chans, h s, w s).
 
-    float32, standard operators only; n >= 1, and h, w >= ``model.min_size`` (16 for T and B, 4 for L), may
-    differ from call to call.  All experts are computed and weighted, most of them by zero: that keeps the
-    routing inside the graph, for 2 to 4% more arithmetic.  ``opset``: 18 or later; from 20 on GELU is one
-    node.
+    float32, or with ``fp16`` float16 from input to output, half the size, with the router and LayerNorm's
+    statistics in float32.  Standard operators only; n >= 1, and h, w >= ``model.min_size`` (16 for T and B,
+    4 for L), may differ from call to call.  All experts are computed and weighted, most of them by zero:
+    that keeps the routing inside the graph, for 2 to 4% more arithmetic.  ``opset``: 18 or later; from 20 on
+    GELU is one node.
 
-    The file appears only after it passed its check: ONNX's own, and, where onnxruntime is installed, equal
-    results to PyTorch's on a batch of pictures of another size than the traced one.
+    The file appears only after it passed its check: ONNX's own, and, where onnxruntime is installed, its
+    output against float64 on pictures that take different experts.  Returns whether onnxruntime was there.
 
     Raises SeemoreError where packages are missing, ``opset`` is not supported, the file cannot be written, or
     the check fails.
@@ -53,36 +56,110 @@ def export_onnx(model: reference.SeemoRe, path: str | os.PathLike[str], *, opset
     latest = onnx.defs.onnx_opset_version()
     if not 18 <= opset <= latest:
         raise SeemoreError(f"opset must lie in 18..{latest} with the installed onnx, got {opset}")
-    network = _plain(model)
     target = Path(path)
+    if not target.parent.is_dir():
+        raise SeemoreError(f"{target}: cannot be written (there is no folder {target.parent})")
+    network = plain(model, torch.float16 if fp16 else torch.float32)
     try:
         with atomic_path(target) as temporary:
             _write(network, temporary, opset)
-            _check(network, temporary)
+            onnx.checker.check_model(str(temporary), full_check=True)
+            if run := _onnx_runtime(temporary):
+                check(network, run, "ONNX export")
     except OSError as error:
         raise SeemoreError(f"{target}: cannot be written ({error.strerror})") from None
+    return run is not None
 
 
-def _plain(model: reference.SeemoRe) -> reference.SeemoRe:
-    """The reference network in float32 on the CPU: the drop-in chooses among backends, which is no graph."""
+def plain(model: reference.SeemoRe, dtype: torch.dtype = torch.float32) -> reference.SeemoRe:
+    """The reference network in ``dtype`` on the CPU: the drop-in's choice of a backend is no graph."""
     with torch.device("meta"):
         network = reference.SeemoRe(**model.config)
-    state = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
+    state = {name: value.detach().to("cpu", dtype) for name, value in model.state_dict().items()}
     network.load_state_dict(state, assign=True)
     network.mean = model.mean.detach().to("cpu", torch.float32)
     return network.eval().requires_grad_(False)
 
 
-def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
+def example_and_sizes(network: reference.SeemoRe) -> tuple[Tensor, dict[int, Any]]:
+    """What to trace with, [2, in_chans, h, w], and which of its sizes are free in torch.export's terms."""
     least = network.min_size
-    # Sizes that are neither equal nor 1, or the exporter would take them for constants.
-    example = _pictures(network, 2, least + 8, 2 * least + 12)
+    # Sizes that are neither equal nor 1, or the exporter would take them for constants; nor may those of the
+    # coarsest map be 1, 1/least of these: AOTInductor would then repeat its first row and column.
+    example = _pictures(network, 2, 2 * least + 8, 3 * least + 12)
     sizes = {
         0: torch.export.Dim("n", min=1),
         2: torch.export.Dim("h", min=least),
         3: torch.export.Dim("w", min=least),
     }
-    with _quiet():
+    return example.to(network.conv_1.weight.dtype), sizes
+
+
+def check(network: reference.SeemoRe, run: Callable[[Tensor], Tensor], what: str) -> None:
+    """Holds an exported network to float64, one picture at a time and as a batch, on different routes.
+
+    ``run`` takes and gives (n, in_chans, h, w) in the dtype of ``network``.  The error may be `TOLERANCE`
+    in float32, and in float16 twice that of PyTorch in float16.
+
+    Raises SeemoreError, beginning with ``what``.
+    """
+    exact = plain(network, torch.float64)
+    x = _differently_routed(network, exact)
+    half = network.conv_1.weight.dtype == torch.float16
+    with torch.inference_mode():
+        want = exact(x.double())
+        limit = 2 * relative_error(network(x), want) if half else TOLERANCE
+        for part in (slice(None), slice(-1, None)):
+            error = relative_error(run(x[part]), want[part])
+            if not error <= limit:
+                raise SeemoreError(
+                    f"{what}: what was written differs from float64 by {error:.1e} relative L2"
+                )
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """Relative L2 error; NaN where the shapes differ."""
+    return ((got - want).norm() / want.norm()).item() if got.shape == want.shape else float("nan")
+
+
+def routes(network: reference.SeemoRe, x: Tensor) -> list[tuple[int, ...]]:
+    """The first expert that each image of ``x`` [n, in_chans, h, w] takes in each layer."""
+    chosen: list[Tensor] = []
+    hooks = [
+        group.local_block.block.moe_layer.gate.register_forward_hook(
+            lambda _module, _args, probabilities: chosen.append(probabilities.argmax(1))
+        )
+        for group in network.body
+    ]
+    try:
+        with torch.inference_mode():
+            network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(zip(*(experts.tolist() for experts in chosen), strict=True)) or [()] * len(x)
+
+
+def _differently_routed(network: reference.SeemoRe, exact: reference.SeemoRe) -> Tensor:
+    """Three pictures [3, in_chans, h, w], on as many different routes as a search finds.
+
+    Where rounding to ``network``'s dtype changes a route, a picture is left out: its near tie would say
+    nothing about the file.
+    """
+    many = _pictures(network, 24, network.min_size + 3, network.min_size + 1)
+    # Not only grains: areas of one colour, whose mean features lie far from each other.
+    flat = torch.rand(24, network.config["in_chans"], 1, 1, generator=torch.Generator().manual_seed(1))
+    many = torch.cat([many, 0.1 * many + 0.9 * flat]).to(network.conv_1.weight.dtype)
+    ways = routes(exact, many.double())
+    sure = [i for i, (a, b) in enumerate(zip(ways, routes(network, many), strict=True)) if a == b]
+    first = {ways[i]: i for i in reversed(sure)}
+    picked = (list(first.values()) + sure + list(range(len(many))))[:3]
+    return many[picked]
+
+
+def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
+    example, sizes = example_and_sizes(network)
+    with quiet():
         program = torch.onnx.export(
             network,
             (example,),
@@ -102,6 +179,16 @@ def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
     program.save(str(path), external_data=False)
 
 
+def _onnx_runtime(path: Path) -> Callable[[Tensor], Tensor] | None:
+    """The file in ONNX Runtime, if that is installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"lr": x.numpy()})[0])
+
+
 def _strip(model: Any) -> None:
     """Removes what the exporter notes about its own work: half of the file, with paths of this machine."""
     for node in model.graph.all_nodes():
@@ -114,24 +201,6 @@ def _strip(model: Any) -> None:
     model.metadata_props.clear()
 
 
-def _check(network: reference.SeemoRe, path: Path) -> None:
-    import onnx
-
-    onnx.checker.check_model(str(path), full_check=True)
-    if importlib.util.find_spec("onnxruntime") is None:
-        return
-    import onnxruntime
-
-    x = _pictures(network, 3, network.min_size + 3, network.min_size + 1)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    got = torch.from_numpy(session.run(None, {"lr": x.numpy()})[0])
-    with torch.inference_mode():
-        want = network(x)
-    error = ((got - want).norm() / want.norm()).item() if got.shape == want.shape else float("nan")
-    if not error <= TOLERANCE:
-        raise SeemoreError(f"ONNX export: the written file differs from PyTorch by {error:.1e} relative L2")
-
-
 def _pictures(network: reference.SeemoRe, count: int, height: int, width: int) -> Tensor:
     """Different pictures, from dark to bright, so that they may well route differently."""
     generator = torch.Generator().manual_seed(0)
@@ -140,7 +209,7 @@ def _pictures(network: reference.SeemoRe, count: int, height: int, width: int) -
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's progress and its warnings about packages that nothing here uses."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]

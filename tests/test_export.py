@@ -73,16 +73,9 @@ def pictures(count: int, height: int, width: int) -> Tensor:
 
 def exact(network: reference.SeemoRe, x: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
     """Output in float64, and the experts that each image takes in each layer."""
-    plain = reference.SeemoRe(**network.config).double().eval()
-    plain.load_state_dict(network.state_dict())
-    chosen: list[Tensor] = []
-    for group in plain.body:
-        group.local_block.block.moe_layer.gate.register_forward_hook(
-            lambda _module, _args, probabilities: chosen.append(probabilities.argmax(1))
-        )
+    double = export.plain(network, torch.float64)
     with torch.no_grad():
-        out = plain(x.double())
-    return out, list(zip(*(experts.tolist() for experts in chosen), strict=True))
+        return double(x.double()), export.routes(double, x.double())
 
 
 @RUNTIMES
@@ -96,7 +89,7 @@ def test_every_image_takes_its_own_experts_at_any_size(
         want, experts = exact(network, x)
         assert_close(torch.from_numpy(run(x.numpy())), want, 1e-5)
         routes |= set(experts)
-    example = exact(network, export._pictures(network, 2, 24, 44))[1]
+    example = exact(network, export.example_and_sizes(network)[0])[1]
     assert routes - set(example), "no picture took another way than those the graph was traced with"
     assert len(routes) >= 2
 
@@ -157,9 +150,53 @@ def test_a_graph_that_computes_something_else_is_not_delivered(
         write(other.eval(), path, opset)
 
     monkeypatch.setattr(export, "_write", slightly_wrong)
-    with pytest.raises(SeemoreError, match="differs from PyTorch by"):
+    with pytest.raises(SeemoreError, match="differs from float64 by"):
         export.export_onnx(network, tmp_path / "wrong.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_check_looks_at_different_routes(network: SeemoRe) -> None:
+    plain, double = export.plain(network), export.plain(network, torch.float64)
+    x = export._differently_routed(plain, double)
+    assert x.shape == (3, 3, 19, 17)
+    assert len(set(export.routes(double, x.double()))) == 3
+
+
+def test_the_check_sees_a_coarse_map_that_is_taken_for_one_pixel(
+    network: SeemoRe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AOTInductor once compiled that, from an example whose coarsest map was one pixel high."""
+    plain, resize = export.plain(network), torch.nn.functional.interpolate
+
+    def run(x: Tensor) -> Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                torch.nn.functional,
+                "interpolate",
+                lambda coarse, *args, **named: resize(coarse[..., :1, :], *args, **named),
+            )
+            return plain(x)
+
+    with pytest.raises(SeemoreError, match=r"differs .* for a batch of \(1, 3, 49, 67\)"):
+        export.check(plain, run, "test")
+
+
+@pytest.fixture(scope="module")
+def half_file(network: SeemoRe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("half") / "network.onnx"
+    export.export_onnx(network, path, fp16=True)
+    return path
+
+
+@RUNTIMES
+def test_float16(runtime: Callable, network: SeemoRe, half_file: Path, file: Path) -> None:
+    half = export.plain(network, torch.float16)
+    x = export._differently_routed(half, export.plain(network, torch.float64))
+    want = exact(network, x)[0]
+    got = torch.from_numpy(runtime(half_file)(x.numpy()))
+    assert got.dtype == torch.float16
+    assert export.relative_error(got, want) <= 2 * export.relative_error(half(x), want)
+    assert half_file.stat().st_size < file.stat().st_size
 
 
 @pytest.mark.parametrize("opset", [17, 99])

@@ -1,0 +1,4 @@
+"""SeemoRe inside other tools: spandrel, BasicSR and its kin, the Hugging Face hub.  One module each.
+
+Modules ``spandrel``, ``registries`` and ``hub``; ComfyUI's nodes are in the folder ``integrations/comfyui``.
+"""

@@ -1,0 +1,53 @@
+"""SeemoRe networks on the Hugging Face hub: ``from_pretrained``, ``save_pretrained``, ``push_to_hub``.
+
+A repository, or folder, holds config.json (the constructor's arguments), model.safetensors and a model card.
+"""
+
+from __future__ import annotations
+
+from ..errors import BackendError
+
+try:
+    from huggingface_hub import PyTorchModelHubMixin
+except ImportError as error:
+    raise BackendError(
+        f"huggingface_hub does not import ({error}); pip install 'seemore-fast[hub]'"
+    ) from None
+
+from .. import reference
+from ..model import SeemoRe
+
+_CARD = """---
+{{ card_data }}
+---
+
+A [SeemoRe](https://arxiv.org/abs/2402.03412) super-resolution network. To use it:
+
+    from seemore_fast.plugins.hub import HubSeemoRe
+    model = HubSeemoRe.from_pretrained("<this repository>")
+    large = model(small)    # (N, 3, H, W), RGB in [0, 1] -> (N, 3, H * scale, W * scale)
+
+Say here what it was trained on, how well it does, and under which licence it may be used.
+"""
+
+
+class HubSeemoRe(
+    SeemoRe,
+    PyTorchModelHubMixin,
+    library_name="seemore-fast",
+    tags=["super-resolution", "seemore"],
+    pipeline_tag="image-to-image",
+    model_card_template=_CARD,
+):
+    """`SeemoRe` that a hub keeps; constructor and use are the same.
+
+    ``HubSeemoRe.from_pretrained(repository_or_folder)`` gives one in evaluation mode;
+    ``save_pretrained(folder)`` and ``push_to_hub(repository)`` store it.
+    """
+
+    @classmethod
+    def of(cls, network: reference.SeemoRe) -> HubSeemoRe:
+        """A copy of ``network``, configuration, weights and all."""
+        copy = cls(**network.config)
+        copy.load_state_dict(network.state_dict())
+        return copy.eval()
