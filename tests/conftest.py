@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -56,3 +60,26 @@ def assert_close() -> Callable[..., None]:
         assert error <= limit, f"relative L2 error {error:.3g} > {limit:.3g}"
 
     return check
+
+
+@pytest.fixture
+def torchvision_or_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """spandrel and BasicSR import torchvision, whose only build on PyPI wants a CUDA torch.
+
+    Without it, its names are there for their import statements; nothing that SeemoRe needs ever calls them.
+    """
+    if importlib.util.find_spec("torchvision") is not None:
+        return
+
+    class Absent(ModuleType):
+        __path__: list[str] = []  # noqa: RUF012
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return type(name, (), {"BILINEAR": None})
+
+    names = ["", ".transforms", ".transforms.functional", ".transforms.functional_tensor"]
+    names += [".models", ".models.vgg", ".ops", ".utils"]
+    for name in names:
+        monkeypatch.setitem(sys.modules, f"torchvision{name}", Absent(f"torchvision{name}"))

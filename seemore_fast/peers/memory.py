@@ -12,9 +12,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 def peak_bytes(contender: str, model: str, size: tuple[int, int], onnx: Path | None) -> int:
@@ -51,14 +55,17 @@ def _measure(task: dict[str, object]) -> int:
     (contender,) = [c for c in contenders.ALL if c.name == task["contender"]]
     call = contender.prepare(case)
 
+    return peak_of(call)[1]
+
+
+def peak_of(call: Callable[[], T]) -> tuple[T, int]:
+    """What ``call`` gives, and the memory that it adds at its peak, its result included.  Linux only."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _status("VmRSS")
     result = call()
-    peak = _status("VmHWM")
-    del result
-    return peak - before
+    return result, _status("VmHWM") - before
 
 
 def _status(field: str) -> int:

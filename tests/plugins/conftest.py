@@ -1,12 +1,9 @@
-"""For the plug-ins' tests: docs/plug-ins.md's scripts, and a stand-in where torchvision is missing."""
+"""For the plug-ins' tests: docs/plug-ins.md's scripts."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,29 +13,6 @@ from seemore_fast import weights
 from seemore_fast.model import load
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/plug-ins.md"
-
-
-@pytest.fixture
-def torchvision_or_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """spandrel and BasicSR import torchvision, whose only build on PyPI wants a CUDA torch.
-
-    Without it, its names are there for their import statements; nothing that SeemoRe needs ever calls them.
-    """
-    if importlib.util.find_spec("torchvision") is not None:
-        return
-
-    class Absent(ModuleType):
-        __path__: list[str] = []  # noqa: RUF012
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return type(name, (), {"BILINEAR": None})
-
-    names = ["", ".transforms", ".transforms.functional", ".transforms.functional_tensor"]
-    names += [".models", ".models.vgg", ".ops", ".utils"]
-    for name in names:
-        monkeypatch.setitem(sys.modules, f"torchvision{name}", Absent(f"torchvision{name}"))
 
 
 @pytest.fixture

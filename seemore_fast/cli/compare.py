@@ -1,0 +1,93 @@
+"""``seemore-fast compare``: a figure and a table of networks on one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import SeemoreError
+from .options import ThreadsOption
+
+if TYPE_CHECKING:
+    from ..compare import Box
+
+
+def command(
+    picture: Annotated[Path, typer.Argument(help="The high-resolution picture; it is reduced by bicubic.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The figure: PNG, JPEG or WebP.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="[NAME=]WEIGHTS: bundled, or a file of any network that spandrel knows; repeatable.",
+            show_default="t-x4",
+        ),
+    ] = None,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box", help="X,Y,WIDTH,HEIGHT in the picture; repeatable.", show_default="its busiest part"
+        ),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Put networks beside each other: crops with boxes, PSNR and SSIM on Y, time and memory of one call.
+
+    Exit status:
+    0    the figure is written
+    2    wrong arguments, picture or weights; nothing is written
+    130  interrupted; nothing is written
+    """
+    import torch
+
+    from .. import compare
+    from ..data import read_rgb
+    from ..image import Image, check_writable, write
+
+    named = dict(_named(text) for text in model or ["t-x4"])
+    wanted = [_box(text) for text in boxes or []]
+    check_writable(output, 1, 1, False)
+    if not output.parent.is_dir():
+        raise SeemoreError(f"{output}: there is no folder {output.parent}")
+    truth = read_rgb(picture)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    networks = {name: compare.load_any(weights) for name, weights in named.items()}
+    results = compare.run(truth, networks)
+    import numpy as np
+
+    drawn = compare.figure(results, wanted or [compare.busiest_box(results[0].pixels)])
+    write(output, Image(np.asarray(drawn)))
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("", "PSNR", "SSIM", "ms", "MB"):
+        table.add_column(column, justify="right" if column else "left")
+    for result in results[1:]:
+        seconds, peak = result.seconds, result.peak_bytes
+        table.add_row(
+            Text(result.name),
+            f"{result.psnr:.2f}",
+            f"{result.ssim:.4f}",
+            "" if seconds is None else f"{1000 * seconds:.0f}",
+            "" if peak is None else f"{peak / 1e6:.0f}",
+        )
+    Console(highlight=False).print(table)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, separator, weights = text.partition("=")
+    return (name, weights) if separator else (Path(text).stem, text)
+
+
+def _box(text: str) -> Box:
+    from ..compare import Box
+
+    try:
+        return Box(*map(int, text.split(",")))
+    except (TypeError, ValueError):
+        raise SeemoreError(f"--box must be X,Y,WIDTH,HEIGHT in pixels, got {text!r}") from None

@@ -1,0 +1,194 @@
+"""Networks beside each other on one picture: crops with boxes as in papers, PSNR and SSIM, time, memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+from torch import nn
+
+from .errors import CheckpointError, SeemoreError
+from .metrics import psnr, ssim
+from .model import load
+from .peers.memory import peak_of
+from .resize import enlarge, imresize
+
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")
+_CROP, _GAP, _LINE = 220, 12, 18  # pixels of the figure
+
+
+class Box(NamedTuple):
+    """A part of the large picture, in its pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One column: ``pixels`` (H, W, 3) uint8; PSNR in dB and SSIM on Y; None: not measured."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    psnr: float | None = None
+    ssim: float | None = None
+    seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+def load_any(name_or_path: str, backend: str = "auto") -> tuple[nn.Module, int]:
+    """A network and its scale: ours for SeemoRe weights, else whatever spandrel recognises.
+
+    Raises CheckpointError for what neither knows, BackendError for ``backend``.
+    """
+    try:
+        network = load(name_or_path, backend=backend)
+        return network, network.scale
+    except CheckpointError as error:
+        if not Path(name_or_path).is_file():
+            raise
+        ours = str(error)
+    try:
+        import spandrel
+    except ImportError:
+        raise CheckpointError(
+            f"{ours}; other networks need spandrel (pip install 'seemore-fast[spandrel]')"
+        ) from None
+    try:
+        found = spandrel.ModelLoader(device="cpu").load_from_file(name_or_path)
+    except Exception as error:  # its own classes, and whatever a damaged file makes of torch.load
+        raise CheckpointError(f"{name_or_path}: spandrel does not load it either ({error})") from None
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3:
+        raise CheckpointError(f"{name_or_path}: not a network from RGB pictures to RGB pictures")
+    # The descriptor itself pads to the sizes that the network needs.
+    return _Callable(found), found.scale
+
+
+class _Callable(nn.Module):
+    def __init__(self, descriptor: object):
+        super().__init__()
+        self.descriptor = descriptor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.descriptor(x)
+
+
+def run(truth: NDArray[np.uint8], networks: dict[str, tuple[nn.Module, int]], runs: int = 3) -> list[Result]:
+    """HR, bicubic and every network's picture, from ``truth`` (H, W, 3) reduced by MATLAB's bicubic.
+
+    ``truth`` is cropped to a multiple of the scale.  Seconds are the median of ``runs`` calls after a first
+    one, whose memory beyond what was there before is ``peak_bytes``.
+
+    Raises SeemoreError where the networks' scales differ.
+    """
+    scales = {scale for _, scale in networks.values()}
+    if len(scales) != 1:
+        listed = ", ".join(f"{name} x{scale}" for name, (_, scale) in networks.items())
+        raise SeemoreError(f"networks must have one scale, got {listed or 'none'}")
+    (scale,) = scales
+    truth = truth[: truth.shape[0] // scale * scale, : truth.shape[1] // scale * scale]
+    small = imresize(truth, 1 / scale)
+    x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255  # [1, 3, h, w]
+    results = [Result("HR", truth), _measured("bicubic", enlarge(small, scale), truth, scale)]
+    for name, (network, _) in networks.items():
+        with torch.inference_mode():
+            large, peak = peak_of(lambda network=network: network(x))
+            times = []
+            for _ in range(runs):
+                start = time.perf_counter()
+                network(x)
+                times.append(time.perf_counter() - start)
+        pixels = (large[0].permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+        results.append(_measured(name, pixels, truth, scale, statistics.median(times), peak))
+    return results
+
+
+def _measured(
+    name: str,
+    pixels: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    scale: int,
+    seconds: float | None = None,
+    peak: int | None = None,
+) -> Result:
+    return Result(name, pixels, psnr(pixels, truth, scale), ssim(pixels, truth, scale), seconds, peak)
+
+
+def busiest_box(truth: NDArray[np.uint8], side: int = 64) -> Box:
+    """The square of ``side`` pixels, on a grid of half of it, with the most contrast between neighbours."""
+    side = min(side, *truth.shape[:2])
+    gray = truth.astype(np.float32).mean(2)
+    edges = np.abs(np.diff(gray, axis=0))[:, :-1] + np.abs(np.diff(gray, axis=1))[:-1]
+    step = max(1, side // 2)
+    corners = [
+        (y, x)
+        for y in range(0, truth.shape[0] - side + 1, step)
+        for x in range(0, truth.shape[1] - side + 1, step)
+    ]
+    y, x = max(corners, key=lambda corner: edges[corner[0] :, corner[1] :][:side, :side].sum())
+    return Box(x, y, side, side)
+
+
+def figure(results: list[Result], boxes: list[Box]) -> Pillow.Image:
+    """The first result whole, with the boxes drawn, and beside it every result's crops, a row for each box.
+
+    Raises SeemoreError for a box that is not inside the picture.
+    """
+    height, width = results[0].pixels.shape[:2]
+    for box in boxes:
+        if min(box) < 0 or 0 in box[2:] or box.x + box.width > width or box.y + box.height > height:
+            raise SeemoreError(f"box {','.join(map(str, box))} is not inside the picture, {width}x{height}")
+    font = ImageFont.load_default(13)
+    cell_h = [max(1, round(_CROP * box.height / box.width)) for box in boxes]
+    body = sum(cell_h) + _GAP * (len(boxes) - 1)
+    whole_w = max(1, round(width * body / height))
+    label_h = 4 * _LINE
+    canvas = Pillow.new("RGB", (whole_w + len(results) * (_CROP + _GAP) + 2 * _GAP, body + label_h), "white")
+    draw = ImageDraw.Draw(canvas)
+
+    whole = Pillow.fromarray(results[0].pixels).resize((whole_w, body), Pillow.Resampling.LANCZOS)
+    canvas.paste(whole, (_GAP, _GAP // 2))
+    factor = body / height
+    for box, colour in zip(boxes, _colours(boxes), strict=True):
+        left, top = _GAP + box.x * factor, _GAP // 2 + box.y * factor
+        corner = (left + box.width * factor, top + box.height * factor)
+        draw.rectangle(((left, top), corner), outline=colour, width=2)
+
+    for column, result in enumerate(results):
+        left = whole_w + 2 * _GAP + column * (_CROP + _GAP)
+        top = _GAP // 2
+        for box, row_h, colour in zip(boxes, cell_h, _colours(boxes), strict=True):
+            part = result.pixels[box.y : box.y + box.height, box.x : box.x + box.width]
+            # Pixels stay visible: the crops are there to be judged.
+            crop = Pillow.fromarray(part).resize((_CROP, row_h), Pillow.Resampling.NEAREST)
+            canvas.paste(crop, (left, top))
+            draw.rectangle((left, top, left + _CROP - 1, top + row_h - 1), outline=colour, width=2)
+            top += row_h + _GAP
+        for i, line in enumerate(labels(result)):
+            draw.text((left, body + _GAP // 2 + i * _LINE), line, "black", font)
+    return canvas
+
+
+def labels(result: Result) -> list[str]:
+    """What stands below a column."""
+    lines = [result.name]
+    if result.psnr is not None and result.ssim is not None:
+        lines.append(f"{result.psnr:.2f} dB / {result.ssim:.4f}")
+    if result.seconds is not None:
+        memory = "" if result.peak_bytes is None else f", {result.peak_bytes / 1e6:.0f} MB"
+        lines.append(f"{1000 * result.seconds:.0f} ms{memory}")
+    return lines
+
+
+def _colours(boxes: list[Box]) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(len(boxes))]

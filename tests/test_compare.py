@@ -1,0 +1,116 @@
+"""``seemore-fast compare``: the figure's parts are in their places, its figures are the metrics' own."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from seemore_fast import compare
+from seemore_fast.cli import app
+from seemore_fast.errors import CheckpointError, SeemoreError
+from seemore_fast.metrics import psnr, ssim
+from seemore_fast.model import load
+from seemore_fast.resize import enlarge, imresize
+
+CAT = Path(__file__).resolve().parents[1] / "examples/cat.png"
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    with Image.open(CAT) as file:
+        return np.asarray(file.convert("RGB"))[:66, :90].copy()
+
+
+def test_results_are_the_metrics_own(truth: np.ndarray) -> None:
+    network = load("t-x4")
+    hr, bicubic, ours = compare.run(truth, {"ours": (network, 4)}, runs=1)
+    cropped = truth[:64, :88]
+    small = imresize(cropped, 0.25)
+    assert np.array_equal(hr.pixels, cropped)
+    assert np.array_equal(bicubic.pixels, enlarge(small, 4))
+    with torch.inference_mode():
+        large = network(torch.from_numpy(small).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    assert np.abs(ours.pixels.astype(int) - large).max() <= 1
+    assert (ours.psnr, ours.ssim) == (psnr(ours.pixels, cropped, 4), ssim(ours.pixels, cropped, 4))
+    assert ours.seconds > 0
+    assert ours.peak_bytes >= 0
+    assert compare.labels(hr) == ["HR"]
+
+
+def test_the_busiest_part_is_found() -> None:
+    flat = np.full((200, 300, 3), 90, np.uint8)
+    flat[128:160, 192:224] = np.random.default_rng(0).integers(0, 255, (32, 32, 3))
+    box = compare.busiest_box(flat, 32)
+    assert box == (192, 128, 32, 32)
+
+
+def test_crops_and_boxes_are_drawn() -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    results = [compare.Result(str(c), np.full((60, 80, 3), c, np.uint8)) for c in colours]
+    boxes = [compare.Box(0, 0, 20, 20), compare.Box(40, 20, 40, 20)]
+    drawn = np.asarray(compare.figure(results, boxes))
+    found = [np.argwhere((drawn == colour).all(2)) for colour in colours]
+    assert all(len(places) > 220 * 300 for places in found)  # a crop of each box at least
+    lefts = [places[:, 1].min() for places in found]
+    assert lefts == sorted(lefts)
+    assert (drawn == (230, 25, 75)).all(2).any(), "the first box's colour"
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 0, 5), (60, 0, 30, 5), (0, 50, 5, 20)])
+def test_boxes_outside_are_refused(box: tuple[int, ...]) -> None:
+    result = compare.Result("HR", np.zeros((60, 80, 3), np.uint8))
+    with pytest.raises(SeemoreError, match="is not inside the picture, 80x60"):
+        compare.figure([result], [compare.Box(*box)])
+
+
+def test_scales_must_agree(truth: np.ndarray) -> None:
+    with pytest.raises(SeemoreError, match="must have one scale, got a x2, b x4"):
+        compare.run(truth, {"a": (torch.nn.Identity(), 2), "b": (torch.nn.Identity(), 4)})
+
+
+def test_the_command(tmp_path: Path, truth: np.ndarray) -> None:
+    Image.fromarray(truth).save(tmp_path / "hr.png")
+    arguments = [
+        "compare",
+        str(tmp_path / "hr.png"),
+        "--model",
+        "ours=t-x4",
+        "-o",
+        str(tmp_path / "figure.png"),
+    ]
+    done = CliRunner().invoke(app, [*arguments, "--box", "0,0,40,32"])
+    assert done.exit_code == 0, done.output
+    assert "bicubic" in done.output
+    assert "ours" in done.output
+    with Image.open(tmp_path / "figure.png") as figure:
+        assert figure.width > 3 * 220
+    done = CliRunner().invoke(app, [*arguments, "--box", "0,0,40"])
+    assert done.exit_code == 2
+    assert "--box must be X,Y,WIDTH,HEIGHT in pixels, got '0,0,40'" in done.output
+
+
+def test_what_nobody_knows(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth: .*spandrel"):
+        compare.load_any(str(tmp_path / "other.pth"))
+    with pytest.raises(CheckpointError, match="neither a file nor bundled weights"):
+        compare.load_any("t-x9")
+
+
+@pytest.mark.usefixtures("torchvision_or_stand_in")
+def test_another_network_through_spandrel(tmp_path: Path, truth: np.ndarray) -> None:
+    if importlib.util.find_spec("spandrel") is None:
+        pytest.skip("spandrel is not installed ([test] leaves it out)")
+    from spandrel.architectures.SAFMN import SAFMN
+
+    torch.save(SAFMN(dim=12, n_blocks=1, upscaling_factor=4).state_dict(), tmp_path / "safmn.pth")
+    network, scale = compare.load_any(str(tmp_path / "safmn.pth"))
+    assert scale == 4
+    result = compare.run(truth, {"SAFMN": (network, scale)}, runs=1)[-1]
+    assert result.pixels.shape == (64, 88, 3)
