@@ -69,9 +69,12 @@ def gradients(
     dz = through("gelu" if gelu else "plain", dy, first, True, 1, weight_v)
     dfirst = through("taps", dz, x, False, 0, weight_v)
     dx = _stripe(dfirst, weight_h, None, rows=False, out=dx)
-    sums = partial.sum((0, 1))
-    horizontal, vertical = sums[0, :, :k].reshape(weight_h.shape), sums[1, :, :k].reshape(weight_v.shape)
-    return dx, horizontal, sums[0, :, k].contiguous(), vertical, sums[1, :, k].contiguous()
+    # Copies: an operator's results may not share memory.
+    (dweight_h, dbias_h), (dweight_v, dbias_v) = (
+        (half[:, :k].clone(memory_format=torch.contiguous_format), half[:, k].clone())
+        for half in partial.sum((0, 1))
+    )
+    return dx, dweight_h.view(weight_h.shape), dbias_h, dweight_v.view(weight_v.shape), dbias_v
 
 
 def _stripe(
