@@ -230,6 +230,52 @@ SM_API sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* b
  * After SM_ERROR_INTERRUPTED the output is undefined. */
 SM_API sm_status sm_engine_forward(const sm_forward_params* params);
 
+/* ---- Tiles of an image -----------------------------------------------------------------------------------
+ *
+ * The network in phases over crops of an image, with routing and calibration of the whole: docs/tiling.md.
+ * C' is C rounded up to 4, R' likewise; w' is w rounded up to 16.  A map of the whole image is
+ * [map_h][channels][p], map_h = full_h / 4^recursive, map_w likewise, p = map_w rounded up to 16, plus 32;
+ * column 0 is at 16, the padding zero.
+ */
+
+typedef enum sm_phase {
+  SM_PHASE_HEAD = 0,      /* input -> stream */
+  SM_PHASE_POOL = 1,      /* stream -> sums, the tile's part of aggregated: first half of `group` */
+  SM_PHASE_CALIBRATE = 2, /* aggregated -> map, both of the whole image (of the tile, any will do) */
+  SM_PHASE_GROUP = 3,     /* stream, map, experts -> stream: all of `group` */
+  SM_PHASE_TAIL = 4,      /* stream, input -> output */
+} sm_phase;
+
+typedef struct sm_tile_params {
+  const sm_engine* engine;
+  sm_phase phase;
+  int group;
+  int64_t full_h, full_w;  /* the image */
+  int64_t top, left, h, w; /* the crop; top and left are multiples of 4 */
+  int64_t y0, y1, x0, x1;  /* the tile within the crop: it begins at multiples of 4, and of 4^recursive in the
+                              image; and ends there, or with the image.  The crop has 7 + k / 2 pixels more on
+                              each side, rounded up to 4, or ends with the image. */
+  float* stream;        /* [h][C'][w'], right for the tile and five pixels around it once a phase is done */
+  const void* input;    /* [in_chans, h, w] */
+  void* output;         /* [in_chans, (y1 - y0) * scale, (x1 - x0) * scale] */
+  int u8;               /* as in sm_forward_params */
+  double* sums;         /* [C]: of the router's features over the tile */
+  float* aggregated;    /* a map of C' channels */
+  float* map;           /* a map of R' channels */
+  const int* experts;   /* [topk], and their weights: the image's routing */
+  const float* weights; /* [topk] */
+  int threads;
+  void* workspace; /* sm_engine_tile_workspace() bytes, for any phase */
+  int64_t workspace_bytes;
+  sm_poll poll; /* may be NULL */
+  void* poll_context;
+} sm_tile_params;
+
+SM_API sm_status sm_engine_tile_workspace(const sm_tile_params* params, int64_t* bytes);
+
+/* One phase of one tile.  Pointers that the phase does not name may be NULL. */
+SM_API sm_status sm_engine_tile(const sm_tile_params* params);
+
 /* ---- Measuring -------------------------------------------------------------------------------------------
  *
  * The engine's kernels one by one, on rows that stay in the cache, for a caller that holds the watch.

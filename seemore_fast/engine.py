@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,23 +62,18 @@ class Engine:
             self._packed.clear()
             self._workspaces.clear()
 
-    def forward(self, model: reference.SeemoRe, x: Tensor, bf16: bool, workspace_limit: int = 0) -> Tensor:
-        """The network's output for ``x``: (N, C, H, W) float32 or uint8 -> same dtype, H and W times scale.
+    def forward(self, native: Any, scale: int, x: Tensor, workspace_limit: int = 0) -> Tensor:
+        """The output of a `packed` network: (N, C, H, W) float32 or uint8 -> same dtype, H and W times scale.
 
-        H and W must be at least ``model.min_size``.  With ``bf16`` matrix products take bfloat16 operands
-        where the CPU can (a warning says so where it cannot).  ``workspace_limit``: bytes, 0 for none.
+        H and W must be at least the model's ``min_size``.  ``workspace_limit``: bytes, 0 for none.
 
-        Raises BackendError for a configuration beyond the native engine's limits, MemoryError where the
-        workspace limit is too small, KeyboardInterrupt on Ctrl-C.
+        Raises MemoryError where the workspace limit is too small, KeyboardInterrupt on Ctrl-C.
         """
-        native = self._native(model, bf16)
         x = x.resolve_neg().contiguous()  # memory as the pointer will show it
         n, channels, h, w = x.shape
-        out = x.new_empty((n, channels, h * model.scale, w * model.scale))
+        out = x.new_empty((n, channels, h * scale, w * scale))
         threads = torch.get_num_threads()
-        size = native.workspace(h, w, threads, workspace_limit)
-        workspace = self._take(size)
-        try:
+        with self.workspace(native.workspace(h, w, threads, workspace_limit)) as workspace:
             native.forward(
                 input=x.data_ptr(),
                 output=out.data_ptr(),
@@ -89,11 +86,14 @@ class Engine:
                 workspace=workspace.data_ptr(),
                 workspace_bytes=workspace.numel(),
             )
-        finally:
-            self._give_back(workspace)
         return out
 
-    def _native(self, model: reference.SeemoRe, bf16: bool) -> Any:
+    def packed(self, model: reference.SeemoRe, bf16: bool) -> Any:
+        """The native form of the model's weights as they are now.
+
+        With ``bf16`` matrix products take bfloat16 operands where the CPU can (a warning says so where it
+        cannot).  Raises BackendError for a configuration beyond the native engine's limits.
+        """
         if bf16 and _native.require().isa() != "v4bf16":
             warnings.warn(
                 "this CPU (or SEEMORE_ISA) has no AVX512-BF16: computing in float32 instead of bfloat16",
@@ -107,6 +107,15 @@ class Engine:
                 native = _native.require().Engine(_float32(fold.fold_network(model)), bf16)
                 self._packed[bf16] = state, native
         return native
+
+    @contextmanager
+    def workspace(self, size: int) -> Iterator[Tensor]:
+        """At least ``size`` bytes, for one call at a time; kept for the next ones."""
+        workspace = self._take(size)
+        try:
+            yield workspace
+        finally:
+            self._give_back(workspace)
 
     def _take(self, size: int) -> Tensor:
         with self._lock:

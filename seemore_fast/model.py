@@ -73,7 +73,7 @@ class SeemoRe(reference.SeemoRe):
         )
         self.workspace_limit = 0
         self._backend = backends.check(backend)
-        self._engine = Engine()
+        self.engine = Engine()
         self._beyond_engine = False  # the engine has refused this configuration
 
     @property
@@ -87,7 +87,7 @@ class SeemoRe(reference.SeemoRe):
 
     def invalidate(self) -> None:
         """Drops packed weights and working memory; needed only after writing weights through ``.data``."""
-        self._engine.invalidate()
+        self.engine.invalidate()
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.config["in_chans"]:
@@ -103,16 +103,10 @@ class SeemoRe(reference.SeemoRe):
         return self._run(extend(x, max(h, least), max(w, least)))[..., : h * self.scale, : w * self.scale]
 
     def _run(self, x: Tensor) -> Tensor:
-        if self._native(x):
-            dtype = self.conv_1.weight.dtype
-            bf16 = torch.bfloat16 in (dtype, _autocast_dtype())
+        native = self.native(x)
+        if native is not None:
             wide = x if x.dtype == torch.uint8 else x.float()
-            try:
-                return self._engine.forward(self, wide, bf16, self.workspace_limit).to(x.dtype)
-            except BackendError:
-                if backends.asked_for(self._backend) != "auto":
-                    raise
-                self._beyond_engine = True
+            return self.engine.forward(native, self.scale, wide, self.workspace_limit).to(x.dtype)
         if x.dtype != torch.uint8:
             return self._plain(x)
         pixels = self._plain(x.to(self.conv_1.weight.dtype) / 255)
@@ -123,8 +117,20 @@ class SeemoRe(reference.SeemoRe):
         backend = training.backend_for(backends.asked_for(self._backend), x, self.conv_1.weight)
         return super().forward(x) if backend == "reference" else training.forward(self, x, backend)
 
-    def _native(self, x: Tensor) -> bool:
-        """Whether the CPU engine runs, rather than the plain network."""
+    def native(self, x: Tensor) -> Any:
+        """The packed network if the CPU engine is to run for input like ``x``; None: the plain network is."""
+        if not self._engine_runs(x):
+            return None
+        bf16 = torch.bfloat16 in (self.conv_1.weight.dtype, _autocast_dtype())
+        try:
+            return self.engine.packed(self, bf16)
+        except BackendError:
+            if backends.asked_for(self._backend) != "auto":
+                raise
+            self._beyond_engine = True
+            return None
+
+    def _engine_runs(self, x: Tensor) -> bool:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
             return False
         # torch.func's transforms, and forward-mode differentiation, which no_grad does not turn off.
@@ -142,11 +148,11 @@ class SeemoRe(reference.SeemoRe):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles share nothing with the original's engine, which holds a lock.
-        return {**self.__dict__, "_engine": None}
+        return {**self.__dict__, "engine": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._engine = Engine()
+        self.engine = Engine()
 
 
 def extend(x: Tensor, h: int, w: int) -> Tensor:

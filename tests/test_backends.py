@@ -34,13 +34,13 @@ class Ran:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **options):
         self.model = SeemoRe(scale=2, num_layers=1, embedding_dim=8, **options).eval()
-        forward, self.calls = self.model._engine.forward, 0
+        forward, self.calls = self.model.engine.forward, 0
 
         def counted(*arguments):
             self.calls += 1
             return forward(*arguments)
 
-        monkeypatch.setattr(self.model._engine, "forward", counted)
+        monkeypatch.setattr(self.model.engine, "forward", counted)
 
     def __call__(self) -> str:
         before = self.calls

@@ -215,7 +215,7 @@ def test_the_workspace_is_as_large_as_told(isa):
 
 def native_of(model: SeemoRe):
     """The packed network that the model's engine would make."""
-    return model._engine._native(model, False)
+    return model.engine.packed(model, False)
 
 
 def call(native, x: Tensor, workspace: Tensor, threads: int, poison: float = float("nan")) -> Tensor:

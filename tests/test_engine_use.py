@@ -147,9 +147,9 @@ def test_unchanged_weights_are_packed_once(made_in_inference_mode):
         model = small()
     x = torch.rand(1, 3, 16, 16)
     run(model, x)
-    packed = model._engine._native(model, False)
+    packed = model.engine.packed(model, False)
     run(model, x)
-    assert model._engine._native(model, False) is packed
+    assert model.engine.packed(model, False) is packed
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -172,14 +172,14 @@ def test_low_precision_parameters_are_taken_as_they_are(dtype):
 def test_workspace_per_pixel(name, limit, size):
     """Bytes per pixel of the input, float32, two threads."""
     model = SeemoRe(**{**variants.config(f"{name}-x2"), "num_layers": 1})
-    native = model._engine._native(model, False)
+    native = model.engine.packed(model, False)
     assert native.workspace(*size, 2, 0) / (size[0] * size[1]) <= limit
 
 
 def test_workspace_limit():
     """It is kept to, by all means there are, and the least that is possible is named and possible."""
     model = small(embedding_dim=36)
-    native = model._engine._native(model, False)
+    native = model.engine.packed(model, False)
     size, threads = (40, 700), 8
     wanted = native.workspace(*size, threads, 0)
     with pytest.raises(MemoryError, match=r"^workspace_limit of 1000 bytes .* at least \d+$") as caught:
@@ -195,7 +195,7 @@ def test_workspace_limit():
     model.invalidate()
     model.workspace_limit = least
     assert golden.relative_l2(run(model, x), want) <= 1e-6
-    assert sum(workspace.numel() for workspace in model._engine._workspaces) <= least
+    assert sum(workspace.numel() for workspace in model.engine._workspaces) <= least
 
 
 def test_workspaces_are_kept_but_not_many():
@@ -203,10 +203,10 @@ def test_workspaces_are_kept_but_not_many():
     x = torch.rand(1, 3, 64, 64)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: run(model, x), range(40)))
-    assert 1 <= len(model._engine._workspaces) <= 2
-    (kept, *_) = model._engine._workspaces
+    assert 1 <= len(model.engine._workspaces) <= 2
+    (kept, *_) = model.engine._workspaces
     run(model, torch.rand(1, 3, 16, 16))
-    assert any(workspace is kept for workspace in model._engine._workspaces), "the larger one serves, too"
+    assert any(workspace is kept for workspace in model.engine._workspaces), "the larger one serves, too"
 
 
 def test_poisoned_memory(poisoned_memory):

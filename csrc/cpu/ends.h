@@ -21,10 +21,10 @@ struct HeadStage {
     const Model& m = *run.model;
     const Row& row = image[slot(r, 3)];
     zero_columns(row, m.in_chans, s.e0 - kColumnAlign, s.e1 + kColumnAlign);
-    if (r < 0 || r >= run.plan->h) return;
+    if (r < 0 || r >= run.plan->area.h) return;
     const int from = s.e0 - 1 > 0 ? s.e0 - 1 : 0, to = s.e1 + 1 < s.w ? s.e1 + 1 : s.w;
     for (int c = 0; c < m.in_chans; ++c) {
-      const size_t offset = ((size_t)c * run.plan->h + r) * s.w;
+      const size_t offset = ((size_t)c * run.plan->area.h + r) * s.w;
       const float mean = m.mean[c], range = m.img_range;
       float* out = row.at(c, 0);
       if (run.image.u8) {
@@ -69,7 +69,7 @@ struct TailStage {
     next_normal = next_features - 1;
   }
 
-  bool inside(int r) const { return r >= 0 && r < run.plan->h; }
+  bool inside(int r) const { return r >= 0 && r < run.plan->area.h; }
 
   // The group of rows from r of conv_2(norm(x)) + skip.
   void feature_group(int r, const Plane& x) {
@@ -120,15 +120,17 @@ struct TailStage {
 
   template <class T>
   void emit_as(int r, const Row& in) const {
-    const int scale = m.scale, to = s.x1 < s.w ? s.x1 : s.w;
+    const Area& area = run.plan->area;
+    const int scale = m.scale, from_x = s.x0 > area.x0 ? s.x0 : area.x0, to = s.x1 < area.x1 ? s.x1 : area.x1;
     const float gain = 1.0f / m.img_range;
     for (int c = 0; c < m.in_chans; ++c)
       for (int i = 0; i < scale; ++i)
         for (int j = 0; j < scale; ++j) {
           const float* from = in.at((c * scale + i) * scale + j, 0);
-          const size_t row = ((size_t)c * run.plan->h + r) * scale + i;
-          T* out = static_cast<T*>(run.image.output) + row * s.w * scale + j;
-          for (int x = s.x0; x < to; ++x) set(out[(size_t)x * scale], from[x] * gain + m.mean[c]);
+          const size_t row = ((size_t)c * (area.y1 - area.y0) + r - area.y0) * scale + i;
+          T* out = static_cast<T*>(run.image.output) + row * (area.x1 - area.x0) * scale + j;
+          for (int x = from_x; x < to; ++x)
+            set(out[(size_t)(x - area.x0) * scale], from[x] * gain + m.mean[c]);
         }
   }
 

@@ -1,7 +1,7 @@
-// Runs the whole network over one image; compiled once per ISA.
+// Runs the whole network over one image, or one phase of it over a tile; compiled once per ISA.
 //
 // Every thread walks its band of rows through the passes below and meets the others at a barrier after each;
-// the stages are in stages.h, the picture in docs/cpu-engine.md.
+// the stages are in stages.h, the picture in docs/cpu-engine.md, tiles in docs/tiling.md.
 #include "engine.h"
 
 #include "dispatch.h"
@@ -19,7 +19,7 @@ namespace {
 
 // ---- Passes ----------------------------------------------------------------------------------------------
 
-// A thread's share of the rows.
+// A range of rows, and a thread's share of one.
 struct Band {
   int r0, r1;
 };
@@ -29,21 +29,28 @@ struct Worker {
   Run& run;
   const Model& m;
   const Plan& plan;
+  const Area& area;
   int thread, threads;
   Plane x, y, b, c;
-  LowMap low[8], map;
+  LowMap low[8], aggregated, map;
   float* sums;     // [strips][H][padded_dim]
   float* scratch;  // of this thread
 
   Worker(Run& run_, int thread_, int threads_)
-      : run(run_), m(*run_.model), plan(*run_.plan), thread(thread_), threads(threads_) {
+      : run(run_),
+        m(*run_.model),
+        plan(*run_.plan),
+        area(plan.area),
+        thread(thread_),
+        threads(threads_),
+        scratch(run.scratch + plan.scratch * thread) {
     float* p = run.workspace;
     auto plane = [&](int channels, size_t size) {
       const Plane made = {p, channels, plan.padded_w};
       p += size;
       return made;
     };
-    x = plane(m.padded_dim, plan.plane);
+    x = {run.stream, m.padded_dim, plan.padded_w};
     y = plane(m.padded_dim, plan.plane);
     b = plane(m.padded_rank, plan.ranks);
     c = plane(m.padded_rank, plan.ranks);
@@ -51,22 +58,26 @@ struct Worker {
       low[i] = {p, m.padded_dim, plan.low_h[i], plan.low_w[i], low_pitch(plan.low_w[i])};
       p += plan.low[i];
     }
-    const LowMap& last = low[m.recursive - 1];
-    map = {p, m.padded_rank, last.h, last.w, last.pitch};
-    p += plan.low_map;
     sums = p;
-    p += plan.sums;
-    scratch = p + plan.scratch * thread;
+    const int pitch = low_pitch(plan.map_w);
+    aggregated = {run.aggregated, m.padded_dim, plan.map_h, plan.map_w, pitch};
+    map = {run.map, m.padded_rank, plan.map_h, plan.map_w, pitch};
   }
 
   // This thread's share of `rows`, in whole multiples of `align` (so the shares never depend on more).
-  Band band(int rows, int align) const {
-    const int64_t units = (rows + align - 1) / align;
-    const int end = (int)(units * (thread + 1) / threads) * align;
-    return {(int)(units * thread / threads) * align, end < rows ? end : rows};
+  Band band(Band rows, int align) const {
+    const int64_t units = (rows.r1 - rows.r0 + align - 1) / align;
+    const int from = rows.r0 + (int)(units * thread / threads) * align;
+    const int to = rows.r0 + (int)(units * (thread + 1) / threads) * align;
+    return {from, to < rows.r1 ? to : rows.r1};
   }
 
-  bool inside(int r) const { return r >= 0 && r < plan.h; }
+  // The inner part of the area, and `by` rows more on either side.
+  Band inner(int by) const {
+    return {area.y0 - by > 0 ? area.y0 - by : 0, area.y1 + by < area.h ? area.y1 + by : area.h};
+  }
+
+  bool inside(int r) const { return r >= 0 && r < area.h; }
 
   // Asks the caller whether to go on; only thread 0 asks.  True once the run is to stop.
   bool stopped() {
@@ -78,7 +89,7 @@ struct Worker {
   void wait() { run.barrier->wait(threads); }
 
   void head_pass() {
-    const Band rows = band(plan.h, 1);
+    const Band rows = band({0, area.h}, 1);
     for (int i = 0; i < strips(plan); ++i) {
       Strip s = strip_at(plan, i, 0);
       Arena arena = {scratch, 0};
@@ -87,9 +98,10 @@ struct Worker {
     }
   }
 
+  // `out` null: sums and aggregation only.  `range` begins with an even row.
   template <class Op>
-  void rme_pass(const Group& group, const Plane& in, const Plane& out) {
-    const Band rows = band(plan.h, 2);
+  void rme_pass(const Group& group, Band range, const Plane& in, const Plane* out) {
+    const Band rows = band(range, 2);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 2);
@@ -106,7 +118,7 @@ struct Worker {
         }
         if (inside(base))
           stage.convolve(base, [&](int from, int to) {
-            for (int r = next; r < next + kRows && r < plan.h; ++r)
+            for (int r = next; r < next + kRows && r < area.h; ++r)
               fetch_columns(in.row(r), 0, m.padded_dim, from, to);
           });
         for (int r = base; r < base + kRows && r <= rows.r1; ++r) rme_row(stage, r, rows, i, in, out);
@@ -116,10 +128,13 @@ struct Worker {
 
   // What follows the convolution in row r of strip i.
   template <class Op>
-  void rme_row(RmeStage<Op>& stage, int r, Band rows, int i, const Plane& in, const Plane& out) {
+  void rme_row(RmeStage<Op>& stage, int r, Band rows, int i, const Plane& in, const Plane* out) {
     if (r >= rows.r0 - 1) stage.x_half(r, inside(r));
     if (r >= rows.r0 && r < rows.r1) {
-      stage.k_half(r, c.row(r));
+      if (out)
+        stage.k_half(r, c.row(r));
+      else
+        stage.k_row(r);
       if ((r & 3) == 3) {
         stage.aggregate(low[0].row(r / 4), low[0].w);
         if (i + 1 == strips(plan)) finish_low_row(low[0], r / 4);
@@ -130,29 +145,39 @@ struct Worker {
       stage.k_row(r);
     }
     const int q = r - 1;
-    if (q >= rows.r0 && q < rows.r1)
-      stage.finish(q, in.row(q), {out.row(q), b.row(q), sums + ((size_t)i * plan.h + q) * m.padded_dim});
+    if (q < rows.r0 || q >= rows.r1) return;
+    RmeOutputs results = {{}, {}, sums + ((size_t)i * area.h + q) * m.padded_dim, area.x0, area.x1};
+    if (out) results.yp = out->row(q), results.b = b.row(q);
+    stage.finish(q, in.row(q), results);
   }
 
-  // The rest of the calibration at low resolution; ends with every thread past a barrier.
-  void low_pass(const Group& group) {
+  // The further aggregations, of the area's inner part.  Starts and ends with a barrier.
+  void aggregate_pass(const Group& group) {
     wait();
     for (int level = 1; level < m.recursive; ++level) {
-      const Band rows = band(low[level].h, 1);
+      // The first map is the whole area's.
+      const int y = level == 1 ? area.y0 / 4 : 0, x = level == 1 ? area.x0 / 4 : 0;
+      const Band rows = band({0, low[level].h}, 1);
       for (int r = rows.r0; r < rows.r1; ++r) {
-        const Row in[4] = {low[level - 1].row(4 * r), low[level - 1].row(4 * r + 1),
-                           low[level - 1].row(4 * r + 2), low[level - 1].row(4 * r + 3)};
+        Row in[4];
+        for (int i = 0; i < 4; ++i) {
+          in[i] = low[level - 1].row(y + 4 * r + i);
+          in[i].p += x;
+        }
         aggregate_row(group.aggregate, in, low[level].row(r), m.padded_dim, 0, low[level].w);
         finish_low_row(low[level], r);
       }
       wait();
     }
-    const LowMap& last = low[m.recursive - 1];
+  }
+
+  // The rest of the calibration at low resolution.  Ends with a barrier.
+  void calibrate_pass(const Group& group, const LowMap& last) {
     const Strip s = {0, round_up(last.w, kColumnAlign), 0, 0, last.w, kColumnAlign};
     Arena arena = {scratch, 0};
     const Row zero = arena.row(m.padded_dim, s), mixed = arena.row(m.padded_dim, s);
     zero_columns(zero, m.padded_dim, -kColumnAlign, s.x1 + kColumnAlign);
-    const Band rows = band(last.h, 1);
+    const Band rows = band({0, last.h}, 1);
     for (int r = rows.r0; r < rows.r1; ++r) {
       const Row in[3] = {r > 0 ? last.row(r - 1) : zero, last.row(r),
                          r + 1 < last.h ? last.row(r + 1) : zero};
@@ -165,14 +190,19 @@ struct Worker {
     wait();
   }
 
+  // Of the area's inner part, in an order that does not depend on the threads.
+  double sum_of(int ch) const {
+    double sum = 0;
+    for (int i = 0; i < strips(plan); ++i)
+      for (int r = area.y0; r < area.y1; ++r) sum += sums[((size_t)i * area.h + r) * m.padded_dim + ch];
+    return sum;
+  }
+
   // Every thread computes it for itself, in the same order: no barrier, same bits.
   Routing route(const Group& group) const {
     double logits[kMaxExperts] = {};
     for (int ch = 0; ch < m.dim; ++ch) {
-      double sum = 0;
-      for (int i = 0; i < strips(plan); ++i)
-        for (int r = 0; r < plan.h; ++r) sum += sums[((size_t)i * plan.h + r) * m.padded_dim + ch];
-      const double mean = sum / ((double)plan.h * plan.w);
+      const double mean = sum_of(ch) / ((double)area.h * area.w);
       for (int e = 0; e < m.num_experts; ++e) logits[e] += mean * group.router[e * m.dim + ch];
     }
     double largest = logits[0], total = 0, exponential[kMaxExperts];
@@ -192,14 +222,13 @@ struct Worker {
   }
 
   template <class Op>
-  void mix_pass(const Group& group, const Plane& in, const Plane& out) {
-    const Band rows = band(plan.h, 1);
+  void mix_pass(const Group& group, const Routing& routing, Band range, const Plane& in, const Plane& out) {
+    const Band rows = band(range, 1);
     if (rows.r0 >= rows.r1) return;
-    const Routing routing = route(group);
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 1);
       Arena arena = {scratch, 0};
-      MixStage mix(arena, group, s, m, routing, map.w);
+      MixStage mix(arena, group, s, m, routing, plan);
       Row mixed[2];
       arena.rows(mixed, m.padded_dim, s);
       FfnStage<Op> ffn(arena, group.rme_ffn, s, m);
@@ -209,7 +238,7 @@ struct Worker {
         const Row& row = mixed[r & 1];
         if (inside(r)) {
           const Row yp = in.row(r), br = b.row(r), cr = c.row(r);
-          mix.begin_row(r, plan.h, map.row(0), (ptrdiff_t)map.channels * map.pitch, map.h);
+          mix.begin_row(r, map.row(0), (ptrdiff_t)map.channels * map.pitch);
           ffn.feed(r, row, [&](int from, int to) { mix.columns(from, to, yp, br, cr, row); });
         } else {
           ffn.feed_outside(r);
@@ -220,8 +249,8 @@ struct Worker {
   }
 
   template <class Op>
-  void sme_pass(const Group& group, const Plane& in, const Plane& out) {
-    const Band rows = band(plan.h, 1);
+  void sme_pass(const Group& group, Band range, const Plane& in, const Plane& out) {
+    const Band rows = band(range, 1);
     const int half = m.kernel / 2;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, half);
@@ -241,8 +270,8 @@ struct Worker {
   }
 
   template <class Op>
-  void ffn_pass(const Group& group, const Plane& in, const Plane& out) {
-    const Band rows = band(plan.h, 1);
+  void ffn_pass(const Group& group, Band range, const Plane& in, const Plane& out) {
+    const Band rows = band(range, 1);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 1);
@@ -261,7 +290,7 @@ struct Worker {
 
   // In fp32 even in bf16 mode: nothing after it evens out the last two convolutions' rounding.
   void tail_pass() {
-    const Band rows = band(plan.h, 2);
+    const Band rows = band(inner(0), 2);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 2);
@@ -279,16 +308,60 @@ struct Worker {
     wait();
     for (int g = 0; g < m.num_layers; ++g) {
       const Group& group = m.groups[g];
-      rme_pass<Op>(group, x, y);
-      low_pass(group);
-      mix_pass<Op>(group, y, x);
-      wait();
-      sme_pass<Op>(group, x, y);
-      wait();
-      ffn_pass<Op>(group, y, x);
-      wait();
+      rme_pass<Op>(group, {0, area.h}, x, &y);
+      aggregate_pass(group);
+      calibrate_pass(group, low[m.recursive - 1]);
+      rest_of_group<Op>(group, route(group), 0);
     }
     tail_pass();
+  }
+
+  // From the experts on, for the inner part and `by` rows more.  Ends with a barrier.
+  template <class Op>
+  void rest_of_group(const Group& group, const Routing& routing, int by) {
+    mix_pass<Op>(group, routing, inner(by + 1 + m.kernel / 2), y, x);
+    wait();
+    sme_pass<Op>(group, inner(by + 1), x, y);
+    wait();
+    ffn_pass<Op>(group, inner(by), y, x);
+    wait();
+  }
+
+  // One phase of a tile.
+  template <class Op>
+  void tile() {
+    if (run.phase == SM_PHASE_HEAD) return head_pass();
+    if (run.phase == SM_PHASE_TAIL) return tail_pass();
+    const Group& group = m.groups[run.group];
+    if (run.phase == SM_PHASE_POOL) {
+      rme_pass<Op>(group, inner(0), x, nullptr);
+      aggregate_pass(group);
+      if (thread == 0) hand_over();
+    } else if (run.phase == SM_PHASE_CALIBRATE) {
+      calibrate_pass(group, aggregated);
+    } else {
+      // What follows, a 3x3 convolution in groups of rows and another kernel of three, reads up to five rows
+      // beyond the inner part.
+      constexpr int kBeyond = 1 + RowConv<Fp32>::kRows;
+      const int mixed = kBeyond + 1 + m.kernel / 2;
+      rme_pass<Op>(group, inner(round_up(mixed + 1, 4)), x, &y);
+      wait();
+      rest_of_group<Op>(group, run.routing, kBeyond);
+    }
+  }
+
+  // The pooled sums, and the tile's part of the image's aggregated map.
+  void hand_over() const {
+    for (int ch = 0; ch < m.dim; ++ch) run.sums[ch] = sum_of(ch);
+    const LowMap& last = low[m.recursive - 1];
+    const int skip = m.recursive == 1 ? 1 : 0, ratio = 1 << (2 * m.recursive);
+    const int h = (area.y1 - area.y0) / ratio, w = (area.x1 - area.x0) / ratio;
+    for (int r = 0; r < h; ++r) {
+      const Row from = last.row(r + skip * area.y0 / 4);
+      const Row to = aggregated.row((area.top + area.y0) / ratio + r);
+      for (int ch = 0; ch < m.padded_dim; ++ch)
+        memcpy(to.at(ch, (area.left + area.x0) / ratio), from.at(ch, skip * area.x0 / 4), sizeof(float) * w);
+    }
   }
 };
 
@@ -306,7 +379,6 @@ size_t largest_scratch(const Run& run) {
   }
   if (m.num_layers == 0) return largest;
   const Group& group = m.groups[0];
-  const int low_w = plan.low_w[m.recursive - 1];
   {
     Arena arena = {};
     RmeStage<Op> stage(arena, group, one, m);
@@ -316,7 +388,7 @@ size_t largest_scratch(const Run& run) {
     Arena arena = {};
     const Routing routing = {};
     Row mixed[2];
-    MixStage mix(arena, group, ffn, m, routing, low_w);
+    MixStage mix(arena, group, ffn, m, routing, plan);
     arena.rows(mixed, m.padded_dim, ffn);
     FfnStage<Op> stage(arena, group.rme_ffn, ffn, m);
     keep(arena);
@@ -328,7 +400,7 @@ size_t largest_scratch(const Run& run) {
   }
   {
     Arena arena = {};
-    const Strip low = {0, round_up(low_w, kColumnAlign), 0, 0, low_w, kColumnAlign};
+    const Strip low = {0, round_up(plan.map_w, kColumnAlign), 0, 0, plan.map_w, kColumnAlign};
     arena.row(2 * m.padded_dim, low);
     keep(arena);
   }
@@ -345,12 +417,20 @@ size_t scratch_floats(const Model& m, const Plan& plan) {
   return largest_scratch<Fp32>(run);
 }
 
-void run_network(Run& run, int thread, int threads) {
+void forward(Run& run, int thread, int threads) {
   Worker worker(run, thread, threads);
 #if defined(__AVX512BF16__)
   if (run.model->bf16) return worker.network<Bf16>();
 #endif
   worker.network<Fp32>();
+}
+
+void tile(Run& run, int thread, int threads) {
+  Worker worker(run, thread, threads);
+#if defined(__AVX512BF16__)
+  if (run.model->bf16) return worker.tile<Bf16>();
+#endif
+  worker.tile<Fp32>();
 }
 
 }  // namespace
@@ -361,7 +441,7 @@ const EngineTable* engine_table() {
 #else
   constexpr bool kBf16 = false;
 #endif
-  static const EngineTable table = {kBf16, scratch_floats, run_network};
+  static const EngineTable table = {kBf16, scratch_floats, forward, tile};
   return &table;
 }
 

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "seemore.h"
+
 namespace seemore {
 
 struct Barrier;
@@ -70,31 +72,55 @@ struct Model {
   Matrix conv_2, upsampler;
 };
 
-// How one image is cut up; every size in floats.
-struct Plan {
+// What is computed: an image, or a crop of one, of which the inner part is wanted.
+struct Area {
   int h, w;
+  int y0, y1, x0, x1;  // the inner part; y0 and x0 are multiples of 4
+  int top, left;       // where the crop begins in the image
+  int full_h, full_w;  // size of the image
+};
+
+// How an area is cut up; every size in floats.
+struct Plan {
+  Area area;
   int padded_w;  // columns of a stored row
   int threads;
   int strip;               // columns of a strip
-  int low_h[8], low_w[8];  // size after each aggregation
+  int low_h[8], low_w[8];  // size after each aggregation: the first of the area, the others of its inner part
+  int map_h, map_w;        // size of the image's map
   size_t plane, ranks;     // x or y; b or c
-  size_t low[8], low_map;
+  size_t low[8], map;
   size_t sums;
-  size_t scratch;  // of one thread
-  size_t total;
+  size_t scratch;    // of one thread
+  size_t workspace;  // y, b, c, low, sums
 };
 
 struct Image {
-  const void* input;
-  void* output;
-  bool u8;  // uint8 in 0..255 instead of float in 0..1, both ways
+  const void* input;  // of the area
+  void* output;       // of its inner part
+  bool u8;            // uint8 in 0..255 instead of float in 0..1, both ways
+};
+
+// The router's decision for one image.
+struct Routing {
+  int count;
+  int expert[kMaxExperts];
+  float weight[kMaxExperts];
 };
 
 struct Run {
   const Model* model;
   const Plan* plan;
   Image image;
+  float* stream;  // [h][padded_dim][padded_w]: the residual stream
+  float* map;     // of the image, padded_rank channels, laid out as LowMap (planes.h)
   float* workspace;
+  float* scratch;
+  sm_phase phase;     // of a tile: this phase; the rest is for it
+  int group;          // pool, calibrate, group
+  float* aggregated;  // of the image, padded_dim channels, laid out as LowMap: pool writes, calibrate reads
+  double* sums;       // pool: [dim]
+  Routing routing;    // group
   Barrier* barrier;
   int (*poll)(void* context);
   void* poll_context;
@@ -105,7 +131,8 @@ struct Run {
 struct EngineTable {
   bool bf16;  // has the bf16 mode
   size_t (*scratch_floats)(const Model&, const Plan&);
-  void (*run)(Run& run, int thread, int threads);
+  void (*forward)(Run& run, int thread, int threads);
+  void (*tile)(Run& run, int thread, int threads);  // one phase
 };
 
 }  // namespace seemore

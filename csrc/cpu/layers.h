@@ -227,11 +227,11 @@ SM_INLINE float horizontal_sum(vf v) {
   return lanes[0];
 }
 
-// A vector with the lanes from `count` on set to zero.
-SM_INLINE vf keep_first(vf v, int count) {
+// A vector with the lanes outside [from, to) set to zero.
+SM_INLINE vf keep_range(vf v, int from, int to) {
   vi lane;
   for (int i = 0; i < VL; ++i) lane[i] = i;
-  return (vf)((vi)v & (lane < count));
+  return (vf)((vi)v & (lane >= from) & (lane < to));
 }
 
 }  // namespace SM_ISA

@@ -179,62 +179,133 @@ size_t low_floats(int channels, int h, int w) {
   return (size_t)channels * h * (round_up(w, kColumnAlign) + 2 * kColumnAlign);
 }
 
-Plan make_plan(const Model& m, const EngineTable& table, int h, int w, int threads, int widest_strip) {
+Area whole_image(int h, int w) { return {h, w, 0, h, 0, w, 0, 0, h, w}; }
+
+Plan make_plan(const Model& m, const EngineTable& table, const Area& area, int threads, int widest_strip) {
   Plan plan = {};
-  plan.h = h;
-  plan.w = w;
-  plan.padded_w = round_up(w, kColumnAlign);
+  plan.area = area;
+  plan.padded_w = round_up(area.w, kColumnAlign);
   plan.threads = threads;
   // Strips of equal width.  They depend on the image alone, never on the threads: same bits for any number.
   const int strips = (plan.padded_w + widest_strip - 1) / widest_strip;
   plan.strip = round_up((plan.padded_w + strips - 1) / strips, 2 * kColumnAlign);
-  plan.plane = (size_t)m.padded_dim * h * plan.padded_w;
-  plan.ranks = (size_t)m.padded_rank * h * plan.padded_w;
-  plan.total = 2 * plan.plane + 2 * plan.ranks;
+  plan.plane = (size_t)m.padded_dim * area.h * plan.padded_w;
+  plan.ranks = (size_t)m.padded_rank * area.h * plan.padded_w;
+  plan.sums = (size_t)((plan.padded_w + plan.strip - 1) / plan.strip) * area.h * m.padded_dim;
+  plan.workspace = plan.plane + 2 * plan.ranks + plan.sums;
+  plan.map_h = area.full_h >> (2 * m.recursive);
+  plan.map_w = area.full_w >> (2 * m.recursive);
+  plan.map = low_floats(m.padded_rank, plan.map_h, plan.map_w);
   for (int i = 0; i < m.recursive; ++i) {
-    plan.low_h[i] = (i ? plan.low_h[i - 1] : h) / 4;
-    plan.low_w[i] = (i ? plan.low_w[i - 1] : w) / 4;
+    plan.low_h[i] = (i ? area.y1 - area.y0 : area.h) >> (2 * i + 2);
+    plan.low_w[i] = (i ? area.x1 - area.x0 : area.w) >> (2 * i + 2);
     plan.low[i] = low_floats(m.padded_dim, plan.low_h[i], plan.low_w[i]);
-    plan.total += plan.low[i];
+    plan.workspace += plan.low[i];
   }
-  plan.low_map = low_floats(m.padded_rank, plan.low_h[m.recursive - 1], plan.low_w[m.recursive - 1]);
-  plan.sums = (size_t)((plan.padded_w + plan.strip - 1) / plan.strip) * h * m.padded_dim;
   plan.scratch = table.scratch_floats(m, plan);
-  plan.total += plan.low_map + plan.sums + threads * plan.scratch;
   return plan;
 }
 
-sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTable*& table) {
-  const Model& m = params.engine->model;
+// Floats that a forward needs, and a phase of a tile, whose stream and maps are the caller's.
+size_t forward_floats(const Plan& plan) {
+  return plan.plane + plan.map + plan.workspace + plan.threads * plan.scratch;
+}
+size_t tile_floats(const Plan& plan) { return plan.workspace + plan.threads * plan.scratch; }
+
+sm_status table_for(const Model& m, const EngineTable*& table) {
   const IsaTables* isa = tables();
   if (!isa) return SM_ERROR_UNSUPPORTED;
   table = isa->engine;
   if (m.bf16 && !table->bf16)
     return fail(SM_ERROR_UNSUPPORTED, "this engine was made for bf16, which instruction set %s lacks",
                 sm_isa());
+  return SM_OK;
+}
+
+sm_status check_size(const Model& m, int64_t h, int64_t w, int threads) {
   const int64_t least = (int64_t)1 << (2 * m.recursive);
-  if (params.h < least || params.w < least || params.h > 1 << 24 || params.w > 1 << 24)
+  if (h < least || w < least || h > 1 << 24 || w > 1 << 24)
     return fail(SM_ERROR_ARGUMENT, "image height and width must lie in %lld..%d, got %lld x %lld",
-                (long long)least, 1 << 24, (long long)params.h, (long long)params.w);
-  if (params.threads < 1)
-    return fail(SM_ERROR_ARGUMENT, "threads must be at least 1, got %d", params.threads);
+                (long long)least, 1 << 24, (long long)h, (long long)w);
+  if (threads < 1) return fail(SM_ERROR_ARGUMENT, "threads must be at least 1, got %d", threads);
+  return SM_OK;
+}
+
+sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTable*& table) {
+  const Model& m = params.engine->model;
+  if (const sm_status status = table_for(m, table)) return status;
+  if (const sm_status status = check_size(m, params.h, params.w, params.threads)) return status;
   // The width of strips decides the last bits, so it must not depend on the threads: the widest that one
   // thread can have within the limit; then as many threads as there is room for.
-  const int h = (int)params.h, w = (int)params.w;
+  const Area area = whole_image((int)params.h, (int)params.w);
   const size_t limit = params.workspace_limit > 0 ? params.workspace_limit / sizeof(float) : SIZE_MAX;
   int strip = kDefaultStrip, threads = 1;
-  plan = make_plan(m, *table, h, w, threads, strip);
-  for (; plan.total > limit && strip > kLeastStrip; plan = make_plan(m, *table, h, w, threads, strip))
+  plan = make_plan(m, *table, area, threads, strip);
+  for (; forward_floats(plan) > limit && strip > kLeastStrip;
+       plan = make_plan(m, *table, area, threads, strip))
     strip = std::max(kLeastStrip, strip / 2);
-  if (plan.total > limit)
+  const size_t least = forward_floats(plan);
+  if (least > limit)
     return fail(SM_ERROR_MEMORY,
                 "workspace_limit of %lld bytes is too small for %lld x %lld pixels: at least %lld",
                 (long long)params.workspace_limit, (long long)params.h, (long long)params.w,
-                (long long)(plan.total * sizeof(float)));
-  const size_t room = (limit - plan.total) / std::max<size_t>(plan.scratch, 1);
-  threads = (int)std::min<size_t>({(size_t)params.threads, (size_t)std::max(1, h / kLeastBand), room + 1});
-  plan = make_plan(m, *table, h, w, threads, strip);
+                (long long)(least * sizeof(float)));
+  const size_t room = (limit - least) / std::max<size_t>(plan.scratch, 1);
+  threads =
+      (int)std::min<size_t>({(size_t)params.threads, (size_t)std::max(1, area.h / kLeastBand), room + 1});
+  plan = make_plan(m, *table, area, threads, strip);
   return SM_OK;
+}
+
+sm_status plan_for(const sm_tile_params& params, Plan& plan, const EngineTable*& table) {
+  const Model& m = params.engine->model;
+  if (const sm_status status = table_for(m, table)) return status;
+  if (const sm_status status = check_size(m, params.full_h, params.full_w, params.threads)) return status;
+  auto along = [&](const char* axis, int64_t full, int64_t from, int64_t size, int64_t begin, int64_t end) {
+    const int64_t ratio = (int64_t)1 << (2 * m.recursive);
+    const bool ok = from >= 0 && from % 4 == 0 && size >= 1 && from + size <= full && begin >= 0 &&
+                    begin % 4 == 0 && begin < end && end <= size && (from + begin) % ratio == 0;
+    if (ok) return SM_OK;
+    return fail(SM_ERROR_ARGUMENT, "a tile's %s lie badly: [%lld, %lld) of a crop [%lld, %lld) of %lld", axis,
+                (long long)begin, (long long)end, (long long)from, (long long)(from + size), (long long)full);
+  };
+  if (const sm_status status = along("rows", params.full_h, params.top, params.h, params.y0, params.y1))
+    return status;
+  if (const sm_status status = along("columns", params.full_w, params.left, params.w, params.x0, params.x1))
+    return status;
+  const bool grouped = params.phase != SM_PHASE_HEAD && params.phase != SM_PHASE_TAIL;
+  if (grouped && (params.group < 0 || params.group >= m.num_layers))
+    return fail(SM_ERROR_ARGUMENT, "group must lie in 0..%d, got %d", m.num_layers - 1, params.group);
+  const Area area = {(int)params.h,      (int)params.w,     (int)params.y0,  (int)params.y1,
+                     (int)params.x0,     (int)params.x1,    (int)params.top, (int)params.left,
+                     (int)params.full_h, (int)params.full_w};
+  plan =
+      make_plan(m, *table, area, std::min(params.threads, std::max(1, area.h / kLeastBand)), kDefaultStrip);
+  return SM_OK;
+}
+
+// Runs `run` on the plan's threads; SM_ERROR_INTERRUPTED where poll asked for it.
+sm_status start(void (*function)(Run&, int, int), Run& run) {
+  Barrier barrier;
+  run.barrier = &barrier;
+  struct Job {
+    void (*function)(Run&, int, int);
+    Run& run;
+  } job = {function, run};
+  parallel(
+      run.plan->threads,
+      [](void* context, int thread, int threads) {
+        const Job& j = *static_cast<Job*>(context);
+        j.function(j.run, thread, threads);
+      },
+      &job);
+  return run.stop ? fail(SM_ERROR_INTERRUPTED, "interrupted") : SM_OK;
+}
+
+sm_status check_workspace(size_t floats, int64_t bytes) {
+  const long long needed = floats * sizeof(float);
+  if (bytes >= needed) return SM_OK;
+  return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld", needed, (long long)bytes);
 }
 
 }  // namespace
@@ -289,7 +360,7 @@ sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* bytes) {
   Plan plan = {};
   const EngineTable* table;
   if (const sm_status status = plan_for(*params, plan, table)) return status;
-  *bytes = plan.total * sizeof(float);
+  *bytes = forward_floats(plan) * sizeof(float);
   return SM_OK;
 }
 
@@ -297,36 +368,64 @@ sm_status sm_engine_forward(const sm_forward_params* params) {
   Plan plan = {};
   const EngineTable* table;
   if (const sm_status status = plan_for(*params, plan, table)) return status;
-  if (params->workspace_bytes < (int64_t)(plan.total * sizeof(float)))
-    return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld",
-                (long long)(plan.total * sizeof(float)), (long long)params->workspace_bytes);
+  if (const sm_status status = check_workspace(forward_floats(plan), params->workspace_bytes)) return status;
   const Model& m = params->engine->model;
   const size_t element = params->u8 ? 1 : sizeof(float);
   const size_t image = (size_t)m.in_chans * params->h * params->w * element;
-  struct Job {
-    Run run;
-    const EngineTable* table;
-  };
   for (int64_t i = 0; i < params->n; ++i) {
-    Barrier barrier;
-    Job job = {{&m,
-                &plan,
-                {static_cast<const char*>(params->input) + i * image,
-                 static_cast<char*>(params->output) + i * image * m.scale * m.scale, params->u8 != 0},
-                static_cast<float*>(params->workspace),
-                &barrier,
-                params->poll,
-                params->poll_context,
-                0},
-               table};
-    parallel(
-        plan.threads,
-        [](void* context, int thread, int threads) {
-          Job& j = *static_cast<Job*>(context);
-          j.table->run(j.run, thread, threads);
-        },
-        &job);
-    if (job.run.stop) return fail(SM_ERROR_INTERRUPTED, "interrupted");
+    Run run = {};
+    run.model = &m;
+    run.plan = &plan;
+    run.image = {static_cast<const char*>(params->input) + i * image,
+                 static_cast<char*>(params->output) + i * image * m.scale * m.scale, params->u8 != 0};
+    run.stream = static_cast<float*>(params->workspace);
+    run.map = run.stream + plan.plane;
+    run.workspace = run.map + plan.map;
+    run.scratch = run.workspace + plan.workspace;
+    run.poll = params->poll;
+    run.poll_context = params->poll_context;
+    if (const sm_status status = start(table->forward, run)) return status;
   }
   return SM_OK;
+}
+
+sm_status sm_engine_tile_workspace(const sm_tile_params* params, int64_t* bytes) {
+  Plan plan = {};
+  const EngineTable* table;
+  if (const sm_status status = plan_for(*params, plan, table)) return status;
+  *bytes = tile_floats(plan) * sizeof(float);
+  return SM_OK;
+}
+
+sm_status sm_engine_tile(const sm_tile_params* params) {
+  Plan plan = {};
+  const EngineTable* table;
+  if (const sm_status status = plan_for(*params, plan, table)) return status;
+  if (const sm_status status = check_workspace(tile_floats(plan), params->workspace_bytes)) return status;
+  const Model& m = params->engine->model;
+  Run run = {};
+  run.model = &m;
+  run.plan = &plan;
+  run.image = {params->input, params->output, params->u8 != 0};
+  run.stream = params->stream;
+  run.map = params->map;
+  run.workspace = static_cast<float*>(params->workspace);
+  run.scratch = run.workspace + plan.workspace;
+  run.phase = params->phase;
+  run.group = params->group;
+  run.aggregated = params->aggregated;
+  run.sums = params->sums;
+  if (params->phase == SM_PHASE_GROUP) {
+    run.routing.count = m.topk;
+    for (int i = 0; i < m.topk; ++i) {
+      if (params->experts[i] < 0 || params->experts[i] >= m.num_experts)
+        return fail(SM_ERROR_ARGUMENT, "experts must lie in 0..%d, got %d", m.num_experts - 1,
+                    params->experts[i]);
+      run.routing.expert[i] = params->experts[i];
+      run.routing.weight[i] = params->weights[i];
+    }
+  }
+  run.poll = params->poll;
+  run.poll_context = params->poll_context;
+  return start(table->tile, run);
 }

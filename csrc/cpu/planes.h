@@ -36,7 +36,7 @@ inline Strip strip_at(const Plan& plan, int i, int halo) {
   s.x1 = s.x0 + plan.strip < plan.padded_w ? s.x0 + plan.strip : plan.padded_w;
   s.e0 = s.x0 - extend > 0 ? s.x0 - extend : 0;
   s.e1 = s.x1 + extend < plan.padded_w ? s.x1 + extend : plan.padded_w;
-  s.w = plan.w;
+  s.w = plan.area.w;
   s.pad = extend + kColumnAlign;
   return s;
 }

@@ -179,8 +179,9 @@ struct SmeStage {
 
 // What one row and strip of the image gives.
 struct RmeOutputs {
-  Row yp, b;    // residual + P x + p; B x
-  float* sums;  // [C] of x
+  Row yp, b;    // residual + P x + p; B x; null where only sums are asked for
+  float* sums;  // [C] of columns [x0, x1) of x
+  int x0, x1;
 };
 
 template <class Op>
@@ -270,14 +271,15 @@ struct RmeStage {
             stripe_column(group.stripe_v, in, value[i], c + i, x);
             for (int n = 0; n < N; ++n) {
               value[i][n] = gelu(value[i][n]);
-              const int left = s.w - x - n * VL;
-              sum[i] += left >= VL ? value[i][n] : keep_first(value[i][n], left);
+              const int from = out.x0 - x - n * VL, to = out.x1 - x - n * VL;
+              sum[i] += from <= 0 && to >= VL ? value[i][n] : keep_range(value[i][n], from, to);
             }
           }
           for (int n = 0; n < N; ++n) Op::put(mixed, c, x + n * VL, value[0][n], value[1][n]);
         });
         for (int i = 0; i < 2; ++i) out.sums[c + i] += horizontal_sum(sum[i]);
       }
+      if (!out.yp.p) return;
       matmul<Op, Epilogue::kResidual>(group.proj, one_tap(mixed), from, to, out.yp, residual);
       matmul<Op, Epilogue::kStore>(group.expert_b, one_tap(mixed), from, to, out.b);
     });
@@ -286,28 +288,25 @@ struct RmeStage {
 
 // ---- RME after the barrier: the chosen experts -----------------------------------------------------------
 
-// The router's decision for one image.
-struct Routing {
-  int count;
-  int expert[kMaxExperts];
-  float weight[kMaxExperts];
-};
-
 struct MixStage {
   const Group& group;
   const Model& m;
   const Strip& s;
   const Routing& routing;
-  int low_w;
+  const Plan& plan;
+  int first_low;    // column of the map that `vertical` begins with
   Row vertical;     // one low-resolution row between two of the map
   Row z;            // w_e (B x) * (C k + up)
   Row left, right;  // bilinear source columns (left as int32), weight of the right one
   Row bias;         // w_e P a_e
 
   MixStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m_, const Routing& routing_,
-           int low_w_)
-      : group(group_), m(m_), s(s_), routing(routing_), low_w(low_w_) {
-    vertical = arena.row(m.padded_rank, round_up(low_w + VL, kColumnAlign));  // pick() reads VL
+           const Plan& plan_)
+      : group(group_), m(m_), s(s_), routing(routing_), plan(plan_) {
+    first_low = tap(0).low / kColumnAlign * kColumnAlign;
+    const int last = tap(s.w - 1).low + 1 < plan.map_w ? tap(s.w - 1).low + 1 : plan.map_w - 1;
+    // pick() reads VL columns.
+    vertical = arena.row(m.padded_rank, round_up(last + 1 - first_low + VL, kColumnAlign));
     bias = arena.row(1, round_up(m.padded_dim, kColumnAlign));
     z = arena.chunk(m.padded_rank);
     left = arena.row(1, s);
@@ -316,16 +315,17 @@ struct MixStage {
 
   void prepare() {
     for (int x = s.e0; x < s.e1; ++x) {
-      const Tap2 tap = bilinear_tap(x < s.w ? x : s.w - 1, low_w, s.w);
-      memcpy(left.at(0, x), &tap.low, 4);
-      *right.at(0, x) = tap.weight;
+      const Tap2 at = tap(x < s.w ? x : s.w - 1);
+      const int column = at.low - first_low;
+      memcpy(left.at(0, x), &column, 4);
+      *right.at(0, x) = at.weight;
     }
   }
 
-  // The chosen experts' rows of the low-resolution map (rows `map_row` floats apart) at row r of h.
-  void begin_row(int r, int h, const Row& map, ptrdiff_t map_row, int low_h) {
-    const Tap2 tap = bilinear_tap(r, low_h, h);
-    const Row above = {map.p + tap.low * map_row, map.pitch};
+  // The chosen experts' rows of the image's low-resolution map (rows `map_row` floats apart) at row r.
+  void begin_row(int r, const Row& map, ptrdiff_t map_row) {
+    const Tap2 tap = bilinear_tap(plan.area.top + r, plan.map_h, plan.area.full_h);
+    const Row above = {map.p + first_low + tap.low * map_row, map.pitch};
     const Row below = {tap.weight > 0 ? above.p + map_row : above.p, map.pitch};
     for (int i = 0; i < routing.count; ++i)
       for (int j = first(i); j < first(i) + rank(i); ++j)
@@ -362,6 +362,7 @@ struct MixStage {
   }
 
  private:
+  Tap2 tap(int x) const { return bilinear_tap(plan.area.left + x, plan.map_w, plan.area.full_w); }
   int first(int i) const { return m.rank_start[routing.expert[i]]; }
   int rank(int i) const { return m.rank[routing.expert[i]]; }
 };

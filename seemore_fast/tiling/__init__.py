@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from .. import reference
 from ..errors import Cancelled, SeemoreError
-from ..model import extend
+from ..model import SeemoRe, extend
 from .grid import Grid, Span, Tile, grid_for
 from .memory import choose_tile, memory_needed
+from .native import NativeStages
 from .plain import PlainStages
 from .route import Routing, route
 from .store import Store
@@ -33,7 +34,7 @@ MIN_TILE = 32
 class Stages(Protocol):
     """What the sweeps need of an implementation; `PlainStages` describes each method.
 
-    Streams and maps are [rows, C, columns].
+    Streams are [rows, C, columns]; what a map looks like is the implementation's own affair.
     """
 
     device: torch.device
@@ -41,8 +42,8 @@ class Stages(Protocol):
 
     def new_stream(self, tile: Tile) -> Tensor: ...
     def new_map(self) -> Tensor: ...
-    def head(self, image: Tensor) -> Tensor: ...
-    def pool(self, g: int, stream: Tensor, tile: Tile) -> tuple[Tensor, Tensor]: ...
+    def head(self, image: Tensor, tile: Tile) -> Tensor: ...
+    def pool(self, g: int, stream: Tensor, tile: Tile, aggregated: Tensor) -> Tensor: ...
     def calibrate(self, g: int, aggregated: Tensor) -> Tensor: ...
     def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor: ...
     def tail(self, stream: Tensor, image: Tensor, tile: Tile) -> Tensor: ...
@@ -99,7 +100,8 @@ def upscale_exact(
             emit_cropped(0, model(x).cpu())
             report()
             return
-        stages = PlainStages(model, grid)
+        packed = model.native(x) if isinstance(model, SeemoRe) else None
+        stages = NativeStages(model, packed, grid) if packed else PlainStages(model, grid)
         in_memory = memory is None or memory_needed(model, n, height, width, tile) <= memory
         place = None if in_memory else folder or tempfile.gettempdir()
         with Store(grid, n, model.config["embedding_dim"], stages.dtype, stages.device, place) as store:
@@ -115,41 +117,51 @@ class _Sweeps:
     grid: Grid
     stages: Stages
     store: Store
-    report: Callable[[], None]  # asked before each tile, and after the last
+    report: Callable[[], None]  # called before each tile, and after the last
+    routings: list[Routing] = field(default_factory=list)  # of each image, for the group that the sweep runs
+    maps: list[Tensor] = field(default_factory=list)
 
     def run(self, emit: Callable[[int, Tensor], None]) -> None:
-        layers, images = self.model.config["num_layers"], range(len(self.x))
-        routings: list[Routing] = []  # of each image, for the group that the sweep runs
-        maps: list[Tensor] = []
+        layers = self.model.config["num_layers"]
         for sweep in range(layers):
-            sums = torch.zeros(len(self.x), self.model.config["embedding_dim"], dtype=torch.float64)
-            aggregated = [self.stages.new_map() for _ in images]
-            for rows in self.grid.rows.spans:
-                for tile in self._row_of_tiles(rows):
-                    for i in images:
-                        stream = self._stream(sweep, i, tile, routings, maps)
-                        self._pool(sweep, stream, tile, sums[i], aggregated[i])
-                        if sweep > 0:
-                            self.store.write(sweep, i, tile, stream)
-            layer = self.model.body[sweep].local_block.block.moe_layer
-            routings = [route(layer, s, self.grid.height * self.grid.width) for s in sums]
-            # One map after the other: for large images they are what takes most memory.
-            maps.clear()
-            while aggregated:
-                maps.append(self.stages.calibrate(sweep, aggregated.pop(0)))
-
-        scale = self.model.scale
+            self._prepare(sweep)
         for rows in self.grid.rows.spans:
-            band = torch.empty(
-                *self.x.shape[:2], len(rows) * scale, self.grid.width * scale, dtype=self.x.dtype
-            )
-            for tile in self._row_of_tiles(rows):
-                columns = slice(tile.columns.start * scale, tile.columns.stop * scale)
-                for i in images:
-                    stream = self._stream(layers, i, tile, routings, maps)
-                    band[i, :, :, columns] = self.stages.tail(stream, self._image(i, tile), tile)
-            emit(rows.start * scale, band)
+            emit(rows.start * self.model.scale, self._pixels(layers, rows))
         self.report()
+
+    def _prepare(self, sweep: int) -> None:
+        """All of a sweep but the last: then routing and map of the next group are there."""
+        sums = torch.zeros(len(self.x), self.model.config["embedding_dim"], dtype=torch.float64)
+        aggregated = [self.stages.new_map() for _ in self.x]
+        for rows in self.grid.rows.spans:
+            for tile in self._row_of_tiles(rows):
+                for i in range(len(self.x)):
+                    sums[i] += self._pool(sweep, i, tile, aggregated[i])
+        layer = self.model.body[sweep].local_block.block.moe_layer
+        self.routings = [route(layer, s, self.grid.height * self.grid.width) for s in sums]
+        # One map after the other: of a large image they take much memory.
+        self.maps.clear()
+        while aggregated:
+            self.maps.append(self.stages.calibrate(sweep, aggregated.pop(0)))
+
+    def _pool(self, sweep: int, i: int, tile: Tile, aggregated: Tensor) -> Tensor:
+        stream = self._stream(sweep, i, tile)
+        if sweep > 0:
+            self.store.write(sweep, i, tile, stream)
+        return self.stages.pool(sweep, stream, tile, aggregated).cpu()
+
+    def _pixels(self, sweep: int, rows: Span) -> Tensor:
+        """A row of tiles of the output, (N, in_chans, rows * scale, W * scale)."""
+        scale = self.model.scale
+        size = len(rows) * scale, self.grid.width * scale
+        out = torch.empty(*self.x.shape[:2], *size, dtype=self.x.dtype)
+        for tile in self._row_of_tiles(rows):
+            columns = slice(tile.columns.start * scale, tile.columns.stop * scale)
+            for i in range(len(self.x)):
+                stream = self._stream(sweep, i, tile)
+                out[i, :, :, columns] = self.stages.tail(stream, self._image(i, tile), tile)
+                del stream  # before the next one is made
+        return out
 
     def _row_of_tiles(self, rows: Span) -> Iterator[Tile]:
         for columns in self.grid.columns.spans:
@@ -159,17 +171,13 @@ class _Sweeps:
     def _image(self, i: int, tile: Tile) -> Tensor:
         return self.x[i, :, tile.rows.crop, tile.columns.crop]
 
-    def _stream(self, sweep: int, i: int, tile: Tile, routings: list[Routing], maps: list[Tensor]) -> Tensor:
+    def _stream(self, sweep: int, i: int, tile: Tile) -> Tensor:
         """The stream of a crop behind ``sweep`` groups, right wherever pool and tail need it."""
         if sweep <= 1:
-            stream = self.stages.head(self._image(i, tile))
+            stream = self.stages.head(self._image(i, tile), tile)
         else:
             stream = self.stages.new_stream(tile)
             self.store.read(sweep - 1, i, tile, stream)
-        return self.stages.group(sweep - 1, stream, tile, routings[i], maps[i]) if sweep else stream
-
-    def _pool(self, sweep: int, stream: Tensor, tile: Tile, sums: Tensor, aggregated: Tensor) -> None:
-        tile_sums, low = self.stages.pool(sweep, stream, tile)
-        sums += tile_sums.to(sums)
-        ratio = self.grid.ratio
-        aggregated[tile.rows.low(ratio), :, tile.columns.low(ratio)] = low
+        if sweep == 0:
+            return stream
+        return self.stages.group(sweep - 1, stream, tile, self.routings[i], self.maps[i])

@@ -44,6 +44,10 @@ class Span:
         return slice(self.start // ratio, self.stop // ratio)
 
 
+def crop_size(span: Span) -> int:
+    return span.crop_stop - span.crop_start
+
+
 @dataclass(frozen=True)
 class Piece:
     """Positions that are only ever read and written together."""
@@ -67,14 +71,13 @@ class Axis:
 
     def __init__(self, length: int, tile: int, halo: int, align: int):
         units = -(-length // align)
-        count = -(-units // max(tile // align, 2 * -(-halo // align)))
+        count = 1 if length <= tile else -(-units // max(tile // align, 2 * -(-halo // align)))
         borders = [units * i // count * align for i in range(count)] + [length]
         self.spans = [
             Span(start, stop, max(start - halo, 0), min(stop + halo, length))
             for start, stop in pairwise(borders)
         ]
         self.pieces = [piece for span in self.spans for piece in _pieces(span, halo)]
-        self.largest_crop = max(span.crop_stop - span.crop_start for span in self.spans)
 
     def pieces_of(self, region: slice) -> list[tuple[int, Piece]]:
         """The pieces, with their indices, that make up a tile or a crop."""
@@ -112,6 +115,10 @@ class Grid:
     @property
     def count(self) -> int:
         return len(self.rows.spans) * len(self.columns.spans)
+
+    @property
+    def first(self) -> Tile:
+        return Tile(self.rows.spans[0], self.columns.spans[0])
 
     @property
     def low_size(self) -> tuple[int, int]:

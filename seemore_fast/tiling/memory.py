@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from .. import reference
 from ..errors import SeemoreError
-from .grid import Grid, grid_for
+from ..model import SeemoRe
+from .grid import Grid, Tile, crop_size, grid_for
+from .native import native_area, ranks_of
 from .store import Layout
 
 _TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
@@ -22,14 +28,14 @@ def memory_needed(
     """
     h, w = max(h, model.min_size), max(w, model.min_size)
     grid = grid_for(model, h, w, tile or max(h, w))
-    pixels = n * model.config["in_chans"] * w * model.scale**2  # of the output, for each row of the input
+    packed = _packed(model)
+    output = n * model.config["in_chans"] * w * model.scale**2  # for each row of the input
     if grid.count == 1:
-        return _whole(model, n, h, w) + pixels * h
-    rows = max(len(span) for span in grid.rows.spans)
-    crop = grid.rows.largest_crop * grid.columns.largest_crop
-    work = _plain_work(model, crop) + 4 * model.config["embedding_dim"] * crop
+        whole = _plain_work(model, n * h * w) if packed is None else _native_work(model, packed, h, w)
+        return whole + output * h
     stream = 0 if stream_in_file else 4 * n * Layout(grid, model.config["embedding_dim"]).size
-    return work + stream + _maps(model, n, grid) + pixels * rows
+    rows = max(len(span) for span in grid.rows.spans)
+    return _tile_work(model, packed, grid) + stream + _maps(model, packed, n, grid) + output * rows
 
 
 def choose_tile(model: reference.SeemoRe, n: int, h: int, w: int, available: int) -> int:
@@ -39,30 +45,57 @@ def choose_tile(model: reference.SeemoRe, n: int, h: int, w: int, available: int
     """
     if memory_needed(model, n, h, w, 0) <= available:
         return 0
-    in_memory = [t for t in _TILES if memory_needed(model, n, h, w, t) <= available]
-    if in_memory and in_memory[0] >= _COMFORTABLE:
-        return in_memory[0]
-    needed = {t: memory_needed(model, n, h, w, t, stream_in_file=True) for t in _TILES}
-    fitting = [t for t in _TILES if needed[t] <= available]
-    if not fitting:
-        least = min(needed.values()) / 2**20
+
+    def largest(stream_in_file: bool) -> int | None:
+        def fits(tile: int) -> bool:
+            return memory_needed(model, n, h, w, tile, stream_in_file=stream_in_file) <= available
+
+        return next(filter(fits, _TILES), None)
+
+    tile = largest(stream_in_file=False)
+    if tile is None or tile < _COMFORTABLE:
+        tile = largest(stream_in_file=True)
+    if tile is None:
+        least = memory_needed(model, n, h, w, _TILES[-1], stream_in_file=True) / 2**20
         raise SeemoreError(
             f"{w} x {h} pixels need at least {least:.0f} MiB of memory, {available / 2**20:.0f} are available"
         )
-    return fitting[0]
+    return tile
 
 
-def _whole(model: reference.SeemoRe, n: int, h: int, w: int) -> int:
-    return n * _plain_work(model, h * w)
+def _packed(model: reference.SeemoRe) -> Any:
+    probe = torch.empty(1, model.config["in_chans"], 1, 1, dtype=torch.uint8)
+    with torch.no_grad():
+        return model.native(probe) if isinstance(model, SeemoRe) else None
+
+
+def _native_work(model: SeemoRe, packed: Any, h: int, w: int) -> int:
+    try:
+        return packed.workspace(h, w, torch.get_num_threads(), model.workspace_limit)
+    except MemoryError:  # the limit is below the least need: the call itself will say so
+        return packed.workspace(h, w, torch.get_num_threads(), 0)
 
 
 def _plain_work(model: reference.SeemoRe, pixels: int) -> int:
-    """Of the plain network over so many pixels: its peak is inside a GatedFFN; measured, docs/tiling.md."""
+    """Of the plain network: the peak is inside a GatedFFN.  Measured (docs/tiling.md)."""
     width = max(model.conv_1.weight.dtype.itemsize, 4)
     return int((8.7 * model.config["embedding_dim"] + 76) * width * pixels)
 
 
-def _maps(model: reference.SeemoRe, n: int, grid: Grid) -> int:
-    """The map in use and the next one of each image, and one more while it is calibrated."""
+def _tile_work(model: reference.SeemoRe, packed: Any, grid: Grid) -> int:
+    """Of the largest tile: its stream, what a stage needs beside it, and its output."""
+    tile = Tile(*(max(axis.spans, key=crop_size) for axis in (grid.rows, grid.columns)))
+    pixels = crop_size(tile.rows) * crop_size(tile.columns)
+    stream = 4 * model.config["embedding_dim"] * pixels
+    if packed is None:
+        return _plain_work(model, pixels) + stream
+    output = model.config["in_chans"] * model.scale**2 * len(tile.rows) * len(tile.columns)
+    return packed.tile_workspace(native_area(grid, tile), torch.get_num_threads()) + stream + output
+
+
+def _maps(model: reference.SeemoRe, packed: Any, n: int, grid: Grid) -> int:
+    """The next layer's aggregated maps, and the maps in use: natively R channels wide, else C."""
     height, width = grid.low_size
-    return (2 * n + 1) * 4 * model.config["embedding_dim"] * height * width
+    channels = model.config["embedding_dim"]
+    in_use = (n + 1) * channels if packed is None else n * ranks_of(model)
+    return 4 * (n * channels + in_use) * height * width

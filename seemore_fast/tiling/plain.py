@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from .grid import Grid, Span, Tile
+from .grid import Grid, Span, Tile, crop_size
 from .route import Routing
 
 
 class PlainStages:
-    """Streams and maps are [rows, C, columns], as views of the [1, C, rows, columns] that modules take."""
+    """Streams are [rows, C, columns], views of what modules take; maps are [1, C, rows, columns]."""
 
     def __init__(self, model: reference.SeemoRe, grid: Grid):
         self._model, self._grid = model, grid
@@ -25,8 +25,7 @@ class PlainStages:
 
     def new_stream(self, tile: Tile) -> Tensor:
         """A crop's stream, to be filled."""
-        rows, columns = (span.crop_stop - span.crop_start for span in (tile.rows, tile.columns))
-        return self._new(rows, columns)
+        return _rows_first(self._new(crop_size(tile.rows), crop_size(tile.columns)))
 
     def new_map(self) -> Tensor:
         """An aggregated map of the whole image, to be filled."""
@@ -34,26 +33,25 @@ class PlainStages:
 
     def _new(self, rows: int, columns: int) -> Tensor:
         channels = self._model.config["embedding_dim"]
-        return _rows_first(torch.empty(1, channels, rows, columns, dtype=self.dtype, device=self.device))
+        return torch.empty(1, channels, rows, columns, dtype=self.dtype, device=self.device)
 
-    def head(self, image: Tensor) -> Tensor:
+    def head(self, image: Tensor, tile: Tile) -> Tensor:
         """The crop's stream before the first group, from its pixels [in_chans, rows, columns]."""
         return _rows_first(self._model.head(self._pixels(image)).to(self.dtype))
 
-    def pool(self, g: int, stream: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
-        """What group ``g`` must know of the tile: sums [C] in float64, and its part of the aggregated map."""
+    def pool(self, g: int, stream: Tensor, tile: Tile, aggregated: Tensor) -> Tensor:
+        """What group ``g`` must know of the tile: sums [C] in float64, and its part of ``aggregated``."""
         rme = self._model.body[g].local_block
         x, k = rme.block.split(rme.norm_1(self._channels_first(stream)))
         inner = (..., tile.rows.inner, tile.columns.inner)
-        sums = x[inner].sum((0, 2, 3), dtype=torch.float64)
-        low_rows, low_columns = (len_of(span.low(self._grid.ratio)) for span in (tile.rows, tile.columns))
-        if 0 in (low_rows, low_columns):
-            return sums, stream.new_empty(low_rows, x.shape[1], low_columns)
-        return sums, _rows_first(rme.block.aggregate(k[inner]).to(self.dtype))
+        part = aggregated[(..., *(span.low(self._grid.ratio) for span in (tile.rows, tile.columns)))]
+        if part.numel() > 0:
+            part.copy_(rme.block.aggregate(k[inner]))
+        return x[inner].sum((0, 2, 3), dtype=torch.float64)
 
     def calibrate(self, g: int, aggregated: Tensor) -> Tensor:
         """The whole low-resolution map that group ``g`` adds to k, from the aggregated one."""
-        return _rows_first(self._model.body[g].local_block.block.conv(self._channels_first(aggregated)))
+        return self._model.body[g].local_block.block.conv(aggregated.to(self._model.conv_1.weight.dtype))
 
     def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor:
         """The stream behind group ``g``."""
@@ -61,7 +59,7 @@ class PlainStages:
         rme = group.local_block
         features = self._channels_first(stream)
         x, k = rme.block.split(rme.norm_1(features))
-        k = k + self._resize(self._channels_first(low), tile).to(k.dtype)
+        k = k + self._resize(low, tile).to(k.dtype)
         weights = torch.zeros(1, len(rme.block.moe_layer.experts), dtype=self.dtype, device=self.device)
         weights[0, routing.experts] = torch.tensor(routing.weights, dtype=self.dtype, device=self.device)
         features = features + rme.block.proj(rme.block.moe_layer.mix(x, k, weights))
@@ -102,10 +100,6 @@ class PlainStages:
         near = source.long().clamp(max=size - 1)
         far = (near + 1).clamp(max=size - 1)
         return near.to(self.device), far.to(self.device), (source - near).to(self.device)
-
-
-def len_of(part: slice) -> int:
-    return part.stop - part.start
 
 
 def _rows_first(x: Tensor) -> Tensor:
