@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,11 +29,16 @@ class NativeStages:
         config = model.config
         self._dim, self._in_chans, self._scale = config["embedding_dim"], config["in_chans"], model.scale
         self._ranks = ranks_of(model)
+        # Of one crop at a time: fresh memory for each would cost a good part of the work on it.
+        self._stream = torch.empty(0)
 
     def new_stream(self, tile: Tile) -> Tensor:
         rows, columns = crop_size(tile.rows), crop_size(tile.columns)
-        padded = torch.empty(rows, _round_up(self._dim, 4), _round_up(columns, _COLUMNS))
-        return padded[:, : self._dim, :columns]
+        shape = rows, _round_up(self._dim, 4), _round_up(columns, _COLUMNS)
+        count = math.prod(shape)
+        if self._stream.numel() < count:
+            self._stream = torch.empty(count)
+        return self._stream[:count].view(shape)[:, : self._dim, :columns]
 
     def new_map(self) -> Tensor:
         return self._map(self._dim)

@@ -24,7 +24,7 @@ class PlainStages:
         self.dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
 
     def new_stream(self, tile: Tile) -> Tensor:
-        """A crop's stream, to be filled."""
+        """A crop's stream, to be filled; it may lie where the last one did."""
         return _rows_first(self._new(crop_size(tile.rows), crop_size(tile.columns)))
 
     def new_map(self) -> Tensor:
