@@ -174,7 +174,8 @@ struct Norm {
     rest *= 1.0f / channels;
     scale = rsqrt(vmax(vf{}, squares * (1.0f / channels) - rest * rest) + eps);
     mean += rest;
-    if (x + VL > g.w) scale = keep_first(scale, g.w > x ? g.w - x : 0);  // outside, eps may be all there is
+    if (x + VL > g.w)
+      scale = keep_range(scale, 0, g.w > x ? g.w - x : 0);  // outside, eps may be all there is
   }
 
   void forward(const Geometry& g, const Field& in, const Field& out) const {
