@@ -96,7 +96,7 @@ def example_and_sizes(network: reference.SeemoRe) -> tuple[Tensor, dict[int, Any
 
 
 def check(network: reference.SeemoRe, run: Callable[[Tensor], Tensor], what: str) -> None:
-    """Holds an exported network to float64, one picture at a time and as a batch, on different routes.
+    """Holds an exported network to float64: as a batch on different routes, alone, and at a larger size.
 
     ``run`` takes and gives (n, in_chans, h, w) in the dtype of ``network``.  The error may be `TOLERANCE`
     in float32, and in float16 twice that of PyTorch in float16.
@@ -104,16 +104,18 @@ def check(network: reference.SeemoRe, run: Callable[[Tensor], Tensor], what: str
     Raises SeemoreError, beginning with ``what``.
     """
     exact = plain(network, torch.float64)
-    x = _differently_routed(network, exact)
+    batch = _differently_routed(network, exact)
     half = network.conv_1.weight.dtype == torch.float16
     with torch.inference_mode():
-        want = exact(x.double())
-        limit = 2 * relative_error(network(x), want) if half else TOLERANCE
-        for part in (slice(None), slice(-1, None)):
-            error = relative_error(run(x[part]), want[part])
+        # The last: its coarsest map is more than one pixel high and wide, unlike the example's.
+        for x in (batch, batch[-1:], _larger(network, exact)):
+            want = exact(x.double())
+            limit = 2 * relative_error(network(x), want) if half else TOLERANCE
+            error = relative_error(run(x), want)
             if not error <= limit:
                 raise SeemoreError(
                     f"{what}: what was written differs from float64 by {error:.1e} relative L2"
+                    f" for a batch of {tuple(x.shape)}"
                 )
 
 
@@ -150,11 +152,26 @@ def _differently_routed(network: reference.SeemoRe, exact: reference.SeemoRe) ->
     # Not only grains: areas of one colour, whose mean features lie far from each other.
     flat = torch.rand(24, network.config["in_chans"], 1, 1, generator=torch.Generator().manual_seed(1))
     many = torch.cat([many, 0.1 * many + 0.9 * flat]).to(network.conv_1.weight.dtype)
-    ways = routes(exact, many.double())
-    sure = [i for i, (a, b) in enumerate(zip(ways, routes(network, many), strict=True)) if a == b]
+    ways, sure = _sure_routes(network, exact, many)
     first = {ways[i]: i for i in reversed(sure)}
     picked = (list(first.values()) + sure + list(range(len(many))))[:3]
     return many[picked]
+
+
+def _larger(network: reference.SeemoRe, exact: reference.SeemoRe) -> Tensor:
+    """A picture [1, in_chans, h, w], a few times the least size, whose route rounding does not change."""
+    side = network.min_size
+    several = _pictures(network, 6, 3 * side + 1, 4 * side + 3).to(network.conv_1.weight.dtype)
+    _, sure = _sure_routes(network, exact, several)
+    return several[(sure or [0])[0]][None]
+
+
+def _sure_routes(
+    network: reference.SeemoRe, exact: reference.SeemoRe, x: Tensor
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The exact routes of ``x``, and which of its images keep theirs in ``network``'s dtype."""
+    ways = routes(exact, x.double())
+    return ways, [i for i, (a, b) in enumerate(zip(ways, routes(network, x), strict=True)) if a == b]
 
 
 def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
