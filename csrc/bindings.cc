@@ -8,22 +8,6 @@
 
 namespace py = pybind11;
 
-namespace seemore {
-
-void check(sm_status status) {
-  if (status == SM_OK) return;
-  if (status == SM_ERROR_MEMORY) {
-    PyErr_SetString(PyExc_MemoryError, sm_last_error());
-    throw py::error_already_set();
-  }
-  if (status == SM_ERROR_ARGUMENT) throw py::value_error(sm_last_error());
-  const py::object type = py::module_::import("seemore_fast.errors").attr("BackendError");
-  PyErr_SetString(type.ptr(), sm_last_error());
-  throw py::error_already_set();
-}
-
-}  // namespace seemore
-
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of seemore-fast; use seemore_fast.ops and seemore_fast.SeemoRe instead.";
 
@@ -49,5 +33,8 @@ PYBIND11_MODULE(_C, m) {
 
   seemore::bind_ops(m);
   seemore::bind_engine(m);
+#ifdef SEEMORE_HAS_CUDA
+  seemore::bind_cuda(m);
+#endif
   seemore::bind_microbench(m);
 }

@@ -19,6 +19,9 @@ void bind_ops(pybind11::module_& m);
 // Adds the engine.
 void bind_engine(pybind11::module_& m);
 
+// Adds the CUDA engine (only where it was built).
+void bind_cuda(pybind11::module_& m);
+
 // Adds what measures single kernels.
 void bind_microbench(pybind11::module_& m);
 

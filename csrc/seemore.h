@@ -22,6 +22,7 @@ typedef enum sm_status {
   SM_ERROR_UNSUPPORTED = 2, /* this CPU, or this build, cannot do what was asked */
   SM_ERROR_MEMORY = 3,      /* scratch memory could not be allocated */
   SM_ERROR_INTERRUPTED = 4, /* the caller's poll function asked to stop */
+  SM_ERROR_DEVICE = 5,      /* a call of the CUDA runtime failed */
 } sm_status;
 
 /* What went wrong in this thread's last failing call; "" before the first. Valid until the next failure. */

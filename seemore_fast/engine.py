@@ -18,14 +18,14 @@ _KEPT_WORKSPACES = 2
 """Workspaces kept for the next call: one, and one for a second thread."""
 
 
-def _float32(values: Any) -> Any:
+def float32_arrays(values: Any) -> Any:
     """Folded weights as the native module takes them: nested float32 numpy arrays."""
     if isinstance(values, Tensor):
         return values.float().contiguous().numpy()
     if isinstance(values, dict):
-        return {name: _float32(value) for name, value in values.items()}
+        return {name: float32_arrays(value) for name, value in values.items()}
     if isinstance(values, list):
-        return [_float32(value) for value in values]
+        return [float32_arrays(value) for value in values]
     return values
 
 
@@ -104,7 +104,7 @@ class Engine:
         with self._lock:
             known, native = self._packed.get(bf16, (None, None))
             if known != state:
-                native = _native.require().Engine(_float32(fold.fold_network(model)), bf16)
+                native = _native.require().Engine(float32_arrays(fold.fold_network(model)), bf16)
                 self._packed[bf16] = state, native
         return native
 

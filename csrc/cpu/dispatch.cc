@@ -1,8 +1,7 @@
-// Chooses the instruction set at run time, and keeps the last error of each thread.
+// Chooses the instruction set at run time.
 #include "cpu/dispatch.h"
 
 #include <atomic>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -56,8 +55,6 @@ const Isa* isas() {
 constexpr int kIsas = SM_EACH_ISA(SM_ONE);
 #undef SM_ONE
 
-thread_local char last_error[512] = "";
-
 std::atomic<const Isa*> current{nullptr};
 
 const Isa* find(const char* name) {
@@ -103,14 +100,6 @@ const Isa* chosen() {
 
 }  // namespace
 
-sm_status fail(sm_status status, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(last_error, sizeof last_error, format, arguments);
-  va_end(arguments);
-  return status;
-}
-
 const IsaTables* tables() {
   const Isa* isa = chosen();
   return isa ? &isa->tables : nullptr;
@@ -119,8 +108,6 @@ const IsaTables* tables() {
 }  // namespace seemore
 
 using namespace seemore;
-
-const char* sm_last_error(void) { return last_error; }
 
 const char* sm_isa(void) {
   const Isa* isa = chosen();

@@ -3,7 +3,7 @@
 // Per-ISA files include this too, so it holds declarations only.
 #pragma once
 
-#include "seemore.h"
+#include "status.h"
 
 namespace seemore {
 
@@ -38,8 +38,5 @@ struct IsaTables {
 
 // The tables in use, chosen on the first call. NULL (and sm_last_error) if SEEMORE_ISA cannot be had.
 const IsaTables* tables();
-
-// Sets sm_last_error() of this thread to the printf-formatted message; returns `status`.
-__attribute__((format(printf, 2, 3))) sm_status fail(sm_status status, const char* format, ...);
 
 }  // namespace seemore

@@ -1,0 +1,36 @@
+// Folded weights in the kernels' layout, in one piece of memory that goes to the device as it is.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cuda/params.h"
+#include "seemore_cuda.h"
+
+namespace seemore {
+namespace cuda {
+
+// Everything of a network that does not depend on the image: kernel parameters with their weights filled in.
+struct Network {
+  int scale, in_chans, experts, topk, recursive, kernel, dim;
+  int width;  // tiles of 8 channels in a stream: CP = 8 width
+  int ranks;  // RP
+  HeadParams head;
+  struct Group {
+    RmeParams rme;
+    AggregateParams aggregate;
+    FfnParams rme_ffn, sme_ffn;
+    SmeParams sme;
+  };
+  std::vector<Group> groups;
+  ConvParams conv;
+  UpsampleParams upsample;
+};
+
+// Writes the weights behind `memory` (a whole number of 256 bytes; null: only counts) and makes parameters
+// that point to where they will be on the device, `address`. Returns the bytes.
+size_t pack(const sm_network& net, sm_cuda_precision precision, int width, unsigned char* memory,
+            unsigned char* address, Network* out);
+
+}  // namespace cuda
+}  // namespace seemore

@@ -1,0 +1,104 @@
+// Every instruction that CUDA C++ has no name for, as one function each; cudasim/ptx_on_host.h has the same
+// functions in scalar code.
+//
+// Fragments: lane = 4 g + t holds of a 16 x 8 tile the elements (g, 2t), (g, 2t + 1), (g + 8, 2t),
+// (g + 8, 2t + 1); 16-bit operands two to a register, the lower column in the lower half.
+#pragma once
+
+#include "cuda/device.cuh"
+
+#ifdef SEEMORE_CUDASIM
+#include "cudasim/ptx_on_host.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace seemore {
+namespace cuda {
+
+SM_DEVICE float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// The larger; NaN if either is.
+SM_DEVICE float max_nan(float x, float y) {
+  float z;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
+
+// To TensorFloat-32: 10 bits of fraction, rounded to nearest, ties away from zero.
+SM_DEVICE float round_tf32(float x) {
+  unsigned y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return __uint_as_float(y);
+}
+
+SM_DEVICE unsigned pack_half2(float low, float high) {
+  const __half2 both = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&both);
+}
+SM_DEVICE float2 unpack_half2(unsigned both) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&both));
+}
+SM_DEVICE unsigned pack_bf162(float low, float high) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&both);
+}
+SM_DEVICE float2 unpack_bf162(unsigned both) {
+  return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
+}
+
+// Four 8 x 8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes,
+// aligned, in shared memory), and receives of each the elements (g, 2t), (g, 2t + 1).
+SM_DEVICE void ldmatrix_x4(unsigned (&out)[4], const void* row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+// Two such matrices: the addresses of lanes 0..15 count, the others must be valid too.
+SM_DEVICE void ldmatrix_x2(unsigned (&out)[2], const void* row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(out[0]), "=r"(out[1])
+               : "r"(address)
+               : "memory");
+}
+
+// d += A B with float32 accumulation. A is 16 x k: per 8 columns {rows g, rows g + 8}; B is k x 8: per 8 rows
+// one register with (2t, g), (2t + 1, g).
+#define SM_MMA_16BIT(name, type)                                                                            \
+  SM_DEVICE void mma_k16_##name(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) { \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                              \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                              \
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                    \
+        : "r"(a0[0]), "r"(a0[1]), "r"(a1[0]), "r"(a1[1]), "r"(b.x), "r"(b.y));                              \
+  }                                                                                                         \
+  SM_DEVICE void mma_k8_##name(float (&d)[4], const unsigned (&a)[2], unsigned b) {                         \
+    asm("mma.sync.aligned.m16n8k8.row.col.f32." type "." type                                               \
+        ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                                          \
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                    \
+        : "r"(a[0]), "r"(a[1]), "r"(b));                                                                    \
+  }
+SM_MMA_16BIT(half, "f16")
+SM_MMA_16BIT(bf16, "bf16")
+#undef SM_MMA_16BIT
+
+// d += A B in TensorFloat-32, k = 8. Lane holds of A (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4), and of B
+// (t, g), (t + 4, g).
+SM_DEVICE void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)),
+        "r"(__float_as_uint(a3)), "r"(__float_as_uint(b.x)), "r"(__float_as_uint(b.y)));
+}
+
+}  // namespace cuda
+}  // namespace seemore
+#endif

@@ -1,0 +1,96 @@
+#include "cudasim/memory.h"
+
+#include <atomic>
+
+namespace cudasim {
+
+void SharedShadow::reset(size_t bytes, uint32_t epoch) {
+  bytes_ = bytes;
+  first_epoch_ = epoch;  // older stamps count as never
+  if (cells_.size() < (bytes + 1) / 2) cells_.resize((bytes + 1) / 2);
+}
+
+std::string SharedShadow::access(size_t offset, size_t bytes, bool write, const Accessor& by) {
+  if (offset >= bytes_ ||
+      offset + bytes > bytes_)  // also below the beginning, where offset has wrapped around
+    return (write ? "write of " : "read of ") + std::to_string(bytes) + " bytes at " +
+           std::to_string((ptrdiff_t)offset) + ", outside the " + std::to_string(bytes_) +
+           " bytes of shared memory";
+  auto where = [&](size_t cell) { return "shared memory at byte " + std::to_string(2 * cell); };
+  for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; ++i) {
+    Cell& cell = cells_[i];
+    const bool written = cell.write_block >= first_epoch_;
+    if (!write && !written) return "read of unwritten " + where(i);
+    if (written && cell.write_block == by.block_epoch && cell.writer != by.thread) {
+      const bool ordered = cell.writer / 32 == by.warp && cell.write_warp < by.warp_epoch;
+      if (!ordered)
+        return std::string(write ? "second write to " : "read of ") + where(i) + ", which thread " +
+               std::to_string(cell.writer) + " has written since the last barrier";
+    }
+    const bool read = cell.readers != kNone && cell.read_block == by.block_epoch;
+    if (write) {
+      const bool mine = cell.readers == kOne && cell.reader == by.thread;
+      const bool ordered =
+          cell.readers != kSeveral && cell.reader / 32 == by.warp && cell.read_warp < by.warp_epoch;
+      if (read && !mine && !ordered)
+        return "write to " + where(i) + ", which thread " + std::to_string(cell.reader) +
+               " has read since the last barrier";
+      cell.write_block = by.block_epoch;
+      cell.write_warp = by.warp_epoch;
+      cell.writer = by.thread;
+    } else {
+      if (!read || (cell.readers == kOne && cell.reader == by.thread))
+        cell.readers = kOne;
+      else
+        cell.readers = cell.readers != kSeveral && cell.reader / 32 == by.warp ? kWarp : kSeveral;
+      cell.read_block = by.block_epoch;
+      cell.read_warp = by.warp_epoch;
+      cell.reader = by.thread;
+    }
+  }
+  return {};
+}
+
+void GlobalMemory::add(const void* address, size_t bytes, const char* name, bool writable) {
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  ranges_.push_back(
+      {begin, begin + bytes, name, writable, std::vector<uint64_t>(writable ? bytes / 4 + 2 : 0)});
+}
+
+std::string GlobalMemory::nearest(uintptr_t address) const {
+  const Range* best = nullptr;
+  auto distance = [&](const Range& r) { return address < r.begin ? r.begin - address : address - r.end; };
+  for (const Range& range : ranges_)
+    if (!best || distance(range) < distance(*best)) best = &range;
+  if (!best) return "none";
+  return address < best->begin ? std::to_string(best->begin - address) + " bytes before " + best->name
+                               : std::to_string(address - best->end) + " bytes behind " + best->name;
+}
+
+std::string GlobalMemory::access(uintptr_t address, size_t bytes, bool write, uint32_t block) {
+  thread_local size_t last = 0;  // most accesses are to the range of the one before
+  for (size_t i = 0; i < ranges_.size(); ++i) {
+    if (last >= ranges_.size()) last = 0;
+    Range& range = ranges_[last];
+    if (address < range.begin || address + bytes > range.end) {
+      ++last;
+      continue;
+    }
+    if (!range.writable) return write ? "write to " + range.name + ", which is read-only" : "";
+    const uint64_t mine = (uint64_t)launch_ << 32 | block;
+    for (size_t word = (address - range.begin) / 4; word <= (address + bytes - 1 - range.begin) / 4; ++word) {
+      std::atomic_ref<uint64_t> writer(range.writer[word]);
+      const uint64_t last = writer.load(std::memory_order_relaxed);
+      // Blocks may share a word whose bytes or halves they write apart.
+      if (last >> 32 == launch_ && last != mine && (!write || bytes >= 4))
+        return (write ? "write to " : "read of ") + range.name + " at byte " + std::to_string(4 * word) +
+               ", which block " + std::to_string((uint32_t)last) + " writes in the same launch";
+      if (write) writer.store(mine, std::memory_order_relaxed);
+    }
+    return {};
+  }
+  return std::string(write ? "write of " : "read of ") + std::to_string(bytes) +
+         " bytes outside every buffer of global memory, nearest: " + nearest(address);
+}
+
+}  // namespace cudasim

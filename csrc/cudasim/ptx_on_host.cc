@@ -1,0 +1,137 @@
+// Matrix instructions as warp-wide exchanges: every lane hands over its registers and computes its own
+// results.
+#include "cudasim/ptx_on_host.h"
+
+namespace seemore {
+namespace cuda {
+namespace {
+
+uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
+float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+uint32_t bf16_bits(float x) {
+  if (x != x) return 0x7fff;
+  const uint32_t bits = bits_of(x);
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+uint32_t half_bits(float x) {
+  const _Float16 narrow = x;
+  uint16_t bits;
+  memcpy(&bits, &narrow, 2);
+  return bits;
+}
+
+float half_value(uint32_t bits) {
+  const uint16_t narrow = bits;
+  _Float16 x;
+  memcpy(&x, &narrow, 2);
+  return x;
+}
+
+const uint32_t* exchange(const char* what, int line, const uint32_t* words, int count) {
+  return cudasim::exchange({what, "ptx.cuh, called", line}, words, count);
+}
+
+void ldmatrix(unsigned* out, int matrices, const void* row, int line) {
+  const uint64_t address = reinterpret_cast<uint64_t>(row);
+  if (address % 16) cudasim::fail("ldmatrix from an address that is not a multiple of 16 bytes");
+  cudasim::on_access(row, 16, false);
+  uint32_t words[2];
+  memcpy(words, &address, 8);
+  const uint32_t* all = exchange("ldmatrix", line, words, 2);
+  const int g = cudasim::lane() / 4, t = cudasim::lane() % 4;
+  for (int i = 0; i < matrices; ++i) {
+    uint64_t from;
+    memcpy(&from, all + 2 * (8 * i + g), 8);
+    memcpy(out + i, reinterpret_cast<const unsigned char*>(from) + 4 * t, 4);
+  }
+}
+
+// d += A B of 16-bit elements; words of a lane: A's 2 k / 8 registers, then B's k / 8.
+template <class Unpack>
+void mma_16bit(float (&d)[4], const uint32_t* words, int chunks, Unpack unpack, const char* what, int line) {
+  const int count = 3 * chunks, g = cudasim::lane() / 4, t = cudasim::lane() % 4;
+  const uint32_t* all = exchange(what, line, words, count);
+  float sum[4] = {};
+  for (int chunk = 0; chunk < chunks; ++chunk)
+    for (int pair = 0; pair < 4; ++pair) {  // elements 8 chunk + 2 pair and the next
+      const uint32_t* a = all + (4 * g + pair) * count + 2 * chunk;
+      const float2 upper = unpack(a[0]), lower = unpack(a[1]);
+      for (int column = 0; column < 2; ++column) {
+        const float2 b = unpack(all[(4 * (2 * t + column) + pair) * count + 2 * chunks + chunk]);
+        sum[column] += upper.x * b.x + upper.y * b.y;
+        sum[2 + column] += lower.x * b.x + lower.y * b.y;
+      }
+    }
+  for (int i = 0; i < 4; ++i) d[i] += sum[i];
+}
+
+template <class Unpack>
+void mma_k16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, Unpack unpack,
+             int line) {
+  const uint32_t words[6] = {a0[0], a0[1], a1[0], a1[1], b.x, b.y};
+  mma_16bit(d, words, 2, unpack, "mma m16n8k16", line);
+}
+
+template <class Unpack>
+void mma_k8(float (&d)[4], const unsigned (&a)[2], unsigned b, Unpack unpack, int line) {
+  const uint32_t words[3] = {a[0], a[1], b};
+  mma_16bit(d, words, 1, unpack, "mma m16n8k8", line);
+}
+
+}  // namespace
+
+float round_tf32(float x) {
+  if (!std::isfinite(x)) return x;
+  return float_of((bits_of(x) + 0x1000) & ~0x1fffu);
+}
+
+unsigned pack_half2(float low, float high) { return half_bits(low) | half_bits(high) << 16; }
+float2 unpack_half2(unsigned both) { return {half_value(both & 0xffff), half_value(both >> 16)}; }
+unsigned pack_bf162(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16; }
+float2 unpack_bf162(unsigned both) { return {float_of(both << 16), float_of(both & 0xffff0000u)}; }
+
+void ldmatrix_x4(unsigned (&out)[4], const void* row, int line) { ldmatrix(out, 4, row, line); }
+void ldmatrix_x2(unsigned (&out)[2], const void* row, int line) { ldmatrix(out, 2, row, line); }
+
+void mma_k16_half(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
+  mma_k16(d, a0, a1, b, unpack_half2, line);
+}
+void mma_k16_bf16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
+  mma_k16(d, a0, a1, b, unpack_bf162, line);
+}
+void mma_k8_half(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
+  mma_k8(d, a, b, unpack_half2, line);
+}
+void mma_k8_bf16(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
+  mma_k8(d, a, b, unpack_bf162, line);
+}
+
+void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b, int line) {
+  const float mine[6] = {a0, a1, a2, a3, b.x, b.y};
+  uint32_t words[6];
+  for (int i = 0; i < 6; ++i) words[i] = bits_of(mine[i]) & ~0x1fffu;  // what the tensor core looks at
+  const uint32_t* all = exchange("mma m16n8k8 tf32", line, words, 6);
+  const int g = cudasim::lane() / 4, t = cudasim::lane() % 4;
+  for (int k = 0; k < 8; ++k) {
+    const uint32_t* a = all + 6 * (4 * g + k % 4) + (k < 4 ? 0 : 2);
+    for (int column = 0; column < 2; ++column) {
+      const float value = float_of(all[6 * (4 * (2 * t + column) + k % 4) + (k < 4 ? 4 : 5)]);
+      d[column] += float_of(a[0]) * value;
+      d[2 + column] += float_of(a[1]) * value;
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace seemore

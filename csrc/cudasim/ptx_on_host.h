@@ -1,0 +1,32 @@
+// The functions of cuda/ptx.cuh in scalar code, with the same fragment layouts; implemented in
+// ptx_on_host.cc.
+#pragma once
+
+#include "cudasim/cuda_on_host.h"
+
+namespace seemore {
+namespace cuda {
+
+inline float exp2_approx(float x) { return exp2f(x); }
+inline float max_nan(float x, float y) { return x > y || x != x ? x : y; }
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+
+float round_tf32(float x);
+unsigned pack_half2(float low, float high);
+float2 unpack_half2(unsigned both);
+unsigned pack_bf162(float low, float high);
+float2 unpack_bf162(unsigned both);
+
+void ldmatrix_x4(unsigned (&out)[4], const void* row, int line = __builtin_LINE());
+void ldmatrix_x2(unsigned (&out)[2], const void* row, int line = __builtin_LINE());
+void mma_k16_half(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                  int line = __builtin_LINE());
+void mma_k16_bf16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                  int line = __builtin_LINE());
+void mma_k8_half(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
+void mma_k8_bf16(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
+void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b,
+                 int line = __builtin_LINE());
+
+}  // namespace cuda
+}  // namespace seemore

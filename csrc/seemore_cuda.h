@@ -1,0 +1,63 @@
+/* The C API of the CUDA engine: the whole network on one GPU, as kernel launches on the caller's stream.
+ *
+ * No call waits for the GPU except sm_cuda_engine_create, which uploads the weights, and
+ * sm_cuda_engine_destroy.  All are safe to call from several threads; a workspace belongs to one forward at a
+ * time.  Results depend, to the bit, on nothing but the weights, the input and the GPU's model.
+ */
+#ifndef SEEMORE_CUDA_H
+#define SEEMORE_CUDA_H
+
+#include "seemore.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How many GPUs can be used; SM_ERROR_UNSUPPORTED with the reason where there is none. */
+SM_API sm_status sm_cuda_devices(int* count);
+
+typedef enum sm_cuda_precision {
+  SM_CUDA_FP32 = 0, /* every product in float32 */
+  SM_CUDA_TF32 = 1, /* operands of matrix products rounded to TensorFloat-32 */
+  SM_CUDA_FP16 = 2, /* operands and activations in memory in float16, sums in float32 */
+  SM_CUDA_BF16 = 3, /* likewise bfloat16 */
+} sm_cuda_precision;
+
+typedef enum sm_cuda_pixels {
+  SM_CUDA_PIXELS_FP32 = 0,
+  SM_CUDA_PIXELS_FP16 = 1,
+  SM_CUDA_PIXELS_BF16 = 2,
+  SM_CUDA_PIXELS_U8 = 3, /* 0..255; the output is clamped and rounded */
+} sm_cuda_pixels;
+
+typedef struct sm_cuda_engine sm_cuda_engine;
+
+/* Packs the weights and copies them to the device (a number as CUDA counts them): `network` may go. Free with
+ * sm_cuda_engine_destroy(). SM_ERROR_UNSUPPORTED for a configuration beyond the engine's limits, named in the
+ * message, or a device without support for it. */
+SM_API sm_status sm_cuda_engine_create(const sm_network* network, sm_cuda_precision precision, int device,
+                                       sm_cuda_engine** engine);
+SM_API void sm_cuda_engine_destroy(sm_cuda_engine* engine);
+
+/* Bytes of device memory that a forward of n images needs to work in. */
+SM_API sm_status sm_cuda_engine_workspace(const sm_cuda_engine* engine, int64_t n, int64_t h, int64_t w,
+                                          int64_t* bytes);
+
+typedef struct sm_cuda_forward_params {
+  const sm_cuda_engine* engine;
+  const void* input;     /* [N, in_chans, H, W] on the engine's device, as are the following */
+  void* output;          /* [N, in_chans, H * scale, W * scale] */
+  sm_cuda_pixels pixels; /* of both */
+  int64_t n, h, w;       /* n at least 1; h and w at least 4^recursive */
+  void* workspace;       /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+  void* stream; /* cudaStream_t */
+} sm_cuda_forward_params;
+
+/* Launches the network; may be captured into a CUDA graph. Each image is routed on its own. */
+SM_API sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* SEEMORE_CUDA_H */

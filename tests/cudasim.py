@@ -1,0 +1,71 @@
+"""The CUDA kernels in the simulator (docs/testing-without-a-gpu.md): builds _cudasim, runs networks.
+
+Test modules use this as ``from . import cudasim``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from seemore_fast import engine_cuda, reference
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The module, built with what the machine has; skips the test with the reason where it cannot be."""
+    if platform.machine() != "x86_64":
+        pytest.skip(f"cudasim switches fibers in x86-64 assembly; this is {platform.machine()}")
+    pytest.importorskip("pybind11", reason="pybind11 is not installed: the simulator cannot be built")
+    paths = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    cmake, ninja = (shutil.which(name, path=paths) for name in ("cmake", "ninja"))
+    if not cmake or not ninja:
+        pytest.skip("cmake or ninja is not installed: the simulator cannot be built")
+    build = ROOT / "build" / "cudasim"  # kept: it takes two minutes
+    configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    options = ["-DSEEMORE_CUDA=off", f"-DSEEMORE_OUTPUT_DIR={build}", f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in ([*configure, *options], [ninja, "-C", build, "_cudasim"]):
+        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+    (path,) = build.glob("_cudasim*.so")
+    spec = importlib.util.spec_from_file_location("_cudasim", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Simulated:
+    """A reference network's weights in the CUDA engine, on a pretended GPU."""
+
+    def __init__(self, network: reference.SeemoRe, precision: str = "fp32"):
+        self.scale = network.scale
+        self.native = engine_cuda.pack(library(), network, precision, device=0)
+
+    def __call__(self, x: Tensor, seed: int = 1, check: bool = True) -> Tensor:
+        """Output for x [N, C, H, W]; blocks and lanes run in the order of ``seed``.
+
+        Output and workspace hold NaN before.  Raises BackendError for what the simulator finds wrong.
+        """
+        library().configure(seed, check)
+        n, channels, h, w = x.shape
+        out = x.new_full(
+            (n, channels, h * self.scale, w * self.scale), 77 if x.dtype == torch.uint8 else torch.nan
+        )
+        workspace = torch.full((self.native.workspace(n, h, w) + 256,), 255, dtype=torch.uint8)
+        workspace = workspace[-workspace.data_ptr() % 256 :]
+        engine_cuda.launch(self.native, x.contiguous(), out, workspace, stream=0)
+        return out
