@@ -61,11 +61,14 @@ Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n,
   const int map_h = plan.low_h[net.recursive - 1], map_w = plan.low_w[net.recursive - 1];
 
   auto halo = [](size_t th, size_t tw, size_t border) { return (th + 2 * border) * (tw + 2 * border); };
-  auto tile = [&](auto bytes, auto work) { return choose(net, device, n, h, w, bytes, work); };
+  auto tile = [&](auto bytes, auto work, int images) {
+    return choose(net, device, images, h, w, bytes, work);
+  };
   plan.rme = tile([&](size_t th, size_t tw) { return (halo(th, tw, 2) + halo(th, tw, 1) + th * tw) * pixel; },
-                  [&](size_t th, size_t tw) { return halo(th, tw, 1); });
+                  [&](size_t th, size_t tw) { return halo(th, tw, 1); },
+                  1);  // whatever the batch: the order in which logits are summed decides their last bits
   plan.ffn = tile([&](size_t th, size_t tw) { return halo(th, tw, 1) * pixel; },
-                  [&](size_t th, size_t tw) { return halo(th, tw, 1) + 2 * th * tw; });
+                  [&](size_t th, size_t tw) { return halo(th, tw, 1) + 2 * th * tw; }, n);
   plan.ends = plan.ffn;
 
   auto scratch = [&](size_t th, size_t tw) {  // what mix.cuh needs before the feed-forward
@@ -78,7 +81,7 @@ Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n,
         const size_t map = (size_t)samples(th, map_h, h) * samples(tw, map_w, w) * net.ranks;
         return scratch(th, tw) + (map + net.ranks + channels + net.experts) * sizeof(float);
       },
-      [&](size_t th, size_t tw) { return halo(th, tw, 1) + 2 * th * tw; });
+      [&](size_t th, size_t tw) { return halo(th, tw, 1) + 2 * th * tw; }, n);
   const Tiling& mix = plan.mix_ffn.at;
   plan.mix_offset = (int)scratch(mix.tile_h, mix.tile_w);
   plan.most_rows = samples(mix.tile_h, map_h, h);
@@ -86,14 +89,14 @@ Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n,
 
   auto sme_work = [&](size_t th, size_t tw) { return halo(th, tw, k / 2) + 2 * th * tw; };
   plan.sme =
-      k != 11 ? Step{} : tile([&](size_t th, size_t tw) { return halo(th, tw, k / 2) * pixel; }, sme_work);
+      k != 11 ? Step{} : tile([&](size_t th, size_t tw) { return halo(th, tw, k / 2) * pixel; }, sme_work, n);
   plan.sme_rounds = !plan.sme.shared;
   if (plan.sme_rounds)
     plan.sme = tile(
         [&](size_t th, size_t tw) {
           return halo(th, tw, k / 2) * pixel_stride(8, element) * element + th * tw * pixel;
         },
-        sme_work);
+        sme_work, n);
 
   plan.blocks = std::min(plan.rme.at.count, kMostBlocks);
   const size_t pixels = (size_t)n * h * w;

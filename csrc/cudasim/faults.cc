@@ -68,7 +68,7 @@ __global__ void overwrite_what_others_read() {
   shared[threadIdx.x] = next;
 }
 
-__global__ void beyond_global() { global_out[2 * kCount + threadIdx.x] = 1; }
+__global__ void beyond_global() { global_out[(1 << 20) + threadIdx.x] = 1; }
 __global__ void write_to_input() { global_in[threadIdx.x] = 1; }
 __global__ void blocks_collide() { global_out[threadIdx.x] = (float)blockIdx.x; }
 __global__ void partial_mask() { global_out[threadIdx.x] = __shfl_sync(0xffff, 1.0f, 0); }
