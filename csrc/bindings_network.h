@@ -10,7 +10,7 @@
 namespace seemore {
 
 // A sm_network with what it points to. Raises ValueError for a missing entry or a wrong shape.
-class NetworkWeights {
+class __attribute__((visibility("hidden"))) NetworkWeights {
  public:
   explicit NetworkWeights(const pybind11::dict& network);
   NetworkWeights(const NetworkWeights&) = delete;

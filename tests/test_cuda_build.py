@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_build import PATHS, ROOT, run
+from .test_build import PATHS, run
 
 MOST_REGISTERS = 160
 """Of 65536: two blocks of 256 threads would have 128 each, one alone 255."""
