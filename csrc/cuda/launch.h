@@ -1,8 +1,13 @@
 // Starting kernels, on a GPU or in cudasim, and the table of those that one engine uses.
 #pragma once
 
-#include "cuda/device.cuh"
+#include <cstddef>
+
 #include "cuda/params.h"
+
+#if defined(SEEMORE_CUDASIM) || defined(__CUDACC__)
+#include "cuda/device.cuh"
+#endif
 
 namespace seemore {
 namespace cuda {
