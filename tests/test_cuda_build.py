@@ -21,7 +21,7 @@ def nvcc() -> str:
     return found
 
 
-@pytest.mark.parametrize("kernel", ["rme", "mix_ffn", "ffn", "sme"])
+@pytest.mark.parametrize("kernel", ["ends", "rme", "mix_ffn", "ffn", "sme"])
 def test_no_spills_and_few_registers(kernel, tmp_path):
     """In float16, for sm_90, at the widths of T, B and L (5 and 6 tiles of 8 channels)."""
     report = run(

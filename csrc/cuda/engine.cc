@@ -300,7 +300,7 @@ void sm_cuda_engine_destroy(sm_cuda_engine* engine) {
 
 sm_status sm_cuda_engine_workspace(const sm_cuda_engine* engine, int64_t n, int64_t h, int64_t w,
                                    int64_t* bytes) {
-  Plan plan;
+  Plan plan = {};
   if (const sm_status status = plan_for(*engine, n, h, w, &plan)) return status;
   *bytes = (int64_t)plan.total;
   return SM_OK;
@@ -308,7 +308,7 @@ sm_status sm_cuda_engine_workspace(const sm_cuda_engine* engine, int64_t n, int6
 
 sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params) {
   const sm_cuda_engine& engine = *params->engine;
-  Plan plan;
+  Plan plan = {};
   if (const sm_status status = plan_for(engine, params->n, params->h, params->w, &plan)) return status;
   if (params->pixels < SM_CUDA_PIXELS_FP32 || params->pixels > SM_CUDA_PIXELS_U8)
     return fail(SM_ERROR_ARGUMENT, "pixels must lie in 0..3, got %d", (int)params->pixels);

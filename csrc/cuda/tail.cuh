@@ -6,6 +6,9 @@
 namespace seemore {
 namespace cuda {
 
+template <class P, int NT>
+constexpr int kTileStride = pixel_stride(8 * NT, sizeof(typename P::Element));
+
 // A tile with halo 1 in shared memory, from a stream; with a norm, normalised.
 template <class P, int NT>
 SM_DEVICE void load_tile(typename P::Element* memory, int stride, const Tiling& at, Place place,
@@ -58,12 +61,12 @@ SM_DEVICE void convolve_tile(float (&acc)[MT][NT][4], const typename P::Element*
 
 template <class P, int NT>
 __global__ void __launch_bounds__(kThreads) conv_kernel(const ConvParams p) {
-  constexpr int MT = 2;
+  constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;
   SM_DYNAMIC_SHARED(shared_memory);
   auto* memory = reinterpret_cast<typename P::Element*>(shared_memory);
   const Tiling& at = p.at;
   const Place place = place_of(at, blockIdx.x);
-  constexpr int stride = pixel_stride(8 * NT, sizeof(typename P::Element));
+  constexpr int stride = kTileStride<P, NT>;
   const int count = at.tile_h * at.tile_w;
   load_tile<P, NT>(memory, stride, at, place, p.in, &p.norm);
   __syncthreads();
@@ -102,12 +105,12 @@ SM_DEVICE void write_pixel(void* image, size_t at, PixelType type, float value) 
 
 template <class P, int NT>
 __global__ void __launch_bounds__(kThreads) upsample_kernel(const UpsampleParams p) {
-  constexpr int MT = 2;
+  constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;
   SM_DYNAMIC_SHARED(shared_memory);
   auto* memory = reinterpret_cast<typename P::Element*>(shared_memory);
   const Tiling& at = p.at;
   const Place place = place_of(at, blockIdx.x);
-  constexpr int stride = pixel_stride(8 * NT, sizeof(typename P::Element));
+  constexpr int stride = kTileStride<P, NT>;
   const int count = at.tile_h * at.tile_w, s = p.scale;
   load_tile<P, NT>(memory, stride, at, place, p.in, nullptr);
   __syncthreads();
