@@ -307,7 +307,7 @@ def test_automatic_tiles_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     for tile_mode in ("exact", "local"):
         upscaler = Upscaler(tiny(), tile_mode=tile_mode)
         totals: list[int] = []
-        for free in (1 << 40, 8 << 20):
+        for free in (1 << 40, 3 << 20):
             monkeypatch.setattr("seemore_fast.upscale.free_memory", lambda device, free=free: free)
             upscaler.up(image, lambda done, total, totals=totals: totals.append(total))
         assert totals[0] == 1

@@ -221,7 +221,11 @@ upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Slow(), segment=4, codec="h2
 def start_child(source: Path, output: Path) -> subprocess.Popen:
     path = f"import sys; sys.path[:0] = {[str(Path(__file__).parents[1]), *sys.path]!r}\n"
     child = subprocess.Popen(
-        [sys.executable, "-c", path + CHILD, source, output], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", path + CHILD, source, output],
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, and all they start, ignore the signal otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
