@@ -27,8 +27,6 @@ void for_width(int width, Call call) {
 #ifndef SM_FEW_WIDTHS
     case 8:
       return call(Width<8>{});
-    case 16:
-      return call(Width<16>{});
 #endif
   }
 }

@@ -82,7 +82,7 @@ struct Kernels {
 #ifdef SM_FEW_WIDTHS
 constexpr int kWidths[] = {5, 6};  // for tests: the same code, and less time to compile
 #else
-constexpr int kWidths[] = {5, 6, 8, 16};
+constexpr int kWidths[] = {5, 6, 8};
 #endif
 
 // Fills in the part of the table that one .cu file has, for a width of kWidths. Each file is compiled once
