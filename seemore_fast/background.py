@@ -18,15 +18,15 @@ def run_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item,
     What ``items`` raises is raised here.  Closing the result (``contextlib.closing``) closes ``items`` in its
     thread and waits for that, so that stages built upon each other end in turn.
     """
-    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    # Taking from a queue.Queue is Python code: a Ctrl-C in the midst of it may leave its lock taken for good.
+    ready: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     stopped = threading.Event()
 
     def put(item: Any, error: BaseException | None = None) -> None:
         while not stopped.is_set():
-            try:
-                return ready.put((item, error), timeout=0.1)
-            except queue.Full:
-                pass
+            if ready.qsize() < depth:
+                return ready.put((item, error))
+            stopped.wait(0.01)
 
     def work() -> None:
         try:

@@ -90,7 +90,8 @@ class Writer:
         self._quality, self._size = quality, size
         self.height, self.width = size or shape[:2]
         self.waited = 0.0
-        self._queue: queue.Queue[NDArray | None] = queue.Queue(_QUEUE)
+        # Not a queue.Queue: a Ctrl-C in the midst of its Python code may leave its lock taken for good.
+        self._queue: queue.SimpleQueue[NDArray | None] = queue.SimpleQueue()
         self._aborted = False
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
@@ -101,6 +102,8 @@ class Writer:
             self._start()
         if self._error is None:
             start = time.perf_counter()
+            while self._queue.qsize() >= _QUEUE and self._threads[0].is_alive():
+                time.sleep(0.001)
             self._queue.put(rows)
             self.waited += time.perf_counter() - start
         else:
