@@ -262,6 +262,13 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("out", "."))] == ["out.mkv"]
 
 
+def test_what_a_kill_while_joining_left_is_removed(tmp_path):
+    source = videos.write_clip(tmp_path / "in.mkv")
+    (tmp_path / ".0123456789abcdef.part").write_bytes(b"half a container")
+    enlarge(source, tmp_path / "out.mkv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mkv", "out.mkv"]
+
+
 def test_ctrl_c_keeps_segments(tmp_path):
     source = videos.write_clip(tmp_path / "in.mkv", pts=tuple(range(62)))
     output = tmp_path / "out.mkv"

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic import atomic_path
+from ..atomic import atomic_path, remove_stale
 from ..background import run_ahead
 from ..errors import SeemoreError, VideoError
 
@@ -85,6 +85,7 @@ def upscale_video(
         "libraries": {"av": av.__version__},
     }
     with parts.locked():
+        remove_stale(output.resolve().parent)  # a job killed while it joined the segments left its file there
         if parts.begin(identity, note) and output.exists():
             parts.remove(identity)
             note(f"{output}: had been finished already")
