@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from seemore_fast import SeemoRe, reference
-from seemore_fast.variants import config
+from seemore_fast.peers import steps
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
 from cases import CASES, normal
@@ -85,75 +83,15 @@ def ops() -> list[dict[str, Any]]:
 
 
 def train() -> list[dict[str, Any]]:
-    """One step (forward, L1, backward, Adam) of 32 patches of 64 x 64."""
+    """A training step of 32 patches of 64 x 64, as `seemore-fast bench --train` measures it."""
     rows = []
     for variant in ("t-x4", "b-x4"):
-        settings = config(variant)
-        torch.manual_seed(0)
-        state = reference.SeemoRe(**settings).state_dict()
-        scale = settings["scale"]
-        x, target = torch.rand(32, 3, 64, 64).cuda(), torch.rand(32, 3, 64 * scale, 64 * scale).cuda()
-        exact = gradients(SeemoRe(**settings, backend="reference"), state, x[:2], target[:2], torch.float64)
-        for dtype in (torch.float32, torch.bfloat16):
-            plain = None
-            for name in ("eager", "compile", "triton"):
-                backend = "triton" if name == "triton" else "reference"
-                model = SeemoRe(**settings, backend=backend)
-                found = gradients(model, state, x[:2], target[:2], dtype)
-                error = relative(found, exact)
-                plain = error if plain is None else plain
-                passed = error <= (2e-4 if dtype == torch.float32 else 3 * plain)
-                row = {
-                    "model": variant,
-                    "dtype": str(dtype)[6:],
-                    "path": name,
-                    "error": error,
-                    "passed": passed,
-                }
-                if passed:
-                    row |= step_cost(torch.compile(model) if name == "compile" else model, x, target, dtype)
-                rows.append(row)
-                print_row(row)
-                torch._dynamo.reset()
+        for dtype in ("fp32", "bf16"):
+            for result in steps.run(variant, 32, 64, dtype, runs=10, device="cuda"):
+                rows.append({"model": variant, "dtype": dtype, **asdict(result)})
+                print_row(rows[-1])
+            torch._dynamo.reset()
     return rows
-
-
-def gradients(
-    model: SeemoRe, state: dict[str, Tensor], x: Tensor, target: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """All parameters' gradients, one vector."""
-    model.load_state_dict(state)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    model.to("cuda", wide).train()
-    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss = F.l1_loss(model(x.to(wide)).to(wide), target.to(wide))
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
-
-
-def step_cost(model: Any, x: Tensor, target: Tensor, dtype: torch.dtype) -> dict[str, float]:
-    """Milliseconds and peak memory (MB) of a training step."""
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
-
-    def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = F.l1_loss(model(x), target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    for _ in range(3):
-        step()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    times = []
-    for _ in range(10):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        step()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return {"ms": statistics.median(times), "peak_mb": torch.cuda.max_memory_allocated() / 1e6}
 
 
 def bench(call: Callable[[], Any]) -> float:

@@ -1,39 +1,99 @@
-"""Ops on the sizes of SeemoRe-T: the native kernels against PyTorch's composition.
+"""Each operator, forward, backward and both: PyTorch's composition, torch.compile of it, and ours.
 
-pytest benchmarks/test_ops.py --benchmark-enable --benchmark-group-by=param:name,param:size
+pytest benchmarks/test_ops.py --benchmark-enable --benchmark-group-by=param:case,param:part
+
+On the CPU, and on a GPU where there is one; float32, SeemoRe-T's width, 8 patches of 32x32.  Before each call
+a buffer larger than any cache is written.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from seemore_fast import ops
+from seemore_fast import backends
 
-C, RANKS = 36, [2, 4, 8]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
+from cases import CASES, Case, normal
 
+SHAPE = (8, 36, 32, 32)
+GATE = 1e-3
+"""Of each gradient's relative L2 error against the composition's: faster and wrong is no result."""
 
-def arguments(name: str, height: int, width: int) -> tuple[Any, ...]:
-    randn, rank = torch.randn, sum(RANKS)
-    x, k = randn(2, 1, C, height, width)
-    down = (randn(rank, C), randn(rank))
-    if name == "layer_norm2d":
-        return x, randn(C), randn(C)
-    if name == "striped_conv2d":
-        return x, randn(C, 1, 1, 11), randn(C), randn(C, 1, 11, 1), randn(C)
-    if name == "low_rank_experts":
-        return x, k, *down, *down, randn(C, rank), randn(C)
-    return x, k, randn(3, C), *down, *down, randn(C, rank), randn(3, C), RANKS, 1
+_DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("size", [(180, 320), (360, 640)], ids="{0[0]}x{0[1]}".format)
-@pytest.mark.parametrize("name", ["layer_norm2d", "low_rank_experts", "mix_experts", "striped_conv2d"])
-def test_op(name: str, size: tuple[int, int], backend: str, benchmark) -> None:
-    args = arguments(name, *size)
-    with torch.no_grad():
-        got = benchmark(getattr(ops, name), *args, backend=backend)
-        want = getattr(ops, name)(*args, backend="reference")
-    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+def operator(case: Case, path: str, device: str) -> Callable[..., Tensor]:
+    formula = import_module(f"seemore_fast.ops.{case.name}").reference
+    if path == "PyTorch":
+        return lambda *inputs: formula(*inputs)[0]
+    if path == "torch.compile":
+        return torch.compile(lambda *inputs: formula(*inputs)[0], dynamic=False)
+    backend = "cpu" if device == "cpu" else "triton"
+    if (why := backends.missing(backend)) is not None:
+        pytest.skip(f"{backend}: {why}")
+    packet = getattr(torch.ops.seemore_fast, case.name)
+
+    def ours(*inputs: Any) -> Tensor:
+        out = packet(*inputs, backend)
+        return out if isinstance(out, Tensor) else out[0]  # some keep something for their backward
+
+    return ours
+
+
+def calls(call: Callable[..., Tensor], inputs: list[Any], grad: Tensor) -> dict[str, tuple[Any, Any]]:
+    """Per part: what happens before the clock starts and gives arguments, and what is timed."""
+    leaves = [value for value in inputs if isinstance(value, Tensor)]
+    flush = torch.empty(2**28, dtype=torch.uint8, device=grad.device)
+
+    def wait() -> None:
+        if grad.is_cuda:
+            torch.cuda.synchronize()
+
+    def cold(arguments: tuple[Any, ...] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        flush.zero_()
+        wait()
+        return arguments, {}
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            out = call(*inputs)
+        wait()
+        return out
+
+    def backward(out: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(out, leaves, grad, materialize_grads=True)
+        wait()
+        return found
+
+    return {
+        "forward": (cold, forward),
+        "backward": (lambda: cold((call(*inputs),)), backward),
+        "both": (cold, lambda: backward(call(*inputs))),
+    }
+
+
+@pytest.mark.parametrize("path", ["PyTorch", "torch.compile", "seemore-fast"])
+@pytest.mark.parametrize("part", ["forward", "backward", "both"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("device", _DEVICES)
+def test_op(device: str, case: Case, part: str, path: str, benchmark: Any) -> None:
+    torch.manual_seed(0)
+    inputs = [
+        value.to(device).requires_grad_() if isinstance(value, Tensor) else value
+        for value in case.inputs(SHAPE, torch.float32, torch.float32, normal)
+    ]
+    grad = torch.randn(SHAPE, device=device)
+    wanted = calls(operator(case, "PyTorch", device), inputs, grad)["both"][1]()
+    parts = calls(operator(case, path, device), inputs, grad)
+    for got, want in zip(parts["both"][1](), wanted, strict=True):
+        assert (got - want).norm() <= GATE * want.norm().clamp_min(1e-12)
+    setup, call = parts[part]
+    benchmark.pedantic(call, setup=setup, rounds=15, warmup_rounds=2)

@@ -160,6 +160,8 @@ def test_a_failed_check_fails_the_command(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (["--size", "big"], "size must be WIDTHxHEIGHT"),
         (["--backends", "abacus"], "unknown backend 'abacus'"),
+        (["--train", "--peers"], "choose one"),
+        (["--train", "--dtype", "fp16"], "fp16 needs a GPU"),
         (["--model", "missing.pth"], "missing.pth: neither a weights file nor one of"),
         (
             ["--model", "t-x2", "--size", "16x16", "--backends", "reference", "--json", "none/b.json"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..atomic import write_text
+from ..errors import SeemoreError
 from .options import Dtype, DtypeOption, ThreadsOption
 
 if TYPE_CHECKING:
-    from ..bench import Result
     from ..peers import Comparison, PeerResult
+
+Sized = tuple[str, tuple[int, int]]
+"""A model and the size of its input (W, H)."""
+
+Measured = tuple[Table, bool, dict[str, Any]]
+"""What is shown of one case, whether its errors are within their gates, and its figures for JSON."""
 
 
 def command(
@@ -37,6 +44,11 @@ def command(
         bool,
         typer.Option("--peers", help="Against PyTorch, torch.compile, ONNX Runtime and OpenVINO on the CPU."),
     ] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="A training step, against PyTorch and torch.compile on the CPU.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="With --train: patches per step.")] = 8,
+    patch: Annotated[int, typer.Option(min=1, help="With --train: side of an LR patch in pixels.")] = 32,
     dtype: DtypeOption = Dtype.fp32,
     backends: Annotated[str, typer.Option(help="In which order they take turns.")] = "reference,cpu",
     runs: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 10,
@@ -48,9 +60,10 @@ def command(
     """Time networks on each backend and check their output against float64.
 
     With --peers, other software takes part, in fp32 and bf16; --dtype and --backends have no say then.
+    With --train, --size and --backends have none.
 
     Exit status:
-    0    every backend's error (with --peers: ours) is within its gate
+    0    every backend's error (with --peers and --train: ours) is within its gate
     1    some backend's is not
     2    wrong arguments or weights
     130  interrupted
@@ -59,38 +72,38 @@ def command(
 
     from .. import bench
 
+    if peers and train:
+        raise SeemoreError("--peers and --train are two comparisons: choose one")
     if threads is not None:
         torch.set_num_threads(threads)
     settings: dict[str, Any] = {"runs": runs, "threads": torch.get_num_threads()}
-    names = [name.strip() for name in backends.split(",") if name.strip()]
+    models = model or ["t-x4"]
     if peers:
         from ..peers import versions
 
         settings["peers"] = versions()
+        cases = _against_peers(_cases(models, size or []), runs)
+    elif train:
+        settings |= {"dtype": dtype.value, "batch": batch, "patch": patch}
+        cases = _steps(models, batch, patch, dtype.value, runs)
     else:
         settings["dtype"] = dtype.value
-    measured: list[dict[str, Any]] = []
-    passed = True
-    for name, input_size in _cases(model or ["t-x4"], size or []):
-        what = f"{name}, input {input_size[0]}x{input_size[1]}"
-        how = f"{settings['threads']} threads, {runs} runs in turn"
-        if peers:
-            comparison = _compare(name, input_size, runs)
-            Console().print(_peers_table(f"{what}, {how}", comparison))
-            passed &= comparison.passed
-            measured.append(asdict(comparison))
-        else:
-            results = bench.run(name, input_size, dtype.value, names, runs)
-            Console().print(_table(f"{what}, {dtype.value}, {how}", results))
-            passed &= all(result.passed for result in results)
-            measured.append({"model": name, "size": input_size, "results": [asdict(r) for r in results]})
+        names = [name.strip() for name in backends.split(",") if name.strip()]
+        cases = _backends(_cases(models, size or []), dtype.value, names, runs)
+    how = f"{settings['threads']} threads, {runs} runs in turn"
+    measured, passed = [], True
+    for table, case_passed, data in cases:
+        table.title = f"{table.title}, {how}"
+        Console().print(table)
+        passed &= case_passed
+        measured.append(data)
     if json_file is not None:
         _write_json(json_file, bench.as_json(settings, measured))
     if not passed:
         raise typer.Exit(1)
 
 
-def _cases(models: list[str], sizes: list[str]) -> list[tuple[str, tuple[int, int]]]:
+def _cases(models: list[str], sizes: list[str]) -> list[Sized]:
     """Each model at each size; all arguments are read before anything is measured."""
     from .. import bench
 
@@ -99,27 +112,67 @@ def _cases(models: list[str], sizes: list[str]) -> list[tuple[str, tuple[int, in
     return [(model, size) for model, scale in scales.items() for size in known or [bench.default_size(scale)]]
 
 
-def _compare(model: str, size: tuple[int, int], runs: int) -> Comparison:
+def _backends(cases: list[Sized], dtype: str, names: list[str], runs: int) -> Iterator[Measured]:
+    from .. import bench
+
+    for model, size in cases:
+        results = bench.run(model, size, dtype, names, runs)
+        columns = "backend", "median ms", "min..max", "speed-up", "rel L2", "max error", "check"
+        table = _empty_table(f"{_what(model, size)}, {dtype}, gate {results[0].gate:.1e}", columns)
+        for r in results:
+            table.add_row(
+                r.backend,
+                _ms(r.median_ms),
+                f"{_ms(r.min_ms)}..{_ms(r.max_ms)}",
+                "" if r.speedup is None else f"{r.speedup:.2f}x",
+                f"{r.rel_l2:.1e}",
+                f"{r.max_abs:.1e}",
+                "ok" if r.passed else "FAILED",
+            )
+        data = {"model": model, "size": size, "results": [asdict(r) for r in results]}
+        yield table, all(r.passed for r in results), data
+
+
+def _against_peers(cases: list[Sized], runs: int) -> Iterator[Measured]:
     from .. import peers
 
-    with Console(stderr=True).status("") as status:
-        return peers.run(model, size, runs, lambda doing: status.update(f"{model}: {doing}"))
+    for model, size in cases:
+        with Console(stderr=True).status("") as status:
+            comparison = peers.run(model, size, runs, lambda doing, m=model: status.update(f"{m}: {doing}"))
+        yield _peers_table(_what(model, size), comparison), comparison.passed, asdict(comparison)
 
 
-def _table(title: str, results: list[Result]) -> Table:
-    columns = "backend", "median ms", "min..max", "speed-up", "rel L2", "max error", "check"
-    table = _empty_table(f"{title}; gate: rel L2 <= {results[0].gate:.1e}", columns)
-    for r in results:
-        table.add_row(
-            r.backend,
-            _ms(r.median_ms),
-            f"{_ms(r.min_ms)}..{_ms(r.max_ms)}",
-            "" if r.speedup is None else f"{r.speedup:.2f}x",
-            f"{r.rel_l2:.1e}",
-            f"{r.max_abs:.1e}",
-            "ok" if r.passed else "FAILED",
-        )
-    return table
+def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> Iterator[Measured]:
+    from ..peers import steps
+
+    for model in models:
+        with Console(stderr=True).status("") as status:
+            results = steps.run(
+                model, batch, patch, dtype, runs, report=lambda doing, m=model: status.update(f"{m}: {doing}")
+            )
+        columns = "", "ms", "min..max", "forward", "backward", "Adam", "ours by", "peak MB", "rel L2", "check"
+        what = f"training {model}, {batch} patches {patch}x{patch}, {dtype}, gate {results[0].gate:.1e}"
+        table = _empty_table(what, columns)
+        for r in results:
+            table.add_row(
+                r.name,
+                _ms(r.median_ms),
+                f"{_ms(r.min_ms)}..{_ms(r.max_ms)}",
+                _ms(r.forward_ms),
+                _ms(r.backward_ms),
+                _ms(r.optimizer_ms),
+                "" if r.ratio is None else f"{r.ratio:.2f}x",
+                "?" if r.peak_bytes is None else f"{r.peak_bytes / 1e6:.0f}",
+                f"{r.rel_l2:.1e}",
+                "ok" if r.passed else "FAILED",
+            )
+        ours = [r for r in results if r.name == steps.OURS]
+        data = {"model": model, "results": [asdict(r) for r in results]}
+        yield table, all(r.passed for r in ours), data
+
+
+def _what(model: str, size: tuple[int, int]) -> str:
+    return f"{model}, input {size[0]}x{size[1]}"
 
 
 def _peers_table(title: str, comparison: Comparison) -> Table:

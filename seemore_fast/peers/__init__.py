@@ -174,7 +174,8 @@ def _exported(network: SeemoRe, path: Path, problems: dict[str, str]) -> bool:
 
 def _bytes_per_pixel(name: str, model: str, size: tuple[int, int], onnx: Path | None) -> float | str:
     try:
-        return memory.peak_bytes(name, model, size, onnx) / (size[0] * size[1])
+        arguments = [name, model, size, str(onnx) if onnx else None]
+        return memory.peak_bytes(contenders.__name__, arguments) / (size[0] * size[1])
     except (RuntimeError, OSError) as problem:
         return _one_line(problem)
 

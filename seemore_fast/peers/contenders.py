@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import _native, backends, export
+from .. import _native, backends, bench, export
 from ..model import SeemoRe
 from ..precision import autocast
 
@@ -47,6 +47,16 @@ class Contender:
     dtype: str
     missing: Callable[[], str | None]
     prepare: Callable[[Case], Call]
+
+
+def call_of(contender: str, model: str, size: tuple[int, int], onnx: str | None) -> Call:
+    """For `memory.peak_bytes`.  Weights are packed and the network is compiled, but nothing has run at this
+    size yet, except where running is compiling.
+    """
+    network = bench.network_for(model, "reference")
+    case = Case(network, bench.picture(network.config["in_chans"], size), Path(onnx) if onnx else None)
+    (found,) = [c for c in ALL if c.name == contender]
+    return found.prepare(case)
 
 
 def _ours(dtype: str, case: Case) -> Call:

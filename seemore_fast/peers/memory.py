@@ -12,7 +12,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,22 +22,16 @@ import torch
 T = TypeVar("T")
 
 
-def peak_bytes(contender: str, model: str, size: tuple[int, int], onnx: Path | None) -> int:
-    """Memory that one call of ``contender`` adds at its peak, output included, to what was there before it.
+def peak_bytes(module: str, arguments: Sequence[object]) -> int:
+    """Memory that one call adds at its peak, its result included, to what was there before it.
 
-    Before it: weights, the compiled network, an input; nothing has run at this size yet, except where running
-    is compiling.  Linux only.  Raises RuntimeError with the last line of what went wrong.
+    The call is what ``module``'s function ``call_of`` gives for ``arguments`` (plain data); the module's name
+    is absolute.  Linux only.  Raises RuntimeError with the last line of what went wrong.
     """
-    task = {
-        "contender": contender,
-        "model": model,
-        "size": size,
-        "onnx": str(onnx) if onnx else None,
-        "threads": torch.get_num_threads(),
-    }
+    task = json.dumps([module, arguments, torch.get_num_threads()])
     # A fixed threshold: every large block goes back to the system when freed, so that none is there to reuse.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
-    command = [sys.executable, "-m", "seemore_fast.peers.memory", json.dumps(task)]
+    command = [sys.executable, "-m", "seemore_fast.peers.memory", task]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
@@ -44,18 +39,9 @@ def peak_bytes(contender: str, model: str, size: tuple[int, int], onnx: Path | N
     return int(done.stdout.splitlines()[-1])
 
 
-def _measure(task: dict[str, object]) -> int:
-    from ..bench import network_for, picture
-    from . import contenders
-
-    torch.set_num_threads(task["threads"])
-    network = network_for(task["model"], "reference")
-    onnx = Path(task["onnx"]) if task["onnx"] else None
-    case = contenders.Case(network, picture(network.config["in_chans"], task["size"]), onnx)
-    (contender,) = [c for c in contenders.ALL if c.name == task["contender"]]
-    call = contender.prepare(case)
-
-    return peak_of(call)[1]
+def _measure(module: str, arguments: Sequence[object], threads: int) -> int:
+    torch.set_num_threads(threads)
+    return peak_of(import_module(module).call_of(*arguments))[1]
 
 
 def peak_of(call: Callable[[], T]) -> tuple[T, int]:
@@ -74,4 +60,4 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    print(_measure(json.loads(sys.argv[1])))
+    print(_measure(*json.loads(sys.argv[1])))
