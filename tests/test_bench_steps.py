@@ -37,7 +37,7 @@ def test_the_command_compares_steps(weights: str, tmp_path: Path, monkeypatch: p
     options = ["--train", "--batch", "3", "--patch", "17", "--runs", "2", "--model", weights]
     result = CliRunner().invoke(app, ["bench", *options, "--json", str(tmp_path / "steps.json")])
     assert result.exit_code == 0, result.output
-    assert "3 patches 17x17, fp32" in " ".join(result.stdout.split())
+    assert "3 x 17x17, fp32" in " ".join(result.stdout.split())
     data = json.loads((tmp_path / "steps.json").read_text())
     wanted = {"dtype": "fp32", "batch": 3, "patch": 17, "runs": 2, "threads": torch.get_num_threads()}
     assert data["settings"] == wanted

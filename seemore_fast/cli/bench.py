@@ -150,8 +150,8 @@ def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> 
             results = steps.run(
                 model, batch, patch, dtype, runs, report=lambda doing, m=model: status.update(f"{m}: {doing}")
             )
-        columns = "", "ms", "min..max", "forward", "backward", "Adam", "ours by", "peak MB", "rel L2", "check"
-        what = f"training {model}, {batch} patches {patch}x{patch}, {dtype}, gate {results[0].gate:.1e}"
+        columns = "", "ms", "min..max", "fwd", "bwd", "ours by", "MB", "rel L2", "check"
+        what = f"training {model}, {batch} x {patch}x{patch}, {dtype}, gate {results[0].gate:.1e}"
         table = _empty_table(what, columns)
         for r in results:
             table.add_row(
@@ -160,7 +160,6 @@ def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> 
                 f"{_ms(r.min_ms)}..{_ms(r.max_ms)}",
                 _ms(r.forward_ms),
                 _ms(r.backward_ms),
-                _ms(r.optimizer_ms),
                 "" if r.ratio is None else f"{r.ratio:.2f}x",
                 "?" if r.peak_bytes is None else f"{r.peak_bytes / 1e6:.0f}",
                 f"{r.rel_l2:.1e}",
