@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
-# Everything that a GPU machine can tell, in under 9 minutes and offline: tests, repeat runs, measurements.
+# Everything that a GPU machine can tell, offline and in under 9 minutes a part: builds, tests, measurements.
 #
-#   benchmarks/gpu.sh [FOLDER]          default: benchmarks/results/<gpu>
+#   benchmarks/gpu.sh [engine|triton] [FOLDER]      default: engine, benchmarks/results/<gpu>
+#
+# engine: the CUDA engine (inference).  triton: the Triton kernels (training).
 #
 # Needs that machine's own python3 with PyTorch for CUDA, Triton, pytest and pytest-benchmark; pytest-xdist helps, for
-# most of the time goes into compiling kernels.  Nothing is installed: the source tree is put on PYTHONPATH.
+# most of the time goes into compiling kernels.  The engine's part also needs nvcc, cmake, ninja and pybind11.
+# Nothing is installed: the source tree is put on PYTHONPATH, the native library into it.
 # Each step has a time budget, leaves <step>.log and perhaps JSON in FOLDER, and does not stop those after it.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTEST_ADDOPTS="-p no:cacheprovider"
 
+part=${1:-engine}
+[[ $part == engine || $part == triton ]] || { echo "usage: benchmarks/gpu.sh [engine|triton] [FOLDER]" >&2; exit 2; }
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-') || exit 1
-out=$(realpath -m "${1:-benchmarks/results/$gpu}")
+out=$(realpath -m "${2:-benchmarks/results/$gpu}")
 mkdir -p "$out"
 parallel=()
 if python3 -c 'import xdist' 2>/dev/null; then parallel=(-n 12); fi
@@ -28,20 +33,58 @@ step() {
     "$( ((status == 0)) && echo ok || echo "FAILED ($status), see $name.log")")$'\n'
 }
 
-# ---- steps; their budgets add up to less than 540 s ----
+build() {
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+  cmake -S . -B build-gpu -G Ninja -DPython_EXECUTABLE="$(command -v python3)" \
+    -DSEEMORE_CUDA=on -DSEEMORE_CUDA_ARCHITECTURES="$capability-real" || return
+  ninja -C build-gpu || return
+  python3 -c 'from seemore_fast import backends; exit(backends.missing("cuda"))' # prints why it is missing
+}
+
+# All four of compute-sanitizer's tools at once: they share the GPU, and start for longer than they run.
+sanitizers() {
+  local tool status=0 pids=()
+  for tool in memcheck racecheck initcheck synccheck; do
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      --kernel-name kns=seemore python3 -m pytest -q tests/test_cuda_gpu.py -k small >"$out/$tool.log" 2>&1 &
+    pids+=($!)
+  done
+  for tool in "${pids[@]}"; do wait "$tool" || status=$?; done
+  tail -n 3 "$out"/{memcheck,racecheck,initcheck,synccheck}.log
+  return $status
+}
+export -f build sanitizers
+export out
+
+# ---- steps; the budgets of a part add up to less than 540 s ----
 
 step environment 15 python3 benchmarks/gpu.py environment --json "$out/environment.json"
-
-# Triton kernels: right, repeatable, inside their memory; then how fast.
-step kernels 170 python3 -m pytest -q "${parallel[@]}" tests/kernels -k "not bitwise"
-step repeat 60 python3 -m pytest -q "${parallel[@]}" tests/kernels -k "bitwise"
-step memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 9 \
-  python3 -m pytest -q tests/kernels/test_ops.py -k "test_sizes and 67"
-step ops 80 python3 benchmarks/gpu.py ops --json "$out/ops.json"
-step train 140 python3 benchmarks/gpu.py train --json "$out/train.json"
+if [[ $part == engine ]]; then
+  step build 130 bash -c build
+  step parity 70 python3 -m pytest -q tests/test_cuda_gpu.py tests/test_cuda_backend.py -k "not bitwise"
+  step bitwise 30 python3 -m pytest -q tests/test_cuda_gpu.py -k bitwise
+  step sanitizers 70 bash -c sanitizers
+  step times 90 python3 benchmarks/gpu_engine.py times --limit 75 --json "$out/times.json"
+  step per-kernel 25 python3 benchmarks/gpu_engine.py kernels --limit 15 --json "$out/per-kernel.json"
+  step compiled 100 python3 benchmarks/gpu_engine.py compiled --limit 60 --json "$out/compiled.json"
+  logs=(times per-kernel compiled)
+else
+  # Right, repeatable, inside their memory; then how fast.
+  step kernels 170 python3 -m pytest -q "${parallel[@]}" tests/kernels -k "not bitwise"
+  step repeat 60 python3 -m pytest -q "${parallel[@]}" tests/kernels -k "bitwise"
+  step memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 9 \
+    python3 -m pytest -q tests/kernels/test_ops.py -k "test_sizes and 67"
+  step ops 80 python3 benchmarks/gpu.py ops --json "$out/ops.json"
+  step train 140 python3 benchmarks/gpu.py train --json "$out/train.json"
+  logs=(ops train)
+fi
 
 # ---- what came of it ----
 
+for log in "${logs[@]}"; do
+  printf '\n== %s\n' "$log"
+  tail -n 60 "$out/$log.log"
+done
 printf '\n%s\n' "$table"
-tail -n 40 "$out/ops.log" "$out/train.log"
 exit $failed

@@ -24,17 +24,23 @@ def missing(name: str) -> str | None:
         raise BackendError(f"unknown backend {name!r}; there are auto, {', '.join(NAMES)}")
     if name == "reference":
         return None
-    if name == "cpu":
-        if _native.lib is None:
-            return f"the native library does not load: {_native.error}"
-        try:
-            _native.lib.isa()
-        except BackendError as error:
-            return str(error)
-        return None
     if name == "triton":
         return _no_triton()
-    return "not built yet: this version has no CUDA engine"
+    if _native.lib is None:
+        return f"the native library does not load: {_native.error}"
+    if name == "cuda" and not hasattr(_native.lib, "cuda_devices"):
+        return "the native library was built without CUDA; SEEMORE_CUDA=on, with nvcc at hand, builds it"
+    try:
+        _native.lib.isa() if name == "cpu" else _native.lib.cuda_devices()
+    except BackendError as error:
+        return str(error)
+    return _no_gpu_in_torch() if name == "cuda" else None
+
+
+def _no_gpu_in_torch() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else f"PyTorch {torch.__version__} finds no GPU"
 
 
 def _no_triton() -> str | None:
@@ -76,7 +82,7 @@ def resolve(requested: str, device: str) -> str:
     """
     name = asked_for(requested)
     if name == "auto":
-        return "cpu" if device == "cpu" and missing("cpu") is None else "reference"
+        return device if device in ("cpu", "cuda") and missing(device) is None else "reference"
     home = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(name, device)
     if device != home:
         raise BackendError(f"backend {name!r} computes on {home}, but the input is on {device}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _native, fold, reference
+from .ops._common import autocast_dtype
 
 _KEPT_WORKSPACES = 2
 """Workspaces kept for the next call: one, and one for a second thread."""
@@ -29,23 +30,65 @@ def float32_arrays(values: Any) -> Any:
     return values
 
 
-def _state_of(tensor: Tensor) -> tuple[int, int, torch.dtype]:
-    """Changes whenever the tensor's values may have: in-place updates count up its version.
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, several times faster than `nn.Module` lists them: this is done at each call."""
+    found: list[Tensor | None] = []
+    modules: list[nn.Module | None] = [module]
+    while modules:
+        module = modules.pop()
+        if module is not None:
+            found += module._parameters.values()
+            found += module._buffers.values()
+            modules += module._modules.values()
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _state_of(module: nn.Module) -> list[Any]:
+    """Changes whenever the module's weights may have: in-place updates count up a tensor's version.
 
     Tensors made in inference mode keep no version: a checksum of their values stands in for it.
     """
-    if tensor.is_inference():
-        version = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy())
-    else:
-        version = tensor._version
-    return tensor.data_ptr(), version, tensor.dtype
+    tensors = _tensors_of(module)
+    try:
+        return [(t.data_ptr(), t._version, t.dtype) for t in tensors]
+    except RuntimeError:
+        return [(t.data_ptr(), _checksum(t) if t.is_inference() else t._version, t.dtype) for t in tensors]
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+
+
+class PackedWeights:
+    """Native forms of one model's weights by key, each made when first needed and when they have changed.
+
+    Changes are seen through storage, version and dtype of parameters and buffers: in-place updates,
+    ``load_state_dict``, ``.to()``.  Writing through ``.data`` is not seen.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[Hashable, tuple[list[Any], Any]] = {}  # state of the weights, native form
+
+    def clear(self) -> None:
+        with self._lock:
+            self._made.clear()
+
+    def get(self, key: Hashable, model: nn.Module, make: Callable[[], Any]) -> Any:
+        """The form under ``key`` of the weights as they are now, by ``make()`` if need be."""
+        state = _state_of(model)
+        with self._lock:
+            known, native = self._made.get(key, (None, None))
+            if known != state:
+                native = make()
+                self._made[key] = state, native
+        return native
 
 
 class Engine:
-    """The native form of one model's weights, made when first needed and again when they have changed.
+    """One model's weights for the CPU, packed when first needed and again when they have changed.
 
-    Changes are seen through storage, version and dtype of parameters and buffers: in-place updates,
-    ``load_state_dict``, ``.to()``.  Writing through ``.data`` is not seen; call `invalidate` after it.
+    Changes that are seen are those of `PackedWeights`; call `invalidate` after others.
 
     Safe to call from several threads at once: each call has a workspace of its own.  Results do not depend,
     to the bit, on the number of threads (``torch.get_num_threads()``).
@@ -53,23 +96,28 @@ class Engine:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._packed: dict[bool, tuple[tuple[Any, ...], Any]] = {}  # bf16 -> (state of the weights, native)
+        self._weights = PackedWeights()
         self._workspaces: list[Tensor] = []
 
     def invalidate(self) -> None:
         """Forgets packed weights and workspaces; the next call makes them anew."""
+        self._weights.clear()
         with self._lock:
-            self._packed.clear()
             self._workspaces.clear()
 
+    def native_for(self, model: reference.SeemoRe, x: Tensor) -> Any:
+        """The model `packed` as its dtype and autocast ask for input like ``x``."""
+        return self.packed(model, torch.bfloat16 in (model.conv_1.weight.dtype, autocast_dtype(x)))
+
     def forward(self, native: Any, scale: int, x: Tensor, workspace_limit: int = 0) -> Tensor:
-        """The output of a `packed` network: (N, C, H, W) float32 or uint8 -> same dtype, H and W times scale.
+        """The output of a `packed` network: (N, C, H, W) of any dtype -> the same, H and W times scale.
 
         H and W must be at least the model's ``min_size``.  ``workspace_limit``: bytes, 0 for none.
 
         Raises MemoryError where the workspace limit is too small, KeyboardInterrupt on Ctrl-C.
         """
-        x = x.resolve_neg().contiguous()  # memory as the pointer will show it
+        dtype = x.dtype
+        x = (x if dtype == torch.uint8 else x.float()).resolve_neg().contiguous()  # as the pointer shows it
         n, channels, h, w = x.shape
         out = x.new_empty((n, channels, h * scale, w * scale))
         threads = torch.get_num_threads()
@@ -86,7 +134,7 @@ class Engine:
                 workspace=workspace.data_ptr(),
                 workspace_bytes=workspace.numel(),
             )
-        return out
+        return out.to(dtype)
 
     def packed(self, model: reference.SeemoRe, bf16: bool) -> Any:
         """The native form of the model's weights as they are now.
@@ -97,16 +145,12 @@ class Engine:
         if bf16 and _native.require().isa() != "v4bf16":
             warnings.warn(
                 "this CPU (or SEEMORE_ISA) has no AVX512-BF16: computing in float32 instead of bfloat16",
-                stacklevel=4,
+                stacklevel=5,
             )
             bf16 = False
-        state = tuple(_state_of(tensor) for tensor in (*model.parameters(), *model.buffers()))
-        with self._lock:
-            known, native = self._packed.get(bf16, (None, None))
-            if known != state:
-                native = _native.require().Engine(float32_arrays(fold.fold_network(model)), bf16)
-                self._packed[bf16] = state, native
-        return native
+        return self._weights.get(
+            bf16, model, lambda: _native.require().Engine(float32_arrays(fold.fold_network(model)), bf16)
+        )
 
     @contextmanager
     def workspace(self, size: int) -> Iterator[Tensor]:

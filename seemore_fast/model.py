@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import backends, checkpoint, reference, training, weights
+from . import backends, checkpoint, engine_cuda, reference, training, weights
 from .engine import Engine
 from .errors import BackendError, CheckpointError
+
+log = logging.getLogger(__name__)
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -32,9 +35,10 @@ class SeemoRe(reference.SeemoRe):
     result cropped.  uint8 input in 0..255 gives uint8 output, clamped and rounded.  Each image of a batch
     is routed on its own.  Without gradients the backend's engine runs; with them, the fused operators of
     `seemore_fast.training`; inside export and torch.func's transforms, plain PyTorch.  ``torch.autocast`` to
-    bfloat16, or bfloat16 parameters, select the engine's bf16 mode.  float64 always takes the reference.
+    bfloat16, or bfloat16 parameters, select the engine's bf16 mode; on a GPU float16 likewise, and TF32
+    where ``torch.backends.cuda.matmul`` allows it.  float64 always takes the reference.
 
-    ``workspace_limit`` (an attribute, bytes; 0: none) bounds the CPU engine's working memory: below its
+    ``workspace_limit`` (an attribute, bytes; 0: none) bounds an engine's working memory: below its
     least need the call raises MemoryError with the figure.
 
     Raises ValueError for arguments out of range, BackendError for a backend that is not available.
@@ -74,7 +78,8 @@ class SeemoRe(reference.SeemoRe):
         self.workspace_limit = 0
         self._backend = backends.check(backend)
         self.engine = Engine()
-        self._beyond_engine = False  # the engine has refused this configuration
+        self.cuda_engine = engine_cuda.Engine()
+        self._refused: set[tuple[str, torch.device]] = set()  # backends that this configuration is beyond
 
     @property
     def backend(self) -> str:
@@ -88,6 +93,7 @@ class SeemoRe(reference.SeemoRe):
     def invalidate(self) -> None:
         """Drops packed weights and working memory; needed only after writing weights through ``.data``."""
         self.engine.invalidate()
+        self.cuda_engine.invalidate()
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.config["in_chans"]:
@@ -103,10 +109,9 @@ class SeemoRe(reference.SeemoRe):
         return self._run(extend(x, max(h, least), max(w, least)))[..., : h * self.scale, : w * self.scale]
 
     def _run(self, x: Tensor) -> Tensor:
-        native = self.native(x)
-        if native is not None:
-            wide = x if x.dtype == torch.uint8 else x.float()
-            return self.engine.forward(native, self.scale, wide, self.workspace_limit).to(x.dtype)
+        if (found := self.packed_for(x)) is not None:
+            engine, native = found
+            return engine.forward(native, self.scale, x, self.workspace_limit)
         if x.dtype != torch.uint8:
             return self._plain(x)
         pixels = self._plain(x.to(self.conv_1.weight.dtype) / 255)
@@ -117,42 +122,57 @@ class SeemoRe(reference.SeemoRe):
         backend = training.backend_for(backends.asked_for(self._backend), x, self.conv_1.weight)
         return super().forward(x) if backend == "reference" else training.forward(self, x, backend)
 
-    def native(self, x: Tensor) -> Any:
-        """The packed network if the CPU engine is to run for input like ``x``; None: the plain network is."""
-        if not self._engine_runs(x):
+    def packed_for(self, x: Tensor) -> tuple[Engine | engine_cuda.Engine, Any] | None:
+        """The engine that is to run for input like ``x``, and the network packed for it; None: the plain one.
+
+        Raises BackendError where the engine was asked for by name and this network is beyond its limits.
+        """
+        backend = self._engine_backend(x)
+        if backend is None:
             return None
-        bf16 = torch.bfloat16 in (self.conv_1.weight.dtype, _autocast_dtype())
+        engine = self.engine if backend == "cpu" else self.cuda_engine
         try:
-            return self.engine.packed(self, bf16)
-        except BackendError:
+            return engine, engine.native_for(self, x)
+        except BackendError as reason:
             if backends.asked_for(self._backend) != "auto":
                 raise
-            self._beyond_engine = True
+            log.info("backend %s cannot run this network: %s", backend, reason)
+            self._refused.add((backend, x.device))
             return None
 
-    def _engine_runs(self, x: Tensor) -> bool:
+    def native(self, x: Tensor) -> Any:
+        """The packed network if the CPU engine is to run for input like ``x``, else None."""
+        found = self.packed_for(x)
+        return found[1] if found and found[0] is self.engine else None
+
+    def _engine_backend(self, x: Tensor) -> str | None:
+        """The backend whose engine may run for ``x``; None where it must be the plain network."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
-            return False
+            return None
         # torch.func's transforms, and forward-mode differentiation, which no_grad does not turn off.
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            return False
-        if backends.resolve(self._backend, x.device.type) != "cpu":
-            return False
-        if self._beyond_engine and backends.asked_for(self._backend) == "auto":
-            return False
+            return None
+        backend = backends.resolve(self._backend, x.device.type)
+        if backend not in ("cpu", "cuda"):
+            return None
+        if (backend, x.device) in self._refused and backends.asked_for(self._backend) == "auto":
+            return None
         weight = self.conv_1.weight
-        if torch.float64 in (x.dtype, weight.dtype) or weight.device.type != "cpu" or x.numel() == 0:
-            return False
-        needs_grad = x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
-        return not (torch.is_grad_enabled() and needs_grad)
+        if torch.float64 in (x.dtype, weight.dtype) or weight.device != x.device or x.numel() == 0:
+            return None
+        needs_grad = torch.is_grad_enabled() and (
+            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
+        return None if needs_grad else backend
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles share nothing with the original's engine, which holds a lock.
-        return {**self.__dict__, "engine": None}
+        # Copies and pickles share nothing with the original's engines, which hold locks.
+        return {**self.__dict__, "engine": None, "cuda_engine": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.engine = Engine()
+        self.cuda_engine = engine_cuda.Engine()
 
 
 def extend(x: Tensor, h: int, w: int) -> Tensor:
@@ -160,10 +180,6 @@ def extend(x: Tensor, h: int, w: int) -> Tensor:
     rows = torch.arange(h, device=x.device).clamp(max=x.shape[2] - 1)
     columns = torch.arange(w, device=x.device).clamp(max=x.shape[3] - 1)
     return x[:, :, rows][..., columns]
-
-
-def _autocast_dtype() -> torch.dtype | None:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 def load(

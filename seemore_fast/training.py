@@ -16,9 +16,12 @@ from .ops._common import obstacle
 def backend_for(asked: str, x: Tensor, weight: Tensor) -> str:
     """Which backend runs the blocks: ``cpu``, ``triton``, or ``reference`` for plain PyTorch.
 
-    ``asked``: what the model, its default or the environment names.
+    ``asked``: what the model, its default or the environment names.  Without gradients ``triton`` must be
+    asked for; otherwise an engine runs, or what engines do not take.
     """
-    if asked == "reference" or x.numel() == 0 or not torch.is_grad_enabled() or x.device != weight.device:
+    if asked == "reference" or x.numel() == 0 or x.device != weight.device:
+        return "reference"
+    if not torch.is_grad_enabled() and asked != "triton":
         return "reference"
     home = "triton" if x.device.type == "cuda" else "cpu"
     return home if obstacle(home, "rme", (x, weight)) is None else "reference"

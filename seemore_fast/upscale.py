@@ -175,7 +175,8 @@ class Upscaler:
 
         height, width = pixels.shape[:2]
         free = max(int(_SHARE * free_memory(self.device)) - reserved, 0)
-        tile = self._choose(layers.batch, free) if self._tile == "auto" else self._tile
+        with autocast(self.device.type, self._dtype):
+            tile = self._choose(layers.batch, free) if self._tile == "auto" else self._tile
         while True:
             try:
                 with torch.inference_mode(), autocast(self.device.type, self._dtype):

@@ -1,4 +1,5 @@
-"""The CUDA kernels in the simulator (docs/testing-without-a-gpu.md): builds _cudasim, runs networks.
+"""The CUDA kernels in the simulator (docs/testing-without-a-gpu.md): builds _cudasim, runs networks, and
+lets SeemoRe take it for a GPU.
 
 Test modules use this as ``from . import cudasim``.
 """
@@ -11,14 +12,16 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from seemore_fast import engine_cuda, reference
+from seemore_fast import _native, backends, engine_cuda, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,3 +72,70 @@ class Simulated:
         workspace = workspace[-workspace.data_ptr() % 256 :]
         engine_cuda.launch(self.native, x.contiguous(), out, workspace, stream=0)
         return out
+
+
+class _Stream:
+    cuda_stream = 0
+
+    def wait_event(self, event: _Event) -> None:
+        pass
+
+
+class _Event:
+    def record(self, stream: _Stream) -> None:
+        pass
+
+
+class _Graph:
+    """Keeps the launches that are made while it captures."""
+
+    capturing: ClassVar[_Graph | None] = None
+
+    def __init__(self) -> None:
+        self.launches: list[tuple] = []
+
+    def capture_begin(self, capture_error_mode: str) -> None:
+        _Graph.capturing = self
+
+    def capture_end(self) -> None:
+        _Graph.capturing = None
+
+    def replay(self) -> None:
+        for launch in self.launches:
+            _launch(*launch)
+
+
+_launch = engine_cuda.launch
+
+
+def _launch_or_capture(*arguments) -> None:
+    if _Graph.capturing is None:
+        _launch(*arguments)
+    else:
+        _Graph.capturing.launches.append(arguments)
+
+
+def stand_in_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the CPU count as a GPU's: SeemoRe takes the CUDA engine, its kernels run in the simulator.
+
+    Streams are one, and everything is done when a call returns; graphs replay what they have captured.
+    """
+    simulator = library()
+    simulator.configure(seed=1, check=False)
+    resolve = backends.resolve
+    for owner, name, value in (
+        (_native, "lib", simulator),
+        (backends, "resolve", lambda requested, device: resolve(requested, "cuda")),
+        (engine_cuda, "launch", _launch_or_capture),
+        (torch.cuda, "is_available", lambda: True),
+        (torch.cuda, "is_current_stream_capturing", lambda: False),
+        (torch.cuda, "empty_cache", lambda: None),
+        (torch.cuda, "device", lambda device: nullcontext()),
+        (torch.cuda, "current_stream", lambda device=None: _Stream()),
+        (torch.cuda, "stream", lambda stream: nullcontext()),
+        (torch.cuda, "Stream", _Stream),
+        (torch.cuda, "Event", _Event),
+        (torch.cuda, "CUDAGraph", _Graph),
+        (Tensor, "record_stream", lambda tensor, stream: None),
+    ):
+        monkeypatch.setattr(owner, name, value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -177,6 +179,15 @@ def test_distributed_data_parallel(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     finally:
         dist.destroy_process_group()
+
+
+def test_triton_serves_inference_where_it_is_named(monkeypatch):
+    monkeypatch.setattr(training, "obstacle", lambda *arguments: None)
+    x = SimpleNamespace(device=torch.device("cuda"), numel=lambda: 768)
+    with torch.no_grad():
+        assert training.backend_for("triton", x, x) == "triton"
+        assert training.backend_for("auto", x, x) == "reference"
+    assert training.backend_for("auto", x, x) == "triton"
 
 
 def test_the_reference_is_still_to_be_had(fused):

@@ -278,7 +278,8 @@ sm_status sm_cuda_engine_create(const sm_network* net, sm_cuda_precision precisi
     engine->kernels = kernels_of(precision, width);
     SM_TRY(prepare(engine->kernels, engine->info.shared_limit));
     engine->weight_bytes = pack(*net, precision, width, nullptr, nullptr, &engine->net);
-    SM_TRY(allocate(&engine->weights, engine->weight_bytes));
+    if (const char* error = allocate(&engine->weights, engine->weight_bytes))
+      return fail(SM_ERROR_MEMORY, "%zu bytes for weights: %s", engine->weight_bytes, error);
     std::vector<unsigned char> host(engine->weight_bytes);
     pack(*net, precision, width, host.data(), static_cast<unsigned char*>(engine->weights), &engine->net);
     SM_TRY(upload(engine->weights, host.data(), host.size()));

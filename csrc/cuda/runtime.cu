@@ -38,7 +38,10 @@ const char* use_device(int device, int* previous) {
 
 const char* allocate(void** address, size_t bytes) { return explain(cudaMalloc(address, bytes)); }
 const char* upload(void* to, const void* from, size_t bytes) {
-  return explain(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  if (const char* error = explain(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice))) return error;
+  // From pageable memory the call may return before the copy has arrived, and PyTorch's streams do not wait
+  // for the default one.
+  return explain(cudaStreamSynchronize(cudaStreamLegacy));
 }
 void release(void* address) { cudaFree(address); }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import reference
 from ..errors import SeemoreError
@@ -28,11 +29,11 @@ def memory_needed(
     """
     h, w = max(h, model.min_size), max(w, model.min_size)
     grid = grid_for(model, h, w, tile or max(h, w))
-    packed = _packed(model)
     output = n * model.config["in_chans"] * w * model.scale**2  # for each row of the input
     if grid.count == 1:
-        whole = _plain_work(model, n * h * w) if packed is None else _native_work(model, packed, h, w)
-        return whole + output * h
+        return _whole_work(model, n, h, w) + output * h
+    with torch.no_grad():
+        packed = model.native(_probe(model, 1, h, w)) if isinstance(model, SeemoRe) else None
     stream = 0 if stream_in_file else 4 * n * Layout(grid, model.config["embedding_dim"]).size
     rows = max(len(span) for span in grid.rows.spans)
     return _tile_work(model, packed, grid) + stream + _maps(model, packed, n, grid) + output * rows
@@ -63,10 +64,23 @@ def choose_tile(model: reference.SeemoRe, n: int, h: int, w: int, available: int
     return tile
 
 
-def _packed(model: reference.SeemoRe) -> Any:
-    probe = torch.empty(1, model.config["in_chans"], 1, 1, dtype=torch.uint8)
+def _probe(model: SeemoRe, n: int, h: int, w: int) -> Tensor:
+    """Input of this shape where the model is, without memory."""
+    one = torch.empty(1, model.config["in_chans"], 1, 1, dtype=torch.uint8, device=model.conv_1.weight.device)
+    return one.expand(n, -1, h, w)
+
+
+def _whole_work(model: reference.SeemoRe, n: int, h: int, w: int) -> int:
+    """Of one call, besides its output in uint8."""
     with torch.no_grad():
-        return model.native(probe) if isinstance(model, SeemoRe) else None
+        found = model.packed_for(_probe(model, n, h, w)) if isinstance(model, SeemoRe) else None
+    if found is None:
+        return _plain_work(model, n * h * w)
+    engine, packed = found
+    if engine is model.engine:
+        return _native_work(model, packed, h, w)
+    pixels = n * model.config["in_chans"] * h * w * (1 + model.scale**2)
+    return packed.workspace(_probe(model, n, h, w)) + 4 * pixels  # which are float32 on a GPU
 
 
 def _native_work(model: SeemoRe, packed: Any, h: int, w: int) -> int:
