@@ -57,20 +57,29 @@ class Graphs:
         self._network = network
         self._lock = threading.Lock()
         self._graphs: OrderedDict[Hashable, _Captured | None] = OrderedDict()  # None: seen once
+        self._failed = False
 
     def __len__(self) -> int:
         return sum(captured is not None for captured in self._graphs.values())
 
     def run(self, x: Tensor, out: Tensor) -> bool:
-        """Fills ``out`` by a graph, on the current stream of the current device; False if there is none."""
-        if x.nbytes + out.nbytes + self._network.workspace(x) > MOST_BYTES:
+        """Fills ``out`` by a graph, on the current stream of the current device; False if there is none.
+
+        What PyTorch refuses to capture is no error: forwards do without graphs from then on.
+        """
+        if self._failed or x.nbytes + out.nbytes + self._network.workspace(x) > MOST_BYTES:
             return False
         key = (x.shape, x.dtype)
         with self._lock:
             if key not in self._graphs:
                 self._keep(key, None)
                 return False
-            captured = self._graphs[key] or self._capture(x, out)
+            try:
+                captured = self._graphs[key] or self._capture(x, out)
+            except RuntimeError as reason:
+                log.warning("going on without CUDA graphs: %s", reason)
+                self._failed = True
+                return False
             self._keep(key, captured)
             self._replay(captured, x, out)
         return True

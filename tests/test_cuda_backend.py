@@ -382,6 +382,19 @@ def test_large_images_have_no_graph(device, launches, monkeypatch):
     assert len(network_of(model, x).graphs) == 0
 
 
+def test_what_cannot_be_captured_runs_all_the_same(device, launches, monkeypatch, caplog):
+    def refuse(graph, capture_error_mode: str) -> None:
+        raise RuntimeError("another capture is underway")
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", refuse)
+    model = small(device)
+    x = torch.rand(1, 3, 16, 16, device=device)
+    outs = [run(model, x) for _ in range(3)]
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    assert len(launches) == 3
+    assert caplog.text.count("going on without CUDA graphs: another capture is underway") == 1
+
+
 def test_inside_a_users_capture_nothing_is_packed(device, launches, monkeypatch):
     model = small(device)
     x = torch.rand(1, 3, 16, 16, device=device)
