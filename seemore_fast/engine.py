@@ -34,12 +34,15 @@ def _tensors_of(module: nn.Module) -> list[Tensor]:
     """Parameters and buffers, several times faster than `nn.Module` lists them: this is done at each call."""
     found: list[Tensor | None] = []
     modules: list[nn.Module | None] = [module]
-    while modules:
-        module = modules.pop()
-        if module is not None:
-            found += module._parameters.values()
-            found += module._buffers.values()
-            modules += module._modules.values()
+    for part in modules:  # which grows meanwhile
+        if part is None:
+            continue
+        if part._parameters:
+            found += part._parameters.values()
+        if part._buffers:
+            found += part._buffers.values()
+        if part._modules:
+            modules += part._modules.values()
     return [tensor for tensor in found if tensor is not None]
 
 
