@@ -12,6 +12,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTEST_ADDOPTS="-p no:cacheprovider"
+PATH=$PATH:$(python3 -c 'import sysconfig; print(sysconfig.get_path("scripts"))') # where pip puts cmake and ninja
 
 part=${1:-engine}
 [[ $part == engine || $part == triton ]] || { echo "usage: benchmarks/gpu.sh [engine|triton] [FOLDER]" >&2; exit 2; }

@@ -72,8 +72,9 @@ def using(name: str) -> Iterator[None]:
 
 def dot(x: Tensor) -> dict[str, Any]:
     """Products have operands of x's dtype; float32 is exact unless PyTorch is told that TF32 will do."""
-    exact = torch.get_float32_matmul_precision() == "highest"
-    return {"DOT": _DOT[x.dtype], "PRECISION": "ieee" if exact else "tf32"}
+    # Not torch.get_float32_matmul_precision(), which raises where the newer switches have been used.
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return {"DOT": _DOT[x.dtype], "PRECISION": "tf32" if tf32 else "ieee"}
 
 
 def planes(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which device computes, and how much memory it has free."""
+"""Which device computes, how much memory it has free, and the way back from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .errors import BackendError
 
@@ -30,6 +31,16 @@ def pick_device(choice: str | torch.device) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise BackendError(f"device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return device
+
+
+def to_host(x: Tensor) -> Tensor:
+    """``x`` in the CPU's memory; from a GPU, in page-locked memory, which PyTorch keeps for the next one."""
+    if x.device.type != "cuda":
+        return x.cpu()
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(x.device).synchronize()
+    return host
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int:

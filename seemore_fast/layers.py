@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from .devices import to_host
 from .errors import BackendError, ImageError
 
 HIGHEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
@@ -99,7 +100,7 @@ def _to_array(x: Tensor, dtype: DTypeLike) -> NDArray:
     highest = HIGHEST[np.dtype(dtype)]
     if highest > 1:
         x = x.mul(highest).round_().to(torch.uint8 if highest == 255 else torch.int32)
-    return x.permute(1, 2, 0).contiguous().cpu().numpy().astype(dtype, copy=False)
+    return to_host(x.permute(1, 2, 0).contiguous()).numpy().astype(dtype, copy=False)
 
 
 def _converted(pixels: NDArray, dtype: DTypeLike) -> NDArray:

@@ -37,6 +37,8 @@ SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> str:
     """Where the CUDA engine's tensors are."""
+    # PyTorch's convolutions, to compare with, are else in TF32.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     if not GPU:
         cudasim.stand_in_for_a_gpu(monkeypatch)
     return "cuda" if GPU else "cpu"
@@ -178,6 +180,8 @@ def test_tf32_follows_pytorch(device):
         for setting, name in (("high", "tf32"), ("medium", "tf32"), ("highest", "fp32")):
             torch.set_float32_matmul_precision(setting)
             assert engine_cuda.precision_for(model, x) == name
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # the newer switch
+        assert engine_cuda.precision_for(model, x) == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -6,13 +6,14 @@ benchmarks/gpu.sh runs these; those named "small" also under compute-sanitizer.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from seemore_fast import SeemoRe, backends, reference, training, variants
+from seemore_fast import SeemoRe, Upscaler, backends, reference, training, variants
 
 from . import golden
 
@@ -25,7 +26,8 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @pytest.fixture(autouse=True)
-def _tf32_as_it_was():
+def _tf32_is_off_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
@@ -236,6 +238,15 @@ def test_out_of_memory_leaves_the_model_usable():
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert torch.equal(run(model, x), want)
+
+
+def test_pictures_are_those_of_the_cpu():
+    """But where rounding to 8 bits falls the other way."""
+    picture = (torch.rand(70, 90, 3) * 255).byte().numpy()
+    on_gpu = Upscaler("t-x4", "cuda", backend="cuda").up(picture).astype(int)
+    difference = abs(on_gpu - Upscaler("t-x4", "cpu").up(picture).astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 1e-3
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
