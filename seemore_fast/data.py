@@ -94,7 +94,7 @@ def read_pair(pair: Pair, scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uin
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 RGB: gray is repeated, alpha left out.
+    """A picture as contiguous (H, W, 3) uint8 RGB: gray is repeated, alpha left out.
 
     Raises ImageError as `image.read` does, and for 16 bits a channel and animations.
     """
@@ -105,7 +105,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: {kind}; only still pictures of 8 bits are measured and trained on")
     if pixels.shape[2] < 3:
         return pixels[..., :1].repeat(3, axis=2)
-    return pixels[..., :3]
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

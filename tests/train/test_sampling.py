@@ -37,6 +37,15 @@ def test_cache_holds_the_pictures_and_their_bicubic_reductions(job: Path) -> Non
         assert np.array_equal(small[number], imresize(truth[:h, :w], 0.5, edges="repeat"))
 
 
+def test_gray_and_transparent_pictures_are_cached_as_rgb(job: Path) -> None:
+    rgb = Image.open(job / "photos/0.png")
+    rgb.convert("L").save(job / "photos/0.png")
+    rgb.convert("RGBA").save(job / "photos/1.png")
+    large, _ = both(job)
+    assert np.array_equal(large[0], np.asarray(rgb.convert("L").convert("RGB")))
+    assert np.array_equal(large[1], np.asarray(rgb))
+
+
 def test_cache_is_made_anew_only_when_a_source_changes(job: Path) -> None:
     both(job)
     before = {path: path.stat().st_mtime_ns for path in (job / "cache").iterdir()}
