@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -211,17 +212,17 @@ from tests.videos import Nearest
 from seemore_fast.video import upscale_video
 class Slow(Nearest):
     def up(self, image):
-        time.sleep(0.02)
+        time.sleep(float(sys.argv[3]))
         return super().up(image)
 print("ready", flush=True)
 upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Slow(), segment=4, codec="h265")
 """
 
 
-def start_child(source: Path, output: Path) -> subprocess.Popen:
+def start_child(source: Path, output: Path, seconds_a_frame: float) -> subprocess.Popen:
     path = f"import sys; sys.path[:0] = {[str(Path(__file__).parents[1]), *sys.path]!r}\n"
     child = subprocess.Popen(
-        [sys.executable, "-c", path + CHILD, source, output],
+        [sys.executable, "-c", path + CHILD, source, output, str(seconds_a_frame)],
         stdout=subprocess.PIPE,
         text=True,
         # A shell's background jobs, and all they start, ignore the signal otherwise.
@@ -244,7 +245,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     delay = random.Random(7)
     kills, before = 0, {}
     while not output.exists() and kills < 40:
-        child = start_child(source, output)
+        child = start_child(source, output, 0.02)
         try:
             child.wait(timeout=0.15 + 0.5 * delay.random())
         except subprocess.TimeoutExpired:
@@ -272,7 +273,7 @@ def test_what_a_kill_while_joining_left_is_removed(tmp_path):
 def test_ctrl_c_keeps_segments(tmp_path):
     source = videos.write_clip(tmp_path / "in.mkv", pts=tuple(range(62)))
     output = tmp_path / "out.mkv"
-    child = start_child(source, output)
+    child = start_child(source, output, 0.2)  # ten seconds remain behind the first segment
     end = time.monotonic() + 60
     while not segments(output) and time.monotonic() < end:
         time.sleep(0.01)
@@ -355,6 +356,15 @@ def test_killed_while_tidying_up_nothing_is_done_twice(tmp_path, monkeypatch):
     assert len(videos.times(output)) == 12
 
 
+def test_a_file_of_someone_else_beside_the_segments_stays(tmp_path):
+    source = videos.write_clip(tmp_path / "in.mkv")
+    parts = tmp_path / "out.mkv.parts"
+    parts.mkdir()
+    (parts / "notes.txt").write_text("mine")
+    assert upscale_video(source, tmp_path / "out.mkv", Nearest()) == 12
+    assert [path.name for path in parts.iterdir()] == ["notes.txt"]
+
+
 def test_one_run_at_a_time(tmp_path):
     source = videos.write_clip(tmp_path / "in.mkv")
     with Parts(tmp_path / "out.mkv").locked(), pytest.raises(VideoError, match="another run"):
@@ -385,6 +395,40 @@ def test_truncated_input_fails_and_what_is_there_comes_on_demand(tmp_path):
     enlarge(source, output, ignore_errors=True, note=notes.append)
     assert 20 < len(videos.times(output)) < 60
     assert any("ends too soon" in note for note in notes)
+
+
+def indexed_clip(path: Path) -> Path:
+    """50 frames in an MP4 file that begins with its index."""
+    options = {"codec": "libx264", "pix_fmt": "yuv420p", "options": {"g": "10", "bf": "0"}}
+    return videos.write_clip(
+        path,
+        pts=range(0, 50 * 512, 512),
+        time_base=Fraction(1, 12800),
+        container={"movflags": "faststart"},
+        **options,
+    )
+
+
+def test_an_index_that_promises_more_is_noticed(tmp_path):
+    source = indexed_clip(tmp_path / "in.mp4")
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    with pytest.raises(VideoError, match=r"ends too soon: .* of 50 frames"):
+        upscale_video(source, tmp_path / "out.mp4", Nearest())
+
+
+def test_a_clip_that_was_trimmed_by_its_edit_list_is_whole(tmp_path):
+    """As phones trim: all frames are in the file, and a list says which are shown."""
+    source = indexed_clip(tmp_path / "in.mp4")
+    content = bytearray(source.read_bytes())
+    entry = content.index(b"elst") + 12
+    *_, rate = struct.unpack(">IiI", content[entry : entry + 12])
+    content[entry : entry + 12] = struct.pack(">IiI", 800, 15 * 512, rate)  # 20 frames, from the 16th
+    for box, offset in ((b"mvhd", 20), (b"tkhd", 24)):  # durations
+        at = content.index(box) + offset
+        content[at : at + 4] = struct.pack(">I", 800)
+    source.write_bytes(content)
+    output = enlarge(source, tmp_path / "out.mp4")
+    assert videos.times(output) == videos.times(source) == [Fraction(i, 25) for i in range(20)]
 
 
 def test_seeded_damage_gives_an_error_or_a_video(tmp_path):

@@ -58,6 +58,7 @@ def write_clip(
     attachment: bytes | None = None,
     chapters: Sequence[dict[str, Any]] = (),
     options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
 ) -> Path:
     """A clip of a moving gradient, or of the one colour ``rgb``; audio is a sine of the same length."""
     import av
@@ -82,7 +83,7 @@ def write_clip(
         frame.pts, frame.time_base = stamp, time_base
         frame.colorspace, frame.color_range = matrix, color_range
         frames.append(frame)
-    with av.open(str(path), "w") as out:
+    with av.open(str(path), "w", container_options=container or {}) as out:
         stream = out.add_stream(codec, rate=Fraction(25), options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.time_base = time_base

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,10 @@ class Parts:
             segment.unlink()
         self._manifest.unlink()
         (self.folder / "lock").unlink()
-        self.folder.rmdir()
+        with suppress(
+            OSError
+        ):  # someone else's file is in there, or NFS keeps the open lock under another name
+            self.folder.rmdir()
 
     def _write(self, identity: dict[str, Any], finished: bool) -> None:
         write_text(self._manifest, json.dumps({"identity": identity, "finished": finished}, indent=1) + "\n")

@@ -197,6 +197,8 @@ def _decode(
 ) -> Generator[av.VideoFrame, None, None]:
     """The stream's frames; ``broken`` is told what cannot be read."""
     packets, end = 0, Fraction(0)
+    # The header counts all frames of a file that was trimmed by an edit list; its index, those that are left.
+    promised_frames = min(stream.frames, len(stream.index_entries))
     demuxed = container.demux()
     while True:
         packet = None
@@ -213,8 +215,8 @@ def _decode(
             yield from _frames(stream, packet, broken)
     yield from _frames(stream, None, broken)
     # A file that was cut short may read without any error: compare with what its header promised.
-    if packets < stream.frames:
-        broken(f"the file ends too soon: {packets} of {stream.frames} frames are there")
+    if packets < promised_frames:
+        broken(f"the file ends too soon: {packets} of {promised_frames} frames are there")
     elif container.duration is not None:
         promised = Fraction(container.duration + (container.start_time or 0), av.time_base)
         if end < promised - 1:
