@@ -32,6 +32,16 @@ class Nearest:
         return image.repeat(self.scale, 0).repeat(self.scale, 1)
 
 
+def enlarge(source: Path, output: Path, upscaler: Any = None, **options: Any) -> Path:
+    """Runs a job to its end, in segments of 5 frames unless ``options`` say otherwise."""
+    from seemore_fast.video import upscale_video
+
+    options.setdefault("segment", 5)
+    upscale_video(source, output, upscaler or Nearest(), **options)
+    assert not output.with_name(output.name + ".parts").exists()
+    return output
+
+
 def moving_gradient(index: int, size: tuple[int, int]) -> NDArray:
     """uint16 (H, W, 3): frame ``index`` of a clip."""
     x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
