@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from ..errors import SeemoreError
-from . import bench, compare, eval, export, info, train, upscale, video
+from . import bench, compare, demo, eval, export, info, train, upscale, video
 
 
 class _OneLineErrors(TyperGroup):
@@ -42,6 +42,7 @@ app.command("upscale")(upscale.command)
 app.command("video")(video.command)
 app.command("eval")(eval.command)
 app.command("train")(train.command)
+app.command("demo")(demo.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("info")(info.command)

@@ -238,21 +238,25 @@ class Writer:
         yield "other"
 
 
-def write(path: str | Path, image: Image, quality: int | None = None) -> None:
+def write(
+    path: str | Path, image: Image, quality: int | None = None, size: tuple[int, int] | None = None
+) -> None:
     """Writes ``image`` in the format of the name's suffix; the file appears whole or not at all.
 
     JPEG is written at quality 95 without chroma subsampling, WebP without loss, AVIF at 90, unless
     ``quality`` (1 to 100) is given.  JPEG leaves opaque alpha out; JPEG, WebP and GIF reduce 16 bits to 8.
+    With ``size`` (height, width) the picture is resampled to that size (Lanczos).
 
     Raises ImageError if the suffix is unknown, the format cannot hold the picture, or writing fails.
     """
     path, pixels = Path(path), image.pixels
-    check_writable(path, *pixels.shape[:2], image.transparent, image.animation is not None)
+    height, width = size or pixels.shape[:2]
+    check_writable(path, height, width, image.transparent, image.animation is not None)
     format_ = format_of(path)
     if image.has_alpha and not format_.alpha:
         pixels = pixels[..., :-1]
     narrow = pixels.dtype == np.uint16 and not format_.sixteen_bits
-    writer = Writer(path, pixels.shape, np.uint8 if narrow else pixels.dtype, image, quality)
+    writer = Writer(path, pixels.shape, np.uint8 if narrow else pixels.dtype, image, quality, size)
     try:
         for y in range(0, len(pixels), 256):
             rows = pixels[y : y + 256]

@@ -1,0 +1,65 @@
+"""``seemore-fast demo``: a page in the browser to try pictures on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import SeemoreError
+from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption
+
+
+def command(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bundled weights, or a .safetensors or .pth file, to choose from on the page; repeatable.",
+            show_default="all bundled weights",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, show_default="the first free one from 7860 on")
+    ] = None,
+    max_upload: Annotated[float, typer.Option(min=0.001, help="Larger files are refused; in MB.")] = 20,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger pictures are refused.")] = 4,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.fp32,
+    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Serve a page to try pictures on: upload, before and after behind a slider, download.
+
+    Ctrl-C ends it. Only this machine can reach it unless --host says otherwise; there is no password.
+
+    Exit status:
+    2    wrong arguments or weights, the port is taken, or Gradio is missing
+    130  ended by Ctrl-C
+    """
+    import torch
+
+    from .. import weights
+    from ..demo import Limits, serving
+    from ..upscale import Upscaler
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    upscalers = {}
+    for name in model or weights.names():
+        label = Path(name).name  # the folder is nobody's business
+        if label in upscalers:
+            raise SeemoreError(f"--model: two networks would be called {label!r} on the page; rename a file")
+        upscalers[label] = Upscaler(name, device, dtype.value, backend=backend)
+    limits = Limits(int(max_upload * 1e6), int(max_megapixels * 1e6))
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, leaves no files behind
+    with serving(upscalers, limits, host, port) as url:
+        console.print(f"seemore-fast: {url} (Ctrl-C ends it)", markup=False)
+        threading.Event().wait()
