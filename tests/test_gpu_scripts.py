@@ -34,7 +34,7 @@ def test_budgets_of_a_part_add_up_to_nine_minutes():
 @pytest.mark.parametrize(
     ("part", "steps"),
     [
-        ("engine", "environment build parity bitwise sanitizers times per-kernel compiled"),
+        ("engine", "environment build parity bitwise sanitizers times per-kernel compiled targets"),
         ("triton", "environment kernels repeat memcheck ops train"),
     ],
 )
@@ -100,6 +100,42 @@ def test_measuring_inference_tried_on_the_cpu(tmp_path):
     assert rows[0]["share_of_floor"] > 0
     assert rows[0]["matrix_floor_ms"] > 0
     assert "ours fp32" in done.stdout
+
+
+def test_targets(tmp_path):
+    def targets() -> dict[str, tuple[float | None, bool | None]]:
+        done = subprocess.run([sys.executable, ROOT / "benchmarks/gpu_targets.py", tmp_path], check=True)
+        assert done.returncode == 0
+        rows = json.loads((tmp_path / "targets.json").read_text())
+        return {row["target"]: (row["found"], row["met"]) for row in rows}
+
+    assert set(targets().values()) == {(None, None)}, "nothing was measured"
+
+    def row(case: str, contender: str, **figures: float) -> dict[str, object]:
+        return {"case": case, "contender": contender, **figures}
+
+    small, large = "t-x4 320x180", "b-x4 960x540"
+    times = [
+        {"case": "ceilings", "bytes_per_s": 1.0},
+        row(small, "ours fp16", cold_ms=0.2, peak_mb=10, share_of_floor=0.3),
+        row(small, "eager fp32", cold_ms=0.8),
+        row(large, "ours fp16", cold_ms=3.0, peak_mb=100, share_of_floor=0.7),
+        row(large, "eager fp32", cold_ms=75.0),
+        row(large, "eager fp16 channels_last", cold_ms=20.0, peak_mb=300),
+        row("t-x2 1920x1080", "ours fp16", cold_ms=4.4, wall_ms=4.0),
+        row("l-x4 960x540", "ours fp16", failed="out of memory"),
+    ]
+    (tmp_path / "times.json").write_text(json.dumps(times))
+    (tmp_path / "compiled.json").write_text(json.dumps([row(small, "compiled fp16", cold_ms=0.4)]))
+    found = targets()
+    assert found["t-x4 320x180, ms"] == (0.2, True)
+    assert found["b-x4 960x540, ms"] == (3.0, False)
+    assert found["l-x4 960x540, ms"] == (None, None)
+    assert found["speed-up over eager fp32"] == (pytest.approx(10), True)
+    assert found["speed-up over compiled fp16"] == (pytest.approx(2), False)
+    assert found["b-x4 960x540, share of floor"] == (0.7, True)
+    assert found["b-x4 960x540, memory by eager fp16's"] == (pytest.approx(1 / 3), False)
+    assert found["t-x2 1920x1080, images/s"] == (250, True)
 
 
 def test_nothing_is_started_after_the_limit(tmp_path):
