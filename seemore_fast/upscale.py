@@ -51,6 +51,8 @@ class Upscaler:
       picture of its own, neighbours are cross-faded over ``overlap`` pixels (default: 32, at most a quarter
       of the tile); faster, and close to the whole picture's result, not equal).
     * ``backend``: as `load` has it.
+    * ``memory_share``: how much of the free memory automatic tiles may count on, from 0 to 1, where several
+      processes work on one machine.
 
     ``scale`` is the network's.  One Upscaler may serve any number of threads; results are those of one
     thread.
@@ -69,11 +71,12 @@ class Upscaler:
         *,
         overlap: int | None = None,
         backend: str = "auto",
+        memory_share: float = 1.0,
     ):
         if tile_mode not in TILE_MODES:
             raise SeemoreError(f"tile_mode must be one of {', '.join(TILE_MODES)}, got {tile_mode!r}")
         self._tile, self._tile_mode = _check_tile(tile), tile_mode
-        self._overlap = overlap
+        self._overlap, self._share = overlap, _SHARE * memory_share
         check_overlap(0 if self._tile == "auto" else self._tile, overlap)
         if isinstance(model, nn.Module):
             # A network of this package, or one that a user has built around its interface.
@@ -174,7 +177,7 @@ class Upscaler:
                 written += fresh.shape[2]
 
         height, width = pixels.shape[:2]
-        free = max(int(_SHARE * free_memory(self.device)) - reserved, 0)
+        free = max(int(self._share * free_memory(self.device)) - reserved, 0)
         with autocast(self.device.type, self._dtype):
             tile = self._choose(layers.batch, free) if self._tile == "auto" else self._tile
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 from seemore_fast import SeemoRe, Upscaler, checkpoint
 from seemore_fast.cli import app
 from seemore_fast.cli.jobs import Job, plan_jobs
+from seemore_fast.errors import ImageError
 from seemore_fast.image import Animation, Image, read, write
 
 
@@ -66,6 +68,48 @@ def test_skip_existing_leaves_them_alone(tmp_path: Path, network: Path) -> None:
     assert tree(out) == ["0.png", "1.png", "2.png"]
 
 
+def test_a_manifest_names_inputs_and_outputs(
+    tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/1.png", "b/1.png", "c.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        write(name, Image(noise(9, 8, 3)))
+    lines = ["a/1.png", "", "./b/1.png\r", f"{tmp_path}/c.png\tx/y.webp", "a/1.png\tagain.png", "gone.png"]
+    Path("list.txt").write_text("\n".join(lines))
+    result = run(network, "--manifest", "list.txt", "-o", "out", "--suffix", "_x2", code=1)
+    assert tree(tmp_path / "out") == ["a/1_x2.png", "again.png", "b/1_x2.png", "x/y.webp"]
+    assert result.stderr.startswith("seemore-fast: gone.png: No such file or directory\n")
+    assert "4 of 5 pictures written, 1 failed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "list.txt: cannot be read (No such file or directory)"),
+        ("\n", "list.txt: no pictures in this manifest"),
+        ("a.png\n../a.png\n", "list.txt:2: such a path needs a tab and the output's path behind it"),
+        ("/\n", "list.txt:1: such a path needs"),
+        ("a.png\tx.png\nb.png\tx.png\n", "x.png: both a.png and b.png would be written there"),
+    ],
+)
+def test_manifests_that_cannot_be(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ImageError, match=re.escape(message)):
+        plan_jobs([], tmp_path / "out", manifest=tmp_path / "list.txt")
+
+
+def test_ray_is_asked_for_where_it_is_missing(
+    tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in.png", Image(noise(9, 9, 3)))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "seemore_fast.cli.ray_jobs", raising=False)
+    result = run(network, "-i", tmp_path / "in.png", "-o", tmp_path / "out", "--ray", code=2)
+    assert result.stderr == "seemore-fast: --ray needs Ray Data: pip install 'seemore-fast[ray]'\n"
+
+
 def test_standard_input_and_output(tmp_path: Path, network: Path) -> None:
     write(tmp_path / "in.jpg", Image(noise(20, 30, 3)))
     command = [sys.executable, "-m", "seemore_fast.cli", "upscale", "-i", "-", "-o", "-", "--model", network]
@@ -81,6 +125,8 @@ def test_standard_input_and_output(tmp_path: Path, network: Path) -> None:
     (tmp_path / "out.tif").write_bytes(done.stdout)
     expected = Upscaler(network).up(read(tmp_path / "in.jpg").pixels)
     np.testing.assert_array_equal(read(tmp_path / "out.tif").pixels, expected)
+    result = run(network, "-i", "-", "-o", "-", "--ray", code=2)
+    assert "--ray takes and writes files, not standard input" in result.stderr
     done = subprocess.run(command, input=b"text", capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"seemore-fast: -: not a PNG")
@@ -161,6 +207,7 @@ def test_flags_of_other_tools(tmp_path: Path, network: Path, flags: list[str]) -
         (["--tile", "7"], "tile must be auto, 0"),
         (["--tile-mode", "both"], "tile_mode must be one of exact, local"),
         (["--device", "cuda:99"], "device cuda:99"),
+        (["--ray", "-g", "1"], "--device cuda:1: with --ray auto, cpu or cuda"),
         (["-i", "-"], "needs? a folder as output|standard input has no name"),
     ],
 )

@@ -26,9 +26,17 @@ class _Source(NamedTuple):
     path: Path
     below: Path
     """The same, as seen from the input folder that it was found in."""
+    output: Path | None = None
+    """Where a manifest wants it, as seen from the output folder."""
 
 
-def plan_jobs(inputs: Iterable[str], output: Path, ext: str | None = None, suffix: str = "") -> list[Job]:
+def plan_jobs(
+    inputs: Iterable[str],
+    output: Path,
+    ext: str | None = None,
+    suffix: str = "",
+    manifest: Path | None = None,
+) -> list[Job]:
     """Pairs every input picture with its output file, in the order given; touches nothing.
 
     An input is a file, a folder (its pictures and those of its subfolders, but nothing hidden and not the
@@ -37,16 +45,22 @@ def plan_jobs(inputs: Iterable[str], output: Path, ext: str | None = None, suffi
     input folders' tree, and outputs are named after the inputs, with ``suffix`` before the dot and ``ext``
     (default: the input's) behind it.
 
-    Raises ImageError if there is nothing to do, an output would replace an input, two would share a name, or
-    ``suffix`` leads to another folder.
+    ``manifest`` is a text file of further inputs, one a line: a picture's path, perhaps with a tab and the
+    output's path below ``output``; without, the output folder repeats the input's path.  Its pictures need
+    not be there: those that are missing fail when their turn comes.
+
+    Raises ImageError if there is nothing to do, an output would replace an input, two would share a name,
+    ``suffix`` leads to another folder, or the manifest cannot be read.
     """
     if os.sep in suffix:
         raise ImageError(f"suffix must be part of a file name, without {os.sep!r}, got {suffix!r}")
     inputs = list(inputs)
-    if not inputs:
-        raise ImageError("no input: name files, folders or patterns, with or without -i")
-    sources = _unique(source for text in inputs for source in _expand(text, output))
-    one_file = len(inputs) == 1 and (inputs[0] == str(PIPE) or Path(inputs[0]).is_file())
+    if not inputs and manifest is None:
+        raise ImageError("no input: name files, folders or patterns, with or without -i, or a --manifest")
+    listed = _read_manifest(manifest) if manifest else []
+    sources = _unique([*(source for text in inputs for source in _expand(text, output)), *listed])
+    alone = len(inputs) == 1 and not listed
+    one_file = alone and (inputs[0] == str(PIPE) or Path(inputs[0]).is_file())
     if output == PIPE or _names_a_picture(output):
         if not one_file:
             raise ImageError(f"{output}: several inputs, or a folder, need a folder as output")
@@ -58,7 +72,10 @@ def plan_jobs(inputs: Iterable[str], output: Path, ext: str | None = None, suffi
     elif any(source.path == PIPE for source in sources):
         raise ImageError(f"{output}: standard input has no name; give a file, or - for standard output")
     else:
-        jobs = [Job(source.path, output / _output_name(source.below, ext, suffix)) for source in sources]
+        jobs = [
+            Job(source.path, output / (source.output or _output_name(source.below, ext, suffix)))
+            for source in sources
+        ]
     _check_clashes(jobs)
     return jobs
 
@@ -83,6 +100,26 @@ def _expand(text: str, output: Path) -> list[_Source]:
     return pictures
 
 
+def _read_manifest(manifest: Path) -> list[_Source]:
+    try:
+        lines = manifest.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise ImageError(f"{manifest}: cannot be read ({error.strerror})") from None
+    sources = []
+    for number, line in enumerate(lines, 1):
+        name, _, output = line.rstrip("\r").partition("\t")
+        path = Path(name)
+        below = path.relative_to(path.anchor)
+        if not name:
+            continue
+        if (".." in below.parts or not below.name) and not output:
+            raise ImageError(f"{manifest}:{number}: such a path needs a tab and the output's path behind it")
+        sources.append(_Source(path, below, Path(output) if output else None))
+    if not sources:
+        raise ImageError(f"{manifest}: no pictures in this manifest")
+    return sources
+
+
 def _walk(folder: Path, output: Path) -> Iterator[Path]:
     """The pictures in ``folder`` and below, sorted, except those in ``output``, if that lies below."""
     results = output.resolve()
@@ -99,7 +136,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _unique(sources: Iterable[_Source]) -> list[_Source]:
-    return list({source.path.resolve(): source for source in sources}.values())
+    return list({(source.path.resolve(), source.output): source for source in sources}.values())
 
 
 def _names_a_picture(path: Path) -> bool:
@@ -110,17 +147,20 @@ def _output_name(source: Path, ext: str | None, suffix: str) -> Path:
     return source.with_name(f"{source.stem}{suffix}{f'.{ext}' if ext else source.suffix}")
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """What links and the spelling of a path cannot change."""
-    status = os.stat(path)
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What links and the spelling of a path cannot change; None: there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
     return status.st_dev, status.st_ino
 
 
 def _check_clashes(jobs: list[Job]) -> None:
-    inputs = {_identity(job.input) for job in jobs if job.input != PIPE}
+    inputs = {_identity(job.input) for job in jobs if job.input != PIPE} - {None}
     writer: dict[Path, Path] = {}
     for source, output in jobs:
-        if output != PIPE and output.exists() and _identity(output) in inputs:
+        if output != PIPE and _identity(output) in inputs:
             raise ImageError(f"{output}: would overwrite an input; choose another folder or a --suffix")
         if output in writer:
             raise ImageError(f"{output}: both {writer[output]} and {source} would be written there")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from ..background import run_ahead
 from ..errors import ImageError, SeemoreError
 from ..image import Image, Writer, check_writable, read
 from ..image.writing import format_of
-from ..upscale import Upscaler
 from .jobs import PIPE, Job
+
+if TYPE_CHECKING:
+    from ..upscale import Upscaler
 
 _ENCODING = 2  # pictures that may still be on their way to the disk while the next is computed
 
@@ -32,6 +34,15 @@ class Outcome:
     pixels_out: int = 0
     seconds: float = 0.0
     network_seconds: float = 0.0
+
+    def add(self, other: Outcome) -> None:
+        """Counts ``other``'s pictures too."""
+        self.written += other.written
+        self.failed += other.failed
+        self.pixels_in += other.pixels_in
+        self.pixels_out += other.pixels_out
+        self.seconds += other.seconds
+        self.network_seconds += other.network_seconds
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,8 +17,12 @@ from ..errors import SeemoreError
 from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, prepare_folder, progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .jobs import Job
-    from .pipeline import Outcome
+    from .pipeline import Listener, Outcome, Settings
+
+    _Run = Callable[[list[Job], Settings, Listener], Outcome]
 
 
 def command(
@@ -28,6 +34,10 @@ def command(
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", "-i", help="File, folder, 'pattern*.png' or - (standard input); repeatable."),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text file of inputs, one a line, perhaps a tab and its output."),
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-n", help="Bundled weights, or a .safetensors or .pth file.")
@@ -89,6 +99,17 @@ def command(
     ] = False,
     threads: ThreadsOption = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger inputs are refused.")] = 100,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="On the machines of a Ray cluster; --threads: of each worker.")
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|HOST:PORT",
+            help="Which cluster; means --ray.",
+            show_default="RAY_ADDRESS, or the one running here, or this machine alone",
+        ),
+    ] = None,
 ) -> None:
     """Upscale pictures (PNG, JPEG, WebP, TIFF, AVIF, GIF; gray, colour and alpha; 8 and 16 bits).
 
@@ -106,24 +127,21 @@ def command(
         device = "cpu" if gpu < 0 else f"cuda:{gpu}"
     ext = _known(ext)
 
-    import torch
-
-    from ..upscale import Upscaler
     from .jobs import PIPE, plan_jobs
-    from .pipeline import Settings, upscale_files
+    from .pipeline import Settings
 
-    jobs = plan_jobs([*(inputs or []), *(more or [])], output, ext, suffix)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    upscaler = Upscaler(
-        model,
-        device,
-        dtype.value,
-        int(tile) if tile.isdecimal() else tile,
-        tile_mode,
-        overlap=tile_overlap,
-        backend=backend,
-    )
+    jobs = plan_jobs([*(inputs or []), *(more or [])], output, ext, suffix, manifest)
+    network = {
+        "model": model,
+        "device": device,
+        "dtype": dtype.value,
+        "tile": int(tile) if tile.isdecimal() else tile,
+        "tile_mode": tile_mode,
+        "overlap": tile_overlap,
+        "backend": backend,
+    }
+    on_ray = on_ray or ray_address is not None
+    run = _on_ray(network, threads, ray_address, jobs) if on_ray else _here(network, threads)
     for folder in sorted({job.output.parent for job in jobs if job.output != PIPE}):
         prepare_folder(folder)
         remove_stale(folder)
@@ -138,7 +156,7 @@ def command(
         log = logging.getLogger("seemore_fast")
         log.addHandler(screen)
         try:
-            outcome = upscale_files(upscaler, jobs, settings, screen)
+            outcome = run(jobs, settings, screen)
         finally:
             log.removeHandler(screen)
         bar.update(screen.task, completed=len(jobs))
@@ -159,6 +177,36 @@ def _known(ext: str | None) -> str | None:
             f"--ext must be one of {', '.join(s.removeprefix('.') for s in FORMATS)}, got {ext!r}"
         )
     return ext
+
+
+def _here(network: dict[str, Any], threads: int | None) -> _Run:
+    """What runs jobs in this process."""
+    import torch
+
+    from ..upscale import Upscaler
+    from .pipeline import upscale_files
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return partial(upscale_files, Upscaler(**network))
+
+
+def _on_ray(network: dict[str, Any], threads: int | None, address: str | None, jobs: list[Job]) -> _Run:
+    """What runs jobs on a Ray cluster.  Raises SeemoreError for what cannot."""
+    from .. import weights
+    from .jobs import PIPE
+
+    if any(PIPE in job for job in jobs):
+        raise SeemoreError("--ray takes and writes files, not standard input and output")
+    if network["device"] not in ("auto", "cpu", "cuda"):
+        raise SeemoreError(
+            f"--device {network['device']}: with --ray auto, cpu or cuda; Ray assigns the GPUs"
+        )
+    if network["model"] not in weights.names():
+        network["model"] = os.path.abspath(network["model"])
+    from .ray_jobs import upscale_on_ray
+
+    return partial(upscale_on_ray, network, threads, address)
 
 
 class _Screen(logging.Handler):
