@@ -169,6 +169,15 @@ def test_autocast_keeps_the_blocks_in_float32(fused):
         assert golden.relative_l2(parameter.grad, b) <= 0.1
 
 
+def test_autocast_takes_parameters_in_bfloat16(fused):
+    model, x = small().bfloat16(), torch.rand(2, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x)
+    out.sum().backward()
+    assert fused == ["cpu"]
+    assert all(p.grad.dtype == torch.bfloat16 and p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_distributed_data_parallel(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

@@ -54,11 +54,13 @@ def check_image(name: str, value: Tensor) -> None:
 def check_like(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     """``value`` must have this shape, and the device and dtype of ``x``; weights may stay in float32.
 
-    Weights are what has a ``shape`` other than that of ``x``.
+    Weights are what has a ``shape`` other than that of ``x``.  Under autocast dtypes may differ as with
+    PyTorch's own layers, for `cast` makes them agree; but for float64, which autocast leaves alone.
     """
     _check_tensor(name, value)
     is_weight = x.dtype in _HALF and shape != x.shape
-    if value.dtype != x.dtype and not (is_weight and value.dtype == torch.float32):
+    casts = autocast_dtype(x) is not None and value.dtype in (torch.float32, *_HALF)
+    if value.dtype != x.dtype and not casts and not (is_weight and value.dtype == torch.float32):
         also = " or float32" if is_weight else ""
         raise TypeError(f"{name} must have the dtype of x ({x.dtype}){also}, got {value.dtype}")
     if value.device != x.device:
@@ -110,16 +112,18 @@ def obstacle(backend: str, name: str, tensors: tuple[Tensor, ...]) -> str | None
     return None if name in _TRITON_KERNELS else f"there is no Triton kernel of {name}"
 
 
-def cast(backend: str, *images: Tensor) -> list[Tensor]:
-    """Under autocast: ``images`` in the dtype that the backend's kernels compute in then.
+def cast(backend: str, images: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Both, and under autocast in the dtypes that the backend's kernels take then.
 
-    Triton's take autocast's own; the CPU's stay in float32, where they are faster than PyTorch in bfloat16.
-    Weights are left alone: kernels convert them as they load them.
+    Triton's compute in autocast's own, and convert weights as they load them; the CPU's in float32, where
+    they are faster than PyTorch in bfloat16.
     """
     dtype = autocast_dtype(images[0])
-    if dtype is None or backend == "reference":
-        return list(images)
-    return [image.to(torch.float32 if backend == "cpu" else dtype) for image in images]
+    if dtype is None:
+        return [*images, *weights]
+    if backend == "cpu":
+        return [tensor.float() for tensor in (*images, *weights)]
+    return [*(image.to(dtype) for image in images), *weights]
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -106,12 +106,15 @@ def register(
 
     def differentiate_twice(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
         """Gradients of the gradients, by the formula: slow, but the same for every backend."""
+        further = torch.is_grad_enabled()  # third derivatives are wanted: the graph must reach the inputs
         with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
-            first = formula_gradients(reference, leaves[0], leaves[1:], ctx.options, ctx.needs, twice=True)
+            # Views, so that a tensor that stands for two inputs is told apart.
+            own = [t.view_as(t) if further and t.requires_grad else t.detach() for t in ctx.saved_tensors]
+            own = [t if t.requires_grad else t.requires_grad_() for t in own]
+            first = formula_gradients(reference, own[0], own[1:], ctx.options, ctx.needs, twice=True)
             pairs = [(f, g) for f, g in zip(first, grads, strict=True) if f.requires_grad and g is not None]
             second = torch.autograd.grad(
-                [f for f, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True
+                [f for f, _ in pairs], own, [g for _, g in pairs], create_graph=further, allow_unused=True
             )
         return (second[0], *(None,) * len(saved), *second[1:], *(None,) * (len(ctx.options) + 2))
 

@@ -38,7 +38,7 @@ def calibrate(
     chosen = choose(backend, "calibrate", x, *weights)
     if chosen == "reference":
         return reference(x, *weights, recursive)[0]
-    return _op(*cast(chosen, x), *weights, recursive, chosen)[0]
+    return _op(*cast(chosen, [x], weights), recursive, chosen)[0]
 
 
 def check_recursive(x: Tensor, recursive: int) -> None:

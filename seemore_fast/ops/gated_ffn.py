@@ -34,7 +34,7 @@ def gated_ffn(
     chosen = choose(backend, "gated_ffn", x, *weights)
     if chosen == "reference":
         return reference(x, *weights)[0]
-    return _op(*cast(chosen, x), *weights, chosen)[0]
+    return _op(*cast(chosen, [x], weights), chosen)[0]
 
 
 def shapes(c: int) -> dict[str, tuple[int, ...]]:

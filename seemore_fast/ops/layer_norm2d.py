@@ -28,7 +28,7 @@ def layer_norm2d(
     chosen = choose(backend, "layer_norm2d", x, weight, bias)
     if chosen == "reference":
         return reference(x, weight, bias, eps)[0]
-    return _op(*cast(chosen, x), weight, bias, eps, chosen)[0]
+    return _op(*cast(chosen, [x], [weight, bias]), eps, chosen)[0]
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor]:

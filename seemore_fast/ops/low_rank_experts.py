@@ -47,7 +47,7 @@ def low_rank_experts(
     chosen = choose(backend, "low_rank_experts", x, k, *weights)
     if chosen == "reference":
         return reference(x, k, *weights)[0]
-    return _op(*cast(chosen, x, k), *weights, chosen)[0]
+    return _op(*cast(chosen, [x, k], weights), chosen)[0]
 
 
 def reference(

@@ -51,7 +51,7 @@ def mix_experts(
     if chosen == "reference":
         out, weights, _ = reference(*tensors, ranks, topk)
     else:
-        out, weights, _ = _op(*cast(chosen, x, k), *tensors[2:], ranks, topk, chosen)
+        out, weights, _ = _op(*cast(chosen, [x, k], tensors[2:]), ranks, topk, chosen)
     return out, weights.detach()
 
 

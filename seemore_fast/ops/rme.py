@@ -91,7 +91,7 @@ def rme(
     chosen = choose(backend, "rme", x, *weights)
     if chosen == "reference":
         return reference(x, *weights, *options)[0]
-    return _op(*cast(chosen, x), *weights, *options, chosen)[0]
+    return _op(*cast(chosen, [x], weights), *options, chosen)[0]
 
 
 def shapes(c: int, ranks: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -49,7 +49,7 @@ def sme(x: Tensor, weights: SMEWeights, eps: float = 1e-6, *, backend: Backend =
     chosen = choose(backend, "sme", x, *weights)
     if chosen == "reference":
         return reference(x, *weights, eps)[0]
-    return _op(*cast(chosen, x), *weights, eps, chosen)[0]
+    return _op(*cast(chosen, [x], weights), eps, chosen)[0]
 
 
 def shapes(c: int, k: int) -> dict[str, tuple[int, ...]]:

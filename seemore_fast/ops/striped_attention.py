@@ -38,7 +38,7 @@ def striped_attention(
     chosen = choose(backend, "striped_attention", x, *weights)
     if chosen == "reference":
         return reference(x, *weights)[0]
-    return _op(*cast(chosen, x), *weights, chosen)[0]
+    return _op(*cast(chosen, [x], weights), chosen)[0]
 
 
 def shapes(c: int, k: int) -> dict[str, tuple[int, ...]]:

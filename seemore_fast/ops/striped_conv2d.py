@@ -42,7 +42,7 @@ def striped_conv2d(
     chosen = choose(backend, "striped_conv2d", x, *weights)
     if chosen == "reference":
         return reference(x, *weights, gelu)[0]
-    return _op(*cast(chosen, x), *weights, gelu, chosen)[0]
+    return _op(*cast(chosen, [x], weights), gelu, chosen)[0]
 
 
 def reference(

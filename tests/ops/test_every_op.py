@@ -171,6 +171,49 @@ def test_second_derivatives(op_name, make, assert_close):
         assert_close(a, b, 2e-5)
 
 
+def test_third_derivatives(op_name, make, assert_close):
+    """By x, whose part in the second is itself computed from x."""
+
+    def third(args, **options):
+        x = args["x"].detach().requires_grad_()
+        value = outputs(op_name, {**args, "x": x}, **options)[0].square().mean()
+        for _ in range(2):
+            (slope,) = torch.autograd.grad(value, x, create_graph=True)
+            value = slope.square().sum()
+        return torch.autograd.grad(value, x)[0]
+
+    args = make(op_name, (2, 4, 6, 7), k=3)
+    assert_close(third(args), third(double(args), backend="reference"), 1e-4)
+
+
+def test_second_derivatives_of_one_tensor_as_two_inputs(make, assert_close):
+    def penalty(args, x):
+        (slope,) = torch.autograd.grad(
+            outputs("low_rank_experts", {**args, "x": x, "k": x})[0].square().sum(), x, create_graph=True
+        )
+        return torch.autograd.grad(slope.square().sum(), x, create_graph=True)[0]
+
+    args = make("low_rank_experts", (1, 4, 3, 5))
+    found = penalty(args, args["x"].requires_grad_())
+    args = double(args)
+    assert_close(found, penalty(args, args["x"].detach().requires_grad_()), 1e-5)
+
+
+def test_autocast_takes_any_dtypes(op_name, make):
+    """As PyTorch's layers do; the native kernels compute in float32, gradients have their tensors' dtypes."""
+    args = make(op_name, (2, 4, 5, 7))
+    names = list(tensors(args))
+    for halves in (names, names[:1], names[1:]):
+        given = {name: args[name].to(torch.bfloat16 if name in halves else torch.float32) for name in names}
+        leaves = {name: value.requires_grad_() for name, value in given.items()}
+        with torch.autocast("cpu", torch.bfloat16):
+            out = native(op_name, {**args, **leaves})[0]
+        want = native(op_name, {**args, **{name: leaf.detach().float() for name, leaf in leaves.items()}})[0]
+        assert torch.equal(out, want)
+        found = torch.autograd.grad(out.sum(), list(leaves.values()))
+        assert [slope.dtype for slope in found] == [leaf.dtype for leaf in leaves.values()]
+
+
 def test_gradcheck_of_the_formula(op_name, make):
     args = double(make(op_name, (1, 2, 4, 5), k=3, ranks=(1, 2), topk=1))
     names = list(tensors(args))
