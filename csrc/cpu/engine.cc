@@ -19,11 +19,6 @@ namespace {
 
 // ---- Passes ----------------------------------------------------------------------------------------------
 
-// A range of rows, and a thread's share of one.
-struct Band {
-  int r0, r1;
-};
-
 // One thread's view of a run.
 struct Worker {
   Run& run;
@@ -31,7 +26,8 @@ struct Worker {
   const Plan& plan;
   const Area& area;
   int thread, threads;
-  Plane x, y, b, c;
+  Plane x, b, c;
+  Plane above, below, kept[2];  // copies of parts of x, see Former
   LowMap low[8], aggregated, map;
   float* sums;     // [strips][H][padded_dim]
   float* scratch;  // of this thread
@@ -51,7 +47,6 @@ struct Worker {
       return made;
     };
     x = {run.stream, m.padded_dim, plan.padded_w};
-    y = plane(m.padded_dim, plan.plane);
     b = plane(m.padded_rank, plan.ranks);
     c = plane(m.padded_rank, plan.ranks);
     for (int i = 0; i < m.recursive; ++i) {
@@ -59,6 +54,14 @@ struct Worker {
       p += plan.low[i];
     }
     sums = p;
+    p += plan.sums;
+    for (Plane& half : kept) {
+      half = {p, m.padded_dim, halo_columns(m.kernel)};
+      p += plan.columns / 2;
+    }
+    p += plan.border * thread;
+    above = {p, m.padded_dim, plan.padded_w};
+    below = {p + plan.border / 2, m.padded_dim, plan.padded_w};
     const int pitch = low_pitch(plan.map_w);
     aggregated = {run.aggregated, m.padded_dim, plan.map_h, plan.map_w, pitch};
     map = {run.map, m.padded_rank, plan.map_h, plan.map_w, pitch};
@@ -88,6 +91,15 @@ struct Worker {
 
   void wait() { run.barrier->wait(threads); }
 
+  // The stream for a pass that overwrites `rows` of it.  With a barrier.
+  Former former(Band rows) {
+    const int reach = threads > 1 ? reach_of(m.kernel) : 0;
+    const Former stream = {x, rows, above, below, {kept[0], kept[1]}, reach};
+    stream.copy_borders(area.h);
+    wait();
+    return stream;
+  }
+
   void head_pass() {
     const Band rows = band({0, area.h}, 1);
     for (int i = 0; i < strips(plan); ++i) {
@@ -98,43 +110,50 @@ struct Worker {
     }
   }
 
-  // `out` null: sums and aggregation only.  `range` begins with an even row.
+  // The first half, up to the barrier, or its sums and aggregation only.  `range` begins with an even row.
   template <class Op>
-  void rme_pass(const Group& group, Band range, const Plane& in, const Plane* out) {
+  void rme_pass(const Group& group, Band range, bool sums_only) {
     const Band rows = band(range, 2);
+    // Where nothing is written, nothing needs to be kept.
+    const Former stream = sums_only ? Former{x, {0, 0}, x, x, {x, x}, 0} : former(rows);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 2);
       Arena arena = {scratch, 0};
       RmeStage<Op> stage(arena, group, s, m);
       constexpr int kRows = RowConv<Op>::kRows;
+      static_assert(kRows + 1 <= kConvReach);
       const int first = rows.r0 > 0 ? (rows.r0 - 1) / kRows * kRows : 0;
       int next = first - 1;
       if (rows.r0 == 0) stage.x_half(-1, false);
       for (int base = first; base <= rows.r1 && !stopped(); base += kRows) {
         for (; next <= base + kRows; ++next) {
-          const Row row = in.row(next);
-          stage.feed(next, inside(next) ? &row : nullptr);
+          if (!inside(next)) {
+            stage.feed(next, nullptr);
+            continue;
+          }
+          const InputRow row = stream.take(next, i, s);
+          stage.feed(next, &row);
         }
         if (inside(base))
           stage.convolve(base, [&](int from, int to) {
             for (int r = next; r < next + kRows && r < area.h; ++r)
-              fetch_columns(in.row(r), 0, m.padded_dim, from, to);
+              fetch_columns(x.row(r), 0, m.padded_dim, from, to);
           });
-        for (int r = base; r < base + kRows && r <= rows.r1; ++r) rme_row(stage, r, rows, i, in, out);
+        for (int r = base; r < base + kRows && r <= rows.r1; ++r) rme_row(stage, r, rows, i, sums_only);
       }
     }
   }
 
   // What follows the convolution in row r of strip i.
   template <class Op>
-  void rme_row(RmeStage<Op>& stage, int r, Band rows, int i, const Plane& in, const Plane* out) {
+  void rme_row(RmeStage<Op>& stage, int r, Band rows, int i, bool sums_only) {
     if (r >= rows.r0 - 1) stage.x_half(r, inside(r));
     if (r >= rows.r0 && r < rows.r1) {
-      if (out)
-        stage.k_half(r, c.row(r));
-      else
+      if (sums_only)
         stage.k_row(r);
+      else
+        stage.k_half(r, c.row(r));
       if ((r & 3) == 3) {
         stage.aggregate(low[0].row(r / 4), low[0].w);
         if (i + 1 == strips(plan)) finish_low_row(low[0], r / 4);
@@ -147,8 +166,8 @@ struct Worker {
     const int q = r - 1;
     if (q < rows.r0 || q >= rows.r1) return;
     RmeOutputs results = {{}, {}, sums + ((size_t)i * area.h + q) * m.padded_dim, area.x0, area.x1};
-    if (out) results.yp = out->row(q), results.b = b.row(q);
-    stage.finish(q, in.row(q), results);
+    if (!sums_only) results.yp = x.row(q), results.b = b.row(q);
+    stage.finish(q, x.row(q), results);
   }
 
   // The further aggregations, of the area's inner part.  Starts and ends with a barrier.
@@ -222,8 +241,9 @@ struct Worker {
   }
 
   template <class Op>
-  void mix_pass(const Group& group, const Routing& routing, Band range, const Plane& in, const Plane& out) {
+  void mix_pass(const Group& group, const Routing& routing, Band range) {
     const Band rows = band(range, 1);
+    const Former stream = former(rows);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 1);
@@ -237,20 +257,24 @@ struct Worker {
         const bool done = r > rows.r0;
         const Row& row = mixed[r & 1];
         if (inside(r)) {
-          const Row yp = in.row(r), br = b.row(r), cr = c.row(r);
+          const InputRow yp = stream.take(r, i, s);
+          const Row br = b.row(r), cr = c.row(r);
           mix.begin_row(r, map.row(0), (ptrdiff_t)map.channels * map.pitch);
-          ffn.feed(r, row, [&](int from, int to) { mix.columns(from, to, yp, br, cr, row); });
+          ffn.feed(r, {row, row}, [&](int from, int to) {
+            mix.columns(from, to, from < s.x0 ? yp.left : yp.row, br, cr, row);
+          });
         } else {
           ffn.feed_outside(r);
         }
-        if (done) ffn.finish(r - 1, mixed[(r - 1) & 1], out.row(r - 1));
+        if (done) ffn.finish(r - 1, mixed[(r - 1) & 1], x.row(r - 1));
       }
     }
   }
 
   template <class Op>
-  void sme_pass(const Group& group, Band range, const Plane& in, const Plane& out) {
+  void sme_pass(const Group& group, Band range) {
     const Band rows = band(range, 1);
+    const Former stream = former(rows);
     const int half = m.kernel / 2;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, half);
@@ -260,18 +284,23 @@ struct Worker {
       for (int r = rows.r0; r < rows.r1 && !stopped(); r += 2) {
         const int count = r + 1 < rows.r1 ? 2 : 1;
         for (; next < r + count + half; ++next) {
-          const Row row = in.row(next);
-          stage.feed(next, inside(next) ? &row : nullptr, next >= rows.r0 && next < rows.r1);
+          if (!inside(next)) {
+            stage.feed(next, nullptr, false);
+            continue;
+          }
+          const InputRow row = stream.take(next, i, s);
+          stage.feed(next, &row, stream.own(next));
         }
-        const Row residual[2] = {in.row(r), in.row(r + 1)}, results[2] = {out.row(r), out.row(r + 1)};
-        stage.finish(r, count, residual, results);
+        const Row results[2] = {x.row(r), x.row(r + 1)};
+        stage.finish(r, count, results);
       }
     }
   }
 
   template <class Op>
-  void ffn_pass(const Group& group, Band range, const Plane& in, const Plane& out) {
+  void ffn_pass(const Group& group, Band range) {
     const Band rows = band(range, 1);
+    const Former stream = former(rows);
     if (rows.r0 >= rows.r1) return;
     for (int i = 0; i < strips(plan); ++i) {
       const Strip s = strip_at(plan, i, 1);
@@ -280,10 +309,10 @@ struct Worker {
       for (int r = rows.r0 - 1; r <= rows.r1 && !stopped(); ++r) {
         const bool done = r > rows.r0;
         if (inside(r))
-          ffn.feed(r, in.row(r), [](int, int) {});
+          ffn.feed(r, stream.take(r, i, s), [](int, int) {});
         else
           ffn.feed_outside(r);
-        if (done) ffn.finish(r - 1, in.row(r - 1), out.row(r - 1));
+        if (done) ffn.finish(r - 1, x.row(r - 1), x.row(r - 1));
       }
     }
   }
@@ -308,7 +337,7 @@ struct Worker {
     wait();
     for (int g = 0; g < m.num_layers; ++g) {
       const Group& group = m.groups[g];
-      rme_pass<Op>(group, {0, area.h}, x, &y);
+      rme_pass<Op>(group, {0, area.h}, false);
       aggregate_pass(group);
       calibrate_pass(group, low[m.recursive - 1]);
       rest_of_group<Op>(group, route(group), 0);
@@ -319,11 +348,11 @@ struct Worker {
   // From the experts on, for the inner part and `by` rows more.  Ends with a barrier.
   template <class Op>
   void rest_of_group(const Group& group, const Routing& routing, int by) {
-    mix_pass<Op>(group, routing, inner(by + 1 + m.kernel / 2), y, x);
+    mix_pass<Op>(group, routing, inner(by + 1 + m.kernel / 2));
     wait();
-    sme_pass<Op>(group, inner(by + 1), x, y);
+    sme_pass<Op>(group, inner(by + 1));
     wait();
-    ffn_pass<Op>(group, inner(by), y, x);
+    ffn_pass<Op>(group, inner(by));
     wait();
   }
 
@@ -334,7 +363,7 @@ struct Worker {
     if (run.phase == SM_PHASE_TAIL) return tail_pass();
     const Group& group = m.groups[run.group];
     if (run.phase == SM_PHASE_POOL) {
-      rme_pass<Op>(group, inner(0), x, nullptr);
+      rme_pass<Op>(group, inner(0), true);
       aggregate_pass(group);
       if (thread == 0) hand_over();
     } else if (run.phase == SM_PHASE_CALIBRATE) {
@@ -344,7 +373,7 @@ struct Worker {
       // beyond the inner part.
       constexpr int kBeyond = 1 + RowConv<Fp32>::kRows;
       const int mixed = kBeyond + 1 + m.kernel / 2;
-      rme_pass<Op>(group, inner(round_up(mixed + 1, 4)), x, &y);
+      rme_pass<Op>(group, inner(round_up(mixed + 1, 4)), false);
       wait();
       rest_of_group<Op>(group, run.routing, kBeyond);
     }

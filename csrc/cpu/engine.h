@@ -18,7 +18,15 @@ constexpr int kBlock = 12;
 constexpr int kColumnAlign = 16;  // rows are padded to whole vectors of the widest ISA
 constexpr int kMaxExperts = 64;
 
+// Rows beyond its own that a thread reads in a pass, at most: a 3x3 convolution's in groups of rows, or half
+// a stripe.
+constexpr int kConvReach = 5;
+constexpr int reach_of(int kernel) { return kernel / 2 > kConvReach ? kernel / 2 : kConvReach; }
+
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+// Columns that a strip reads of the one to its left, in whole vectors, at most.
+constexpr int halo_columns(int kernel) { return round_up(kernel / 2 > 2 ? kernel / 2 : 2, kColumnAlign); }
 
 // A convolution as a matrix: M output channels from `taps` rows of K input channels each.
 struct Matrix {
@@ -88,11 +96,12 @@ struct Plan {
   int strip;               // columns of a strip
   int low_h[8], low_w[8];  // size after each aggregation: the first of the area, the others of its inner part
   int map_h, map_w;        // size of the image's map
-  size_t plane, ranks;     // x or y; b or c
+  size_t plane, ranks;     // x; b or c
+  size_t columns, border;  // copies of what a pass overwrites (planes.h): all strips', one thread's
   size_t low[8], map;
   size_t sums;
   size_t scratch;    // of one thread
-  size_t workspace;  // y, b, c, low, sums
+  size_t workspace;  // b, c, low, sums, columns, borders
 };
 
 struct Image {

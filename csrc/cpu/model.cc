@@ -192,7 +192,9 @@ Plan make_plan(const Model& m, const EngineTable& table, const Area& area, int t
   plan.plane = (size_t)m.padded_dim * area.h * plan.padded_w;
   plan.ranks = (size_t)m.padded_rank * area.h * plan.padded_w;
   plan.sums = (size_t)((plan.padded_w + plan.strip - 1) / plan.strip) * area.h * m.padded_dim;
-  plan.workspace = plan.plane + 2 * plan.ranks + plan.sums;
+  if (plan.strip < plan.padded_w) plan.columns = (size_t)2 * area.h * m.padded_dim * halo_columns(m.kernel);
+  if (threads > 1) plan.border = (size_t)2 * reach_of(m.kernel) * m.padded_dim * plan.padded_w;
+  plan.workspace = 2 * plan.ranks + plan.sums + plan.columns + threads * plan.border;
   plan.map_h = area.full_h >> (2 * m.recursive);
   plan.map_w = area.full_w >> (2 * m.recursive);
   plan.map = low_floats(m.padded_rank, plan.map_h, plan.map_w);
@@ -250,10 +252,12 @@ sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTabl
                 "workspace_limit of %lld bytes is too small for %lld x %lld pixels: at least %lld",
                 (long long)params.workspace_limit, (long long)params.h, (long long)params.w,
                 (long long)(least * sizeof(float)));
-  const size_t room = (limit - least) / std::max<size_t>(plan.scratch, 1);
-  threads =
-      (int)std::min<size_t>({(size_t)params.threads, (size_t)std::max(1, area.h / kLeastBand), room + 1});
-  plan = make_plan(m, *table, area, threads, strip);
+  threads = std::min(params.threads, std::max(1, area.h / kLeastBand));
+  for (; threads > 1; --threads) {
+    plan = make_plan(m, *table, area, threads, strip);
+    if (forward_floats(plan) <= limit) return SM_OK;
+  }
+  plan = make_plan(m, *table, area, 1, strip);
   return SM_OK;
 }
 

@@ -48,6 +48,22 @@ struct Arena {
   }
 };
 
+// A row that a stage reads: from column x0 of its strip on in `row`, before it in `left`.
+struct InputRow {
+  Row row, left;
+};
+
+// Calls f(row, from, to) for the chunks of [e0, e1), each in the one of the two that has it.
+template <class F>
+SM_INLINE void each_input_chunk(const Strip& s, const InputRow& in, F f) {
+  for (int from = s.e0; from < s.e1;) {
+    const bool left = from < s.x0;
+    const int end = left ? s.x0 : s.e1, to = from + kChunk < end ? from + kChunk : end;
+    f(left ? in.left : in.row, from, to);
+    from = to;
+  }
+}
+
 SM_INLINE void zero_row(const Row& row, int channels, const Strip& s, int halo) {
   zero_columns(row, channels, s.e0 - halo, s.e1 + halo);
 }
@@ -81,12 +97,12 @@ struct FfnStage {
 
   // Row r of the input; make(from, to) is called before those columns of it are read.
   template <class F>
-  void feed(int r, const Row& in, F make) {
+  void feed(int r, const InputRow& in, F make) {
     const Row& gr = g[slot(r, 3)];
-    each_chunk(s.e0, s.e1, [&](int from, int to) SM_LAMBDA_INLINE {
+    each_input_chunk(s, in, [&](const Row& source, int from, int to) SM_LAMBDA_INLINE {
       make(from, to);
       const Row normal = operand.window(from);
-      layer_norm<Op>(in, normal, dim, padded_dim, nullptr, nullptr, from, to);
+      layer_norm<Op>(source, normal, dim, padded_dim, nullptr, nullptr, from, to);
       matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), from, to, gr);
       matmul<Op, Epilogue::kGelu>(ffn.a, one_tap(normal), s.inner(from), s.inner(to), a[slot(r, 2)]);
     });
@@ -130,12 +146,12 @@ struct SmeStage {
   }
 
   // Row r of the input; outside the image where in is null.  `inner`: this band needs its result, too.
-  void feed(int r, const Row* in, bool inner) {
+  void feed(int r, const InputRow* in, bool inner) {
     const Row& hr = horizontal[slot(r, 2 * half + 2)];
     if (!in) return zero_row(hr, padded_dim, s, 0);
-    each_chunk(s.e0, s.e1, [&](int from, int to) SM_LAMBDA_INLINE {
+    each_input_chunk(s, *in, [&](const Row& source, int from, int to) SM_LAMBDA_INLINE {
       const Row normal = operand[0].window(from);
-      layer_norm<Op>(*in, normal, dim, padded_dim, nullptr, nullptr, from, to);
+      layer_norm<Op>(source, normal, dim, padded_dim, nullptr, nullptr, from, to);
       matmul<Op, Epilogue::kGelu>(group.to_q, one_tap(normal), from, to, q);
       if (inner)
         matmul<Op, Epilogue::kGelu>(group.to_v, one_tap(normal), s.inner(from), s.inner(to),
@@ -145,9 +161,9 @@ struct SmeStage {
     stripe_row(group.sme_h, q, hr, padded_dim, s.x0, s.x1);
   }
 
-  // Rows r and r + 1 of the output (the first `count` of them), once rows up to r + count - 1 + half were
-  // fed.
-  void finish(int r, int count, const Row residual[2], const Row out[2]) {
+  // Rows r and r + 1 (the first `count` of them) of the stream, to which their results are added, once rows
+  // up to r + count - 1 + half were fed.
+  void finish(int r, int count, const Row stream[2]) {
     Row in[kMaxKernel + 1];
     for (int t = 0; t < 2 * half + 2; ++t) in[t] = horizontal[slot(r + t - half, 2 * half + 2)];
     const Row upper_v = v[slot(r, half + 2)], lower_v = v[slot(r + 1, half + 2)];
@@ -170,7 +186,7 @@ struct SmeStage {
           }
         });
       for (int i = 0; i < count; ++i)
-        matmul<Op, Epilogue::kResidual>(group.sme_proj, one_tap(product[i]), from, to, out[i], residual[i]);
+        matmul<Op, Epilogue::kResidual>(group.sme_proj, one_tap(product[i]), from, to, stream[i], stream[i]);
     });
   }
 };
@@ -206,10 +222,11 @@ struct RmeStage {
   }
 
   // Row r into the ring of normalised rows; outside the image where in is null.
-  void feed(int r, const Row* in) {
+  void feed(int r, const InputRow* in) {
     const Row& n = normal[slot(r, Conv::kInputs)];
     if (!in) return zero_row(n, padded_dim, s, 1);
-    layer_norm<Fp32>(*in, n, dim, padded_dim, group.norm_weight, group.norm_bias, s.e0, s.e1);
+    layer_norm<Fp32>(in->left, n, dim, padded_dim, group.norm_weight, group.norm_bias, s.e0, s.x0);
+    layer_norm<Fp32>(in->row, n, dim, padded_dim, group.norm_weight, group.norm_bias, s.x0, s.e1);
     s.mask(n, padded_dim, 1);
   }
 
