@@ -30,7 +30,7 @@ TILE_MODES = ("exact", "local")
 _SHARE = 0.8  # of the free memory that automatic tiles may fill
 _LOCAL_TILES = (0, 2048, 1024, 512, 256, 128, 64)
 
-_CHUNK = 256  # output rows of the whole picture that are turned into pixels at a time
+_CHUNK = 1 << 21  # output pixels that are turned into an array at a time, in floating point
 
 Progress = Callable[[int, int], None]
 """progress(done, total) in tiles, and pictures of a list."""
@@ -172,9 +172,11 @@ class Upscaler:
         def pass_on(first_row: int, rows: Tensor) -> None:
             nonlocal written
             fresh = rows[:, :, max(written - first_row, 0) :]  # after a second start some are known
-            if fresh.shape[2]:
-                emit(written, layers.pixels(written, fresh, dtype))
-                written += fresh.shape[2]
+            if fresh.shape[2] == 0:
+                return
+            for piece in fresh.split(max(_CHUNK // rows.shape[3], 1), dim=2):
+                emit(written, layers.pixels(written, piece, dtype))
+                written += piece.shape[2]
 
         height, width = pixels.shape[:2]
         free = max(int(self._share * free_memory(self.device)) - reserved, 0)
@@ -203,10 +205,10 @@ class Upscaler:
         if not isinstance(self.model, SeemoRe):
             return 0
         if self._tile_mode == "exact":
-            return choose_tile(self.model, n, height, width, free)
+            return choose_tile(self.model, n, height, width, free, itemsize=x.element_size())
         for tile in _LOCAL_TILES:
             h, w = min(tile or height, height), min(tile or width, width)
-            if memory_needed(self.model, n, h, w, 0) <= free:
+            if memory_needed(self.model, n, h, w, 0, itemsize=4) <= free:
                 return tile
         return MIN_TILE
 
@@ -229,9 +231,7 @@ class Upscaler:
 
         if tile == 0 or tile >= max(x.shape[2:]):
             step(0, 1)
-            out = self._network(x)
-            for row in range(0, out.shape[2], _CHUNK):
-                emit(row, out[:, :, row : row + _CHUNK])
+            emit(0, self._network(x))
             step(1, 1)
         elif self._tile_mode == "exact":
             upscale_exact(self.model, x, tile, emit, progress, cancelled, memory=free)

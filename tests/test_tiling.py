@@ -231,7 +231,7 @@ def test_the_engine_refuses_a_tile_that_lies_badly(change, message):
 def test_the_choice_fits(backend):
     model = SeemoRe(**{**SMALL, "embedding_dim": 36}, backend=backend)
     size = 3000, 4000
-    whole = tiling.memory_needed(model, 1, *size, 0)
+    whole = tiling.memory_needed(model, 1, *size, 0, itemsize=4)
     assert tiling.choose_tile(model, 1, *size, whole) == 0
     previous = 4096
     for part in (1.01, 1.2, 1.5, 2, 4, 10, 30):
@@ -244,6 +244,15 @@ def test_the_choice_fits(backend):
         previous = 4096 if needed[1] <= available else tile
     with pytest.raises(SeemoreError, match="4000 x 3000 pixels need at least"):
         tiling.choose_tile(model, 1, *size, 10**6)
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+def test_floats_of_output_count_four_times(tile):
+    model = SeemoRe(**SMALL)
+    integers, floats = (tiling.memory_needed(model, 1, 200, 300, tile, itemsize=size) for size in (1, 4))
+    rows = 200 if tile == 0 else 64
+    row = 3 * 300 * model.scale**2
+    assert floats - integers >= 3 * rows * row
 
 
 def test_a_hundred_megapixels_fit_into_four_gigabytes():

@@ -27,7 +27,7 @@ from .picture import PROFILE, Image, profile_fits
 
 STDOUT = Path("-")
 
-_QUEUE = 4  # pieces that wait for the encoder
+_QUEUE = 8  # pieces that wait for the encoder
 _UNKNOWN_DENSITY = 72 / 25.4
 """Pixels per mm that every program assumes: JPEG and PNG get some value from libvips in any case."""
 

@@ -102,7 +102,10 @@ def upscale_exact(
             return
         packed = model.native(x) if isinstance(model, SeemoRe) else None
         stages = NativeStages(model, packed, grid) if packed else PlainStages(model, grid)
-        in_memory = memory is None or memory_needed(model, n, height, width, tile) <= memory
+        in_memory = (
+            memory is None
+            or memory_needed(model, n, height, width, tile, itemsize=x.element_size()) <= memory
+        )
         place = None if in_memory else folder or tempfile.gettempdir()
         with Store(grid, n, model.config["embedding_dim"], stages.dtype, stages.device, place) as store:
             _Sweeps(model, x, grid, stages, store, report).run(emit_cropped)

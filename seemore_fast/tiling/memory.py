@@ -21,35 +21,50 @@ _COMFORTABLE = 256
 
 
 def memory_needed(
-    model: reference.SeemoRe, n: int, h: int, w: int, tile: int, *, stream_in_file: bool = False
+    model: reference.SeemoRe,
+    n: int,
+    h: int,
+    w: int,
+    tile: int,
+    *,
+    stream_in_file: bool = False,
+    itemsize: int = 1,
 ) -> int:
-    """Bytes that upscaling (n, in_chans, h, w) uint8 adds at its peak: working memory, and output at hand.
+    """Bytes that upscaling (n, in_chans, h, w) adds at its peak: working memory, and output at hand.
 
     ``tile``: as for `upscale_exact`, or 0 for one call of the model, whose output is whole.
+    ``itemsize``: bytes of one value of it, 1 for uint8, 4 for float32.
     """
     h, w = max(h, model.min_size), max(w, model.min_size)
     grid = grid_for(model, h, w, tile or max(h, w))
-    output = n * model.config["in_chans"] * w * model.scale**2  # for each row of the input
+    output = itemsize * n * model.config["in_chans"] * w * model.scale**2  # for each row of the input
     if grid.count == 1:
         return _whole_work(model, n, h, w) + output * h
     with torch.no_grad():
         packed = model.native(_probe(model, 1, h, w)) if isinstance(model, SeemoRe) else None
     stream = 0 if stream_in_file else 4 * n * Layout(grid, model.config["embedding_dim"]).size
     rows = max(len(span) for span in grid.rows.spans)
-    return _tile_work(model, packed, grid) + stream + _maps(model, packed, n, grid) + output * rows
+    return _tile_work(model, packed, grid, itemsize) + stream + _maps(model, packed, n, grid) + output * rows
 
 
-def choose_tile(model: reference.SeemoRe, n: int, h: int, w: int, available: int) -> int:
-    """The largest tile that fits into ``available`` bytes; 0 if the whole image does.
+def choose_tile(
+    model: reference.SeemoRe, n: int, h: int, w: int, available: int, *, itemsize: int = 1
+) -> int:
+    """The largest tile that fits into ``available`` bytes; 0 if the whole image does, its output in float32.
+
+    ``itemsize``: of tiles, as for `memory_needed`.
 
     Raises SeemoreError, saying how much is needed, if not even the smallest tile fits.
     """
-    if memory_needed(model, n, h, w, 0) <= available:
+    if memory_needed(model, n, h, w, 0, itemsize=4) <= available:
         return 0
+
+    def needed(tile: int, stream_in_file: bool) -> int:
+        return memory_needed(model, n, h, w, tile, stream_in_file=stream_in_file, itemsize=itemsize)
 
     def largest(stream_in_file: bool) -> int | None:
         def fits(tile: int) -> bool:
-            return memory_needed(model, n, h, w, tile, stream_in_file=stream_in_file) <= available
+            return needed(tile, stream_in_file) <= available
 
         return next(filter(fits, _TILES), None)
 
@@ -57,7 +72,7 @@ def choose_tile(model: reference.SeemoRe, n: int, h: int, w: int, available: int
     if tile is None or tile < _COMFORTABLE:
         tile = largest(stream_in_file=True)
     if tile is None:
-        least = memory_needed(model, n, h, w, _TILES[-1], stream_in_file=True) / 2**20
+        least = needed(_TILES[-1], stream_in_file=True) / 2**20
         raise SeemoreError(
             f"{w} x {h} pixels need at least {least:.0f} MiB of memory, {available / 2**20:.0f} are available"
         )
@@ -96,14 +111,14 @@ def _plain_work(model: reference.SeemoRe, pixels: int) -> int:
     return int((8.7 * model.config["embedding_dim"] + 76) * width * pixels)
 
 
-def _tile_work(model: reference.SeemoRe, packed: Any, grid: Grid) -> int:
+def _tile_work(model: reference.SeemoRe, packed: Any, grid: Grid, itemsize: int) -> int:
     """Of the largest tile: its stream, what a stage needs beside it, and its output."""
     tile = Tile(*(max(axis.spans, key=crop_size) for axis in (grid.rows, grid.columns)))
     pixels = crop_size(tile.rows) * crop_size(tile.columns)
     stream = 4 * model.config["embedding_dim"] * pixels
     if packed is None:
         return _plain_work(model, pixels) + stream
-    output = model.config["in_chans"] * model.scale**2 * len(tile.rows) * len(tile.columns)
+    output = itemsize * model.config["in_chans"] * model.scale**2 * len(tile.rows) * len(tile.columns)
     return packed.tile_workspace(native_area(grid, tile), torch.get_num_threads()) + stream + output
 
 
