@@ -1,4 +1,5 @@
-"""Each operator, forward, backward and both: PyTorch's composition, torch.compile of it, and ours.
+"""Each operator, forward, backward and both: PyTorch's composition, torch.compile of it, and ours (on a GPU
+in Triton and, where there are such kernels, in CUDA C++).
 
 pytest benchmarks/test_ops.py --benchmark-enable --benchmark-group-by=param:case,param:part
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from seemore_fast import backends
+from seemore_fast.ops._common import FIRST_ON_GPU
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
 from cases import CASES, Case, normal
@@ -36,7 +38,9 @@ def operator(case: Case, path: str, device: str) -> Callable[..., Tensor]:
         return lambda *inputs: formula(*inputs)[0]
     if path == "torch.compile":
         return torch.compile(lambda *inputs: formula(*inputs)[0], dynamic=False)
-    backend = "cpu" if device == "cpu" else "triton"
+    backend = "cuda" if path == "CUDA C++" else "cpu" if device == "cpu" else "triton"
+    if backend == "cuda" and (device == "cpu" or case.name not in FIRST_ON_GPU):
+        pytest.skip(f"CUDA C++ has no kernels of {case.name} on {device}")
     if (why := backends.missing(backend)) is not None:
         pytest.skip(f"{backend}: {why}")
     packet = getattr(torch.ops.seemore_fast, case.name)
@@ -80,7 +84,7 @@ def calls(call: Callable[..., Tensor], inputs: list[Any], grad: Tensor) -> dict[
     }
 
 
-@pytest.mark.parametrize("path", ["PyTorch", "torch.compile", "seemore-fast"])
+@pytest.mark.parametrize("path", ["PyTorch", "torch.compile", "seemore-fast", "CUDA C++"])
 @pytest.mark.parametrize("part", ["forward", "backward", "both"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("device", _DEVICES)

@@ -57,6 +57,44 @@ typedef struct sm_cuda_forward_params {
 /* Launches the network; may be captured into a CUDA graph. Each image is routed on its own. */
 SM_API sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params);
 
+/* Memory on the device; address NULL (and 0 bytes): not given, or not wanted. */
+typedef struct sm_cuda_buffer {
+  void* address;
+  int64_t bytes;
+} sm_cuda_buffer;
+
+/* One kernel of the operators in seemore_fast/ops. Images (x, k, grad, out) are [N, C, H, W] of `pixels`,
+ * which must not be uint8; all else is float32, in the shapes that csrc/cuda/ops/params.h gives. `partial`
+ * must hold zeros before.
+ *
+ *   kernel             inputs                                                   outputs
+ *   stripes            x, weight_h, bias_h, weight_v, bias_v, grad or NULL      out
+ *   stripes_backward   x, weight_h, bias_h, weight_v, bias_v, grad              grad_x?, partial?
+ *   experts            x, k, b_weight, b_bias, c_weight, c_bias, a_weight, a_bias, weights or NULL    out
+ *   experts_backward   the same, grad                                           grad_x?, grad_k?, partial?
+ *   pool               x                                                        partial [N, C, shares]
+ *   route              partial, router                                          weights, mean
+ *   route_backward     weights, mean, router, a_bias, sums                      offset, by_image
+ */
+typedef struct sm_cuda_op_params {
+  const char* kernel;
+  const sm_cuda_buffer* inputs;
+  const sm_cuda_buffer* outputs; /* those with ? may be NULL */
+  int input_count, output_count;
+  sm_cuda_pixels pixels;
+  int64_t n, c, h, w;
+  int64_t shares;       /* blocks that share an image's or plane's sums */
+  int64_t taps;         /* stripes: odd, to 63 */
+  int gelu;             /* stripes */
+  const int64_t* ranks; /* of each expert: to 64 experts, 240 ranks in all */
+  int64_t experts, topk;
+  int device;
+  void* stream; /* cudaStream_t */
+} sm_cuda_op_params;
+
+/* Launches the kernel; may be captured into a CUDA graph. */
+SM_API sm_status sm_cuda_op(const sm_cuda_op_params* params);
+
 #ifdef __cplusplus
 }
 #endif

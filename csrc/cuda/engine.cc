@@ -31,17 +31,6 @@ constexpr int kMostImages = 65535;  // a dimension of the grid
 #define SM_TRY(call) \
   if (const char* error = (call)) return fail(SM_ERROR_DEVICE, "CUDA: %s", error)
 
-// The thread's device, back as it was at the end.
-struct OnDevice {
-  int before = -1;
-  const char* error;
-  explicit OnDevice(int device) : error(use_device(device, &before)) {}
-  ~OnDevice() {
-    int ours;
-    if (!error) use_device(before, &ours);
-  }
-};
-
 Kernels kernels_of(sm_cuda_precision precision, int width) {
   Kernels table = {};
   auto add = [&](auto ends, auto rme, auto mix_ffn, auto ffn, auto sme) {

@@ -21,6 +21,17 @@ const char* describe_device(int device, DeviceInfo* info);
 // Makes `device` current for the calling thread; *previous: the one before.
 const char* use_device(int device, int* previous);
 
+// The thread's device, back as it was at the end.
+struct OnDevice {
+  int before = -1;
+  const char* error;
+  explicit OnDevice(int device) : error(use_device(device, &before)) {}
+  ~OnDevice() {
+    int ours;
+    if (!error) use_device(before, &ours);
+  }
+};
+
 const char* allocate(void** address, size_t bytes);
 const char* upload(void* to, const void* from, size_t bytes);
 void release(void* address);

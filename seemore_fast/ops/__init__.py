@@ -2,8 +2,9 @@
 
 All take and return planar tensors (N, C, H, W).  Weights have the dtype and device of x, or float32 beside
 float16 and bfloat16.  ``backend`` is None (the fastest that can do it), ``"reference"`` (the formula),
-``"cpu"`` (native kernels, float32) or ``"triton"``; BackendError where it cannot.  All are differentiable,
-any number of times.  Shapes that do not fit raise ValueError, dtypes TypeError, naming the argument.
+``"cpu"`` (native kernels, float32), ``"triton"`` or, for striped_conv2d, low_rank_experts and mix_experts,
+``"cuda"`` (CUDA C++); BackendError where it cannot.  All are differentiable, any number of times.
+Shapes that do not fit raise ValueError, dtypes TypeError, naming the argument.
 docs/operators.md says how they behave under autocast, torch.compile and torch.func.
 """
 

@@ -14,8 +14,16 @@ from torch.autograd import forward_ad
 
 from seemore_fast import _native
 from seemore_fast.errors import BackendError
+from seemore_fast.ops import _cuda
 
-Backend = Literal["reference", "cpu", "triton"] | None
+Backend = Literal["reference", "cpu", "cuda", "triton"] | None
+
+FIRST_ON_GPU = {"striped_conv2d": "triton", "low_rank_experts": "triton", "mix_experts": "triton"}
+"""What None takes on a GPU, of the operators that have both kinds of kernels; the other kind where it cannot.
+
+Unmeasured: Triton until a GPU says otherwise.  ``pytest benchmarks/test_ops.py --benchmark-enable`` compares
+them there.
+"""
 
 
 def _modules_of(package: str) -> frozenset[str]:
@@ -28,6 +36,7 @@ def _modules_of(package: str) -> frozenset[str]:
 _TRITON = importlib.util.find_spec("triton") is not None
 _TRITON_KERNELS = _modules_of("seemore_fast.kernels")
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run on CPU tensors, for tests
+_CUDA_DEVICE = "cuda"  # of tensors that the CUDA kernels take: "cpu" where tests run them in cudasim
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -81,10 +90,11 @@ def choose(backend: Backend, name: str, *tensors: Tensor) -> str:
     Raises BackendError where one is asked for that cannot be had, ValueError for other names.
     """
     if backend is None:
-        home = "triton" if tensors[0].device.type == "cuda" else "cpu"
-        return home if obstacle(home, name, tensors) is None else "reference"
-    if backend not in ("reference", "cpu", "triton"):
-        raise ValueError(f"backend must be None, 'reference', 'cpu' or 'triton', got {backend!r}")
+        on_gpu = sorted(("cuda", "triton"), key=lambda kind: kind != FIRST_ON_GPU.get(name, "triton"))
+        kinds = on_gpu if tensors[0].device.type == "cuda" else ["cpu"]
+        return next((kind for kind in kinds if obstacle(kind, name, tensors) is None), "reference")
+    if backend not in ("reference", "cpu", "cuda", "triton"):
+        raise ValueError(f"backend must be None, 'reference', 'cpu', 'cuda' or 'triton', got {backend!r}")
     if why := obstacle(backend, name, tensors):
         raise BackendError(f"backend={backend!r} is not possible here: {why}")
     return backend
@@ -103,6 +113,10 @@ def obstacle(backend: str, name: str, tensors: tuple[Tensor, ...]) -> str | None
         if not all(t.dtype == torch.float32 or autocast_dtype(t) is not None for t in tensors):
             return f"the native kernels take float32, x is {x.dtype}"
         return None if _native.lib is not None else f"the native library does not load: {_native.error}"
+    if backend == "cuda":
+        if x.device.type != _CUDA_DEVICE:
+            return f"x is on {x.device}"
+        return _cuda.obstacle(name, tensors)
     if not _TRITON:
         return "triton is not installed"
     if x.device.type != "cuda" and not _INTERPRETED:
@@ -115,8 +129,8 @@ def obstacle(backend: str, name: str, tensors: tuple[Tensor, ...]) -> str | None
 def cast(backend: str, images: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
     """Both, and under autocast in the dtypes that the backend's kernels take then.
 
-    Triton's compute in autocast's own, and convert weights as they load them; the CPU's in float32, where
-    they are faster than PyTorch in bfloat16.
+    Those of GPUs compute in autocast's own, and convert weights themselves; the CPU's in float32, where they
+    are faster than PyTorch in bfloat16.
     """
     dtype = autocast_dtype(images[0])
     if dtype is None:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seemore_fast.ops import _cuda
+
 library = torch.library.Library("seemore_fast", "DEF")
 
 
@@ -37,7 +39,8 @@ def register(
     * ``reference(*inputs)``: the formula, (out, *saved); out has the shape and dtype of the first input;
     * ``saved``: names of what the backward needs beside the inputs; ``empty_saved(*inputs)`` makes them;
     * ``forward(*inputs)``, ``backward(grad, *saved, *inputs, needs)``: the native CPU kernels.  Those of
-      Triton are functions of the same names and signatures in ``seemore_fast.kernels.<op>``.
+      Triton are functions of the same names and signatures in ``seemore_fast.kernels.<op>``, those of CUDA
+      C++ are in `_cuda.KERNELS`.
 
     Kernels are called without autocast and with contiguous tensors, and return contiguous ones.
     Returns call(*inputs, backend) -> (out, *saved), differentiable in ``out``.
@@ -45,6 +48,8 @@ def register(
     name, arguments = schema.rstrip(")").split("(")
     count = arguments.count("Tensor ")
     kernels = {"cpu": (forward, backward)}
+    if name in _cuda.KERNELS:
+        kernels["cuda"] = _cuda.KERNELS[name]
 
     def kernel(backend: str, which: int) -> Callable[..., Any]:
         if backend not in kernels:

@@ -1,0 +1,123 @@
+// The router of mix_experts: means of x, softmax and top-k in float32, and its gradient through the softmax.
+#include "cuda/ops/element.cuh"
+
+namespace seemore {
+namespace cuda {
+namespace {
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) pool_kernel(const PoolParams p) {
+  SM_DYNAMIC_SHARED(shared);
+  float* const sums = reinterpret_cast<float*>(shared);  // [kWarps]
+  const int share = blockIdx.x % p.shares;
+  const size_t plane = blockIdx.x / p.shares;
+  const auto* x = static_cast<const typename T::Element*>(p.x) + plane * p.plane;
+  float sum = 0;
+  for (int64_t i = (int64_t)share * kThreads + threadIdx.x; i < p.plane; i += (int64_t)p.shares * kThreads)
+    sum += T::load(x + i);
+  sum = warp_sum(sum);
+  if (lane_id() == 0) sums[warp_id()] = sum;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  sum = 0;
+  for (int w = 0; w < kWarps; ++w) sum += sums[w];
+  p.partial[blockIdx.x] = sum;
+}
+
+// probabilities[e], in shared memory, from an image's means.
+SM_DEVICE void softmax(const float* mean, const float* router, int channels, int experts,
+                       float* probabilities) {
+  for (int e = warp_id(); e < experts; e += kWarps) {
+    float logit = 0;
+    for (int c = lane_id(); c < channels; c += 32)
+      logit = fmaf(__ldg(router + e * channels + c), mean[c], logit);
+    logit = warp_sum(logit);
+    if (lane_id() == 0) probabilities[e] = logit;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    float most = probabilities[0], sum = 0;
+    for (int e = 1; e < experts; ++e) most = fmaxf(most, probabilities[e]);
+    for (int e = 0; e < experts; ++e) sum += probabilities[e] = expf(probabilities[e] - most);
+    for (int e = 0; e < experts; ++e) probabilities[e] /= sum;
+  }
+  __syncthreads();
+}
+
+__global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
+  SM_DYNAMIC_SHARED(shared);
+  float *const mean = reinterpret_cast<float*>(shared), *const probabilities = mean + p.channels;
+  const size_t image = blockIdx.x;
+  for (int c = warp_id(); c < p.channels; c += kWarps) {
+    float sum = 0;
+    for (int i = lane_id(); i < p.shares; i += 32)
+      sum += __ldg(p.partial + (image * p.channels + c) * p.shares + i);
+    sum = warp_sum(sum) / p.plane;
+    if (lane_id() == 0) mean[c] = p.mean[image * p.channels + c] = sum;
+  }
+  __syncthreads();
+  softmax(mean, p.router, p.channels, p.experts, probabilities);
+  if (threadIdx.x > 0) return;
+  float *const weights = p.weights + image * p.experts, *const chosen = probabilities + p.experts;
+  for (int e = 0; e < p.experts; ++e) chosen[e] = 0;
+  for (int i = 0; i < p.topk; ++i) {
+    int best = -1;  // of equal ones the first; NaN stands above all numbers
+    for (int e = 0; e < p.experts; ++e)
+      if (chosen[e] == 0 && (best < 0 || !(probabilities[e] <= probabilities[best]))) best = e;
+    chosen[best] = 1;
+  }
+  for (int e = 0; e < p.experts; ++e) weights[e] = chosen[e] != 0 ? probabilities[e] : 0.0f;
+}
+
+__global__ void __launch_bounds__(kThreads) route_backward_kernel(const RouteBackwardParams p) {
+  SM_DYNAMIC_SHARED(shared);
+  float *const mean = reinterpret_cast<float*>(shared), *const probabilities = mean + p.channels;
+  float* const slope = probabilities + p.experts;  // [experts]: by the weights, then by the logits
+  const int channels = p.channels, experts = p.experts;
+  const size_t image = blockIdx.x, matrix = (size_t)experts * channels;
+  const float* const weights = p.weights + image * experts;
+  const float* const grad =
+      p.sums + image * (3 * p.rank * (size_t)(channels + 1) + channels) + (3 * (size_t)channels + 2) * p.rank;
+  const float* const scale = grad + channels;
+  for (int c = threadIdx.x; c < channels; c += kThreads) mean[c] = __ldg(p.mean + image * channels + c);
+  __syncthreads();
+  softmax(mean, p.router, channels, experts, probabilities);
+  for (int e = warp_id(); e < experts; e += kWarps) {
+    float sum = 0;
+    for (int c = lane_id(); c < channels; c += 32)
+      sum = fmaf(__ldg(p.a_bias + e * channels + c), __ldg(grad + c), sum);
+    for (int r = p.first[e] + lane_id(); r < p.first[e + 1]; r += 32) sum += __ldg(scale + r);
+    sum = warp_sum(sum);
+    if (lane_id() == 0) slope[e] = __ldg(weights + e) != 0 ? sum : 0.0f;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    float average = 0;
+    for (int e = 0; e < experts; ++e) average = fmaf(probabilities[e], slope[e], average);
+    for (int e = 0; e < experts; ++e) slope[e] = probabilities[e] * (slope[e] - average);
+  }
+  __syncthreads();
+  float* const by_image = p.by_image + image * 2 * matrix;
+  for (int c = threadIdx.x; c < channels; c += kThreads) {
+    float offset = 0;
+    for (int e = 0; e < experts; ++e) {
+      const int at = e * channels + c;
+      const float w = __ldg(weights + e);
+      offset = fmaf(slope[e], __ldg(p.router + at), offset);
+      by_image[at] = slope[e] * mean[c];
+      by_image[matrix + at] = w != 0 ? w * __ldg(grad + c) : 0.0f;
+    }
+    p.offset[image * channels + c] = offset / p.plane;
+  }
+}
+
+}  // namespace
+
+void add_router(OpKernels& table, int type) {
+  for_type(type, [&](auto t) { table.pool = kernel_of<PoolParams, pool_kernel<decltype(t)>>(); });
+  table.route = kernel_of<RouteParams, route_kernel>();
+  table.route_backward = kernel_of<RouteBackwardParams, route_backward_kernel>();
+}
+
+}  // namespace cuda
+}  // namespace seemore
