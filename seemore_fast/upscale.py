@@ -87,7 +87,8 @@ class Upscaler:
         else:
             network = load(model, device=pick_device(device), backend=backend)
             _check_finite(network, os.fspath(model))
-        if tile_mode == "exact" and tile not in (0, "auto") and not isinstance(network, SeemoRe):
+        self._tiled = tile_mode == "local" or isinstance(network, SeemoRe)
+        if not self._tiled and tile not in (0, "auto"):
             raise SeemoreError(f"{type(network).__name__} has no exact tiles; use tile_mode local")
         self.model = network
         self.scale: int = network.scale
@@ -188,11 +189,12 @@ class Upscaler:
                     self._run(layers.batch, tile, free, pass_on, progress, cancelled)
                 return
             except (MemoryError, RuntimeError) as error:
-                smaller = _halved(tile, max(height, width))
                 if not _out_of_memory(error):
                     raise
+                smaller = _halved(tile, max(height, width)) if self._tiled else None
                 if smaller is None:
-                    raise MemoryError(f"not even tiles of {tile} pixels fit into memory") from None
+                    what = f"not even tiles of {tile} pixels" if tile else f"{width}x{height} pixels do not"
+                    raise MemoryError(f"{what} fit into memory") from None
             # Outside the handler, whose traceback would keep the failed attempt's memory.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -201,14 +203,15 @@ class Upscaler:
 
     def _choose(self, x: Tensor, free: int) -> int:
         """The tile that ``free`` bytes allow for x [N, C, H, W]; 0: the whole picture."""
-        n, _, height, width = x.shape
+        n, channels, height, width = x.shape
         if not isinstance(self.model, SeemoRe):
             return 0
         if self._tile_mode == "exact":
             return choose_tile(self.model, n, height, width, free, itemsize=x.element_size())
         for tile in _LOCAL_TILES:
             h, w = min(tile or height, height), min(tile or width, width)
-            if memory_needed(self.model, n, h, w, 0, itemsize=4) <= free:
+            strip = 4 * n * channels * h * width * self.scale**2 if tile else 0  # a row of tiles, float32
+            if strip + memory_needed(self.model, n, h, w, 0, itemsize=4) <= free:
                 return tile
         return MIN_TILE
 
@@ -283,9 +286,9 @@ def _out_of_memory(error: Exception) -> bool:
 def _from_pil(image: Any) -> NDArray:
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
-    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+    if image.mode not in ("L", "LA", "RGB", "RGBA") or "transparency" in image.info:
         if image.mode in ("I", "F"):
             raise ImageError(f"PIL mode {image.mode} has no fixed range; give a float32 array in [0, 1]")
-        gray = image.mode in ("1", "La")
+        gray = image.mode in ("1", "L", "LA", "La")
         image = image.convert(("L" if gray else "RGB") + ("A" if image.has_transparency_data else ""))
     return np.asarray(image)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from seemore_fast.errors import BackendError, Cancelled, ImageError, SeemoreError
 from seemore_fast.local_tiles import check_overlap, plan_tiles
 from seemore_fast.model import SeemoRe, load
+from seemore_fast.tiling import memory_needed
 from seemore_fast.upscale import Upscaler
 
 
@@ -251,6 +252,16 @@ def test_pil_images(mode: str) -> None:
         np.testing.assert_array_equal(np.asarray(larger), twice(np.asarray(image.convert(larger.mode))))
 
 
+@pytest.mark.parametrize(("mode", "clear"), [("L", 7), ("RGB", (1, 2, 3))])
+def test_a_pil_colour_that_stands_for_transparency_becomes_alpha(mode: str, clear: object) -> None:
+    image = Image.new(mode, (7, 5), 90 if mode == "L" else (90, 90, 90))
+    image.paste(clear, (0, 0, 3, 5))
+    image.info["transparency"] = clear
+    larger = Upscaler(Pointwise()).up(image)
+    assert larger.mode == mode + "A"
+    assert np.asarray(larger)[0, :, -1].tolist() == [0] * 6 + [255] * 8
+
+
 def test_lists_give_lists() -> None:
     calls: list[tuple[int, int]] = []
     images = [noise(4, 5, 3), noise(6, 4), Image.new("L", (3, 3))]
@@ -314,6 +325,21 @@ def test_automatic_tiles_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
             upscaler.up(image, lambda done, total, totals=totals: totals.append(total))
         assert totals[0] == 1
         assert totals[-1] > 1
+
+
+@pytest.mark.parametrize("tile_mode", ["exact", "local"])
+def test_the_whole_picture_is_in_memory_as_floating_point(
+    tile_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upscaler, image = Upscaler(tiny(), tile_mode=tile_mode), noise(150, 160, 3)
+    for itemsize, whole in ((4, True), (1, False)):
+        larger = 4 * image.nbytes
+        needed = memory_needed(upscaler.model, 1, 150, 160, 0, itemsize=itemsize)
+        free = 1.01 * (needed + larger) / 0.8
+        monkeypatch.setattr("seemore_fast.upscale.free_memory", lambda device, free=free: int(free))
+        totals: list[int] = []
+        upscaler.up(image, lambda done, total, totals=totals: totals.append(total))
+        assert (totals[-1] == 1) is whole
 
 
 def test_weights_that_give_nonsense_are_refused_when_loaded(tmp_path: Path) -> None:
@@ -392,6 +418,8 @@ def test_what_does_not_fit_at_all_is_one_error() -> None:
 
     with pytest.raises(MemoryError, match="not even tiles of 37 pixels"):
         Upscaler(Starved(), tile_mode="local").up(noise(70, 150, 3))
+    with pytest.raises(MemoryError, match="150x70 pixels do not fit"):
+        Upscaler(Starved()).up(noise(70, 150, 3))  # not a network of ours: it has no exact tiles
     starved = Starved()
     starved.error = RuntimeError("something else")
     with pytest.raises(RuntimeError, match="something else"):

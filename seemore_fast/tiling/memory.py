@@ -64,7 +64,8 @@ def choose_tile(
 
     def largest(stream_in_file: bool) -> int | None:
         def fits(tile: int) -> bool:
-            return needed(tile, stream_in_file) <= available
+            # One tile would be the whole image.
+            return tile < max(h, w) and needed(tile, stream_in_file) <= available
 
         return next(filter(fits, _TILES), None)
 
