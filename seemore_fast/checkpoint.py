@@ -327,9 +327,6 @@ def _compare(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Non
         raise CheckpointError(f"not a SeemoRe state dict: {_some(faults, '; ')}")
 
 
-# Writing
-
-
 # Wording
 
 

@@ -305,7 +305,7 @@ class Options(_Group):
     model_type: Literal["SRModel"]
     scale: Literal[2, 3, 4]
     num_gpu: Annotated[Integer, Field(ge=0)] | Literal["auto"] = "auto"
-    manual_seed: Annotated[Integer, Field(ge=0)] | None = None
+    manual_seed: Annotated[Integer, Field(ge=0, lt=2**63)] | None = None
     datasets: Datasets
     network_g: Network
     path: Paths = Paths()

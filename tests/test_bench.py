@@ -163,10 +163,7 @@ def test_a_failed_check_fails_the_command(tmp_path: Path, monkeypatch: pytest.Mo
         (["--train", "--peers"], "choose one"),
         (["--train", "--dtype", "fp16"], "fp16 needs a GPU"),
         (["--model", "missing.pth"], "missing.pth: neither a weights file nor one of"),
-        (
-            ["--model", "t-x2", "--size", "16x16", "--backends", "reference", "--json", "none/b.json"],
-            "none/b.json",
-        ),
+        (["--model", "missing.pth", "--json", "none/b.json"], "none/b.json: there is no folder none"),
     ],
 )
 def test_bad_arguments_are_one_line(

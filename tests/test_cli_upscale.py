@@ -18,7 +18,7 @@ from seemore_fast import SeemoRe, Upscaler, checkpoint
 from seemore_fast.cli import app
 from seemore_fast.cli.jobs import Job, plan_jobs
 from seemore_fast.errors import ImageError
-from seemore_fast.image import Animation, Image, read, write
+from seemore_fast.image import Animation, Image, Writer, read, write
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,30 @@ def test_outscale_is_the_final_size(tmp_path: Path, network: Path, scale: float)
     write(tmp_path / "in.png", Image(noise(20, 31, 4)))
     run(network, "-i", tmp_path / "in.png", "-o", tmp_path / "out.png", "-s", scale)
     assert read(tmp_path / "out.png").pixels.shape == (round(20 * scale), round(31 * scale), 4)
+
+
+@pytest.mark.parametrize("option", ["--outscale", "--max-megapixels"])
+def test_endless_sizes_are_usage_errors(tmp_path: Path, network: Path, option: str) -> None:
+    done = run(network, "in.png", "-o", tmp_path / "out.png", option, "inf", code=2)
+    assert option in done.stderr
+
+
+def test_an_encoder_without_memory_fails_one_picture(
+    tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (":cat:.png", "b.png"):
+        write(tmp_path / name, Image(noise(9, 8, 3)))
+    encode = Writer._encode
+
+    def starved(writer: Writer, target: int) -> None:
+        if writer.path.name == ":cat:.png":
+            raise MemoryError
+        encode(writer, target)
+
+    monkeypatch.setattr(Writer, "_encode", starved)
+    done = run(network, tmp_path, "-o", tmp_path / "out", code=1)
+    assert done.stderr.startswith(f"seemore-fast: {tmp_path}/out/:cat:.png: not enough memory to encode it\n")
+    assert tree(tmp_path / "out") == ["b.png"]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -93,6 +93,9 @@ def test_the_command(tmp_path: Path, truth: np.ndarray) -> None:
     done = CliRunner().invoke(app, [*arguments, "--box", "0,0,40"])
     assert done.exit_code == 2
     assert "--box must be X,Y,WIDTH,HEIGHT in pixels, got '0,0,40'" in done.output
+    done = CliRunner().invoke(app, [*arguments, "--model", "b/net.pth", "--model", "a/net.pth"])
+    assert done.exit_code == 2
+    assert "two networks are called net: name one, as --model NAME=a/net.pth" in done.output
 
 
 def test_what_nobody_knows(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from seemore_fast import checkpoint, evaluate, options, variants
 from seemore_fast.cli import app
 from seemore_fast.data import Pair, check_sizes, find_pairs, read_pair
-from seemore_fast.errors import ImageError
+from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import Image, read, write
 from seemore_fast.metrics import psnr, ssim
 from seemore_fast.model import SeemoRe, load
@@ -95,6 +95,17 @@ def fails(message: str, *args: object) -> None:
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("seemore-fast: ")
     assert message in result.stderr
+
+
+def test_the_network_goes_to_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to another GPU than the first."""
+
+    def load(name: str, device: object, backend: str) -> None:
+        raise SeemoreError(f"on {device}")
+
+    monkeypatch.setattr("seemore_fast.devices.pick_device", torch.device)
+    monkeypatch.setattr("seemore_fast.model.load", load)
+    fails("on cuda:1", "--model", "t-x4", "--data", "gt", "lq", "--device", "cuda:1")
 
 
 # Pairs

@@ -112,6 +112,7 @@ def test_force_yml_reaches_into_groups() -> None:
         ("scale:x=1", "--force_yml scale:x=1: scale is no group of keys"),
         ("val:metrics:psnr:crop_bordr=1", "--force_yml val:metrics:psnr:crop_bordr is unknown; did you mean"),
         ("vall:x:y=1", "--force_yml vall is unknown; did you mean val?"),
+        ("manual_seed=18446744073709551616", "--force_yml manual_seed must be less than"),
         ("val:save_img=3", "--force_yml val:save_img must be a valid boolean, got 3"),
         ("val:save_img=[", "--force_yml val:save_img=[: the value is not YAML"),
         ("val:save_img=__import__('os')", "--force_yml val:save_img must be a valid boolean"),

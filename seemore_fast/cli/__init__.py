@@ -8,26 +8,24 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from ..errors import SeemoreError
 from . import bench, compare, demo, eval, export, info, train, upscale, video
+from .options import messages
 
 
 class _OneLineErrors(TyperGroup):
     """Bad input and Ctrl-C end any subcommand with one line on stderr, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        # A key's path such as datasets:train:gt_size has an emoji's name in it.
-        console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         try:
             return super().invoke(ctx)
-        except SeemoreError as error:
-            console.print(f"seemore-fast: {error}", markup=False)
+        except (SeemoreError, MemoryError) as error:
+            messages().print(f"seemore-fast: {str(error) or 'out of memory'}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            console.print("seemore-fast: interrupted")
+            messages().print("seemore-fast: interrupted")
             raise typer.Exit(130) from None
 
 

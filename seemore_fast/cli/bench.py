@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..atomic import write_text
 from ..errors import SeemoreError
-from .options import Dtype, DtypeOption, ThreadsOption
+from .options import Dtype, DtypeOption, ThreadsOption, check_folders
 
 if TYPE_CHECKING:
     from ..peers import Comparison, PeerResult
@@ -74,6 +74,7 @@ def command(
 
     if peers and train:
         raise SeemoreError("--peers and --train are two comparisons: choose one")
+    check_folders(json_file)
     if threads is not None:
         torch.set_num_threads(threads)
     settings: dict[str, Any] = {"runs": runs, "threads": torch.get_num_threads()}
@@ -98,7 +99,7 @@ def command(
         passed &= case_passed
         measured.append(data)
     if json_file is not None:
-        _write_json(json_file, bench.as_json(settings, measured))
+        write_text(json_file, json.dumps(bench.as_json(settings, measured), indent=2) + "\n")
     if not passed:
         raise typer.Exit(1)
 
@@ -211,7 +212,3 @@ def _ms(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
-
-
-def _write_json(path: Path, data: dict[str, object]) -> None:
-    write_text(path, json.dumps(data, indent=2) + "\n")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import SeemoreError
-from .options import ThreadsOption
+from .options import ThreadsOption, check_folders
 
 if TYPE_CHECKING:
     from ..compare import Box
@@ -49,11 +49,10 @@ def command(
     from ..data import read_rgb
     from ..image import Image, check_writable, write
 
-    named = dict(_named(text) for text in model or ["t-x4"])
+    named = _named(model or ["t-x4"])
     wanted = [_box(text) for text in boxes or []]
     check_writable(output, 1, 1, False)
-    if not output.parent.is_dir():
-        raise SeemoreError(f"{output}: there is no folder {output.parent}")
+    check_folders(output)
     truth = read_rgb(picture)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -79,9 +78,17 @@ def command(
     Console(highlight=False).print(table)
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, separator, weights = text.partition("=")
-    return (name, weights) if separator else (Path(text).stem, text)
+def _named(models: list[str]) -> dict[str, str]:
+    """Weights by the names that their columns get."""
+    named: dict[str, str] = {}
+    for text in models:
+        name, separator, weights = text.partition("=")
+        if not separator:
+            name, weights = Path(text).stem, text
+        if name in named:
+            raise SeemoreError(f"two networks are called {name}: name one, as --model NAME={weights}")
+        named[name] = weights
+    return named
 
 
 def _box(text: str) -> Box:

@@ -19,9 +19,20 @@ from rich.text import Text
 
 from ..atomic import write_text
 from ..errors import SeemoreError
-from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, prepare_folder, progress_bar
+from .options import (
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ThreadsOption,
+    check_folders,
+    messages,
+    prepare_folder,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data import Pair
     from ..evaluate import Plan, SetScores
 
@@ -71,23 +82,21 @@ def command(
 
     more = more or []
     _check_arguments(opt, force_yml, more, model, data)
-    for file in (csv_file, json_file, markdown_file):
-        if file is not None and not file.parent.is_dir():
-            raise SeemoreError(f"{file}: there is no folder {file.parent}")
+    check_folders(csv_file, json_file, markdown_file)
     if threads is not None:
         torch.set_num_threads(threads)
     if opt is not None:
         from .. import options
 
         read = options.load(opt, [*(force_yml or []), *more])
-        where = pick_device("cpu" if device == "auto" and read.num_gpu == 0 else device).type
-        precision = autocast(where, dtype.value)
-        plan = evaluate.from_options(read, output, where, backend, save_images)
+        where = pick_device("cpu" if device == "auto" and read.num_gpu == 0 else device)
+        precision = autocast(where.type, dtype.value)
+        plan = evaluate.from_options(read, output, str(where), backend, save_images)
     else:
         from ..model import load
 
-        where = pick_device(device).type
-        precision = autocast(where, dtype.value)
+        where = pick_device(device)
+        precision = autocast(where.type, dtype.value)
         network = load(model, device=where, backend=backend)
         folders = [(gt, Path(lq)) for gt, lq in zip(data, more, strict=True)]
         plan = evaluate.from_folders(network, Path(model).stem, folders, output, filename_tmpl, save_images)
@@ -95,7 +104,7 @@ def command(
         for name in plan.sets:
             prepare_folder(plan.images / name)
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = messages()
     with progress_bar(console) as bar:
         task = bar.add_task("", total=sum(map(len, plan.sets.values())))
         done = itertools.count()
@@ -117,7 +126,7 @@ def command(
     if markdown_file is not None:
         write_text(markdown_file, _as_markdown(scores, settings))
     if plan.images is not None:
-        console.print(f"pictures are in {plan.images}", markup=False)
+        console.print(f"pictures are in {plan.images}")
 
 
 def _check_arguments(
@@ -140,7 +149,7 @@ def _check_arguments(
         raise SeemoreError("each --data takes two folders: HR_DIR LR_DIR")
 
 
-def _settings(plan: Plan, device: str, dtype: str) -> dict[str, Any]:
+def _settings(plan: Plan, device: torch.device, dtype: str) -> dict[str, Any]:
     import torch
 
     from ..backends import resolve
@@ -148,9 +157,9 @@ def _settings(plan: Plan, device: str, dtype: str) -> dict[str, Any]:
     return {
         "name": plan.name,
         "scale": plan.model.scale,
-        "device": device,
+        "device": str(device),
         "dtype": dtype,
-        "backend": resolve(plan.model.backend, device),
+        "backend": resolve(plan.model.backend, device.type),
         "threads": torch.get_num_threads(),
         "metrics": {name: metric.model_dump() for name, metric in plan.metrics.items()},
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..errors import SeemoreError
+from .options import check_folders, messages
 
 
 class Format(str, Enum):
@@ -54,15 +54,14 @@ def command(
     suffix = ".onnx" if chosen is Format.onnx else ".pt2"
     if output.suffix != suffix:
         raise SeemoreError(f"{output}: the name of a file of format {chosen.value} must end in {suffix}")
-    if not output.parent.is_dir():
-        raise SeemoreError(f"{output}: there is no folder {output.parent}")
+    check_folders(output)
     if dtype is Precision.fp16 and chosen is not Format.onnx:
         raise SeemoreError("--dtype fp16 is for ONNX files only")
 
     from ..model import load
 
     network = load(model)
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = messages()
     checked = True
     with console.status(f"exporting {model}"):
         if chosen is Format.onnx:
@@ -78,4 +77,4 @@ def command(
 
             export_aoti(network, output)
     said = "checked against float64" if checked else "not run: onnxruntime is not installed"
-    console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {said}", markup=False)
+    console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {said}")

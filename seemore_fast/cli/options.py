@@ -1,4 +1,4 @@
-"""What several subcommands share: options, the output folder, the progress bar."""
+"""What several subcommands share: options, where messages go, checks of outputs, the progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich import progress
 from rich.console import Console
 
-from ..errors import ImageError
+from ..errors import ImageError, SeemoreError
 
 
 class Dtype(str, Enum):
@@ -29,6 +29,18 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads.", show_default="as PyTorch: all cores")
 ]
+
+
+def messages() -> Console:
+    """Where everything but results is told: stderr, a line as it is, whatever names of files look like."""
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def check_folders(*files: Path | None) -> None:
+    """Raises SeemoreError for a file that cannot be written later because its folder is not there."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise SeemoreError(f"{file}: there is no folder {file.parent}")
 
 
 def prepare_folder(folder: Path) -> None:

@@ -83,8 +83,8 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
     start, computed = time.perf_counter(), 0
 
     def fail(job: Job, error: Exception) -> None:
-        named = str(error).startswith((f"{job.input}:", f"{job.output}:"))
-        message = str(error) if named else f"{job.input}: {error}"
+        said = str(error) or "out of memory"
+        message = said if said.startswith((f"{job.input}:", f"{job.output}:")) else f"{job.input}: {said}"
         outcome.failed.append((job, message))
         listener.failed(job, message)
 

@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID, TextColumn
 
 from ..atomic import remove_stale
 from ..errors import SeemoreError
-from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, prepare_folder, progress_bar
+from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages, prepare_folder, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,9 @@ def command(
     ] = None,
     outscale: Annotated[
         float | None,
-        typer.Option("--outscale", "-s", min=0.01, help="Final enlargement.", show_default="the model's"),
+        typer.Option(
+            "--outscale", "-s", min=0.01, max=1000, help="Final enlargement.", show_default="the model's"
+        ),
     ] = None,
     ext: Annotated[
         str | None,
@@ -98,7 +100,9 @@ def command(
         bool, typer.Option("--skip-existing", help="Leave out pictures whose output exists.")
     ] = False,
     threads: ThreadsOption = None,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger inputs are refused.")] = 100,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, max=1e8, help="Larger inputs are refused.")
+    ] = 100,
     on_ray: Annotated[
         bool, typer.Option("--ray", help="On the machines of a Ray cluster; --threads: of each worker.")
     ] = False,
@@ -149,8 +153,8 @@ def command(
     if skip_existing:
         jobs = [job for job in jobs if job.output == PIPE or not job.output.exists()]
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    settings = Settings(int(max_megapixels * 1e6), outscale, quality, ext)
+    console = messages()
+    settings = Settings(round(max_megapixels * 1e6), outscale, quality, ext)
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         screen = _Screen(console, bar, bar.add_task("", total=len(jobs), speed=""))
         log = logging.getLogger("seemore_fast")
@@ -228,10 +232,10 @@ class _Screen(logging.Handler):
         self._bar.update(self.task, speed=f"{pixels_out / 1e6 / seconds:.1f} MP/s")
 
     def noted(self, job: Job, note: str) -> None:
-        self._console.print(f"seemore-fast: {job.input}: {note}", markup=False)
+        self._console.print(f"seemore-fast: {job.input}: {note}")
 
     def failed(self, job: Job, message: str) -> None:
-        self._console.print(f"seemore-fast: {message}", markup=False)
+        self._console.print(f"seemore-fast: {message}")
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._job is not None:
@@ -244,9 +248,9 @@ def _summarise(console: Console, outcome: Outcome, planned: int, skipped: int) -
         counts.append(f"{skipped} skipped")
     if outcome.failed:
         counts.append(f"{len(outcome.failed)} failed")
-    console.print(f"seemore-fast: {', '.join(counts)}", markup=False)
+    console.print(f"seemore-fast: {', '.join(counts)}")
     for job, _ in outcome.failed:
-        console.print(f"  failed: {job.input}", markup=False)
+        console.print(f"  failed: {job.input}")
     if outcome.written:
         sizes = f"{outcome.pixels_in / 1e6:.2f} MP to {outcome.pixels_out / 1e6:.1f} MP"
         speed = f"{outcome.pixels_out / 1e6 / outcome.seconds:.1f} MP/s"

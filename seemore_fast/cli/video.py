@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import TextColumn
 
-from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, progress_bar
+from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages, progress_bar
 
 
 def command(
@@ -55,7 +54,7 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     upscaler = Upscaler(model, device, dtype.value, backend=backend)
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = messages()
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         task = bar.add_task(source.name, total=None, speed="")
 
@@ -75,7 +74,7 @@ def command(
                 pix_fmt=pix_fmt,
                 ignore_errors=ignore_errors,
                 progress=tell,
-                note=lambda message: console.print(f"seemore-fast: {message}", markup=False),
+                note=lambda message: console.print(f"seemore-fast: {message}"),
             )
         except KeyboardInterrupt:
             console.print("seemore-fast: finished segments are kept; the same command goes on from there")

@@ -121,6 +121,8 @@ class Writer:
         if isinstance(self._error, OSError):
             detail = self._error.strerror or self._error
             raise ImageError(f"{self.path}: cannot be written ({detail})") from None
+        if isinstance(self._error, MemoryError):
+            raise ImageError(f"{self.path}: not enough memory to encode it") from None
         if self._error is not None:
             raise self._error
 
