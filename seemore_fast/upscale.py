@@ -51,14 +51,14 @@ class Upscaler:
       picture of its own, neighbours are cross-faded over ``overlap`` pixels (default: 32, at most a quarter
       of the tile); faster, and close to the whole picture's result, not equal).
     * ``backend``: as `load` has it.
-    * ``memory_share``: how much of the free memory automatic tiles may count on, from 0 to 1, where several
-      processes work on one machine.
+    * ``memory_share``: the part of the free memory that automatic tiles may count on, above 0 and at most 1,
+      for several processes on one machine.
 
     ``scale`` is the network's.  One Upscaler may serve any number of threads; results are those of one
     thread.
 
     Raises CheckpointError for ``model``, BackendError for ``device``, ``dtype`` or ``backend``,
-    SeemoreError for tile arguments out of range.
+    SeemoreError for tile arguments or ``memory_share`` out of range.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class Upscaler:
         if tile_mode not in TILE_MODES:
             raise SeemoreError(f"tile_mode must be one of {', '.join(TILE_MODES)}, got {tile_mode!r}")
         self._tile, self._tile_mode = _check_tile(tile), tile_mode
+        if not 0 < memory_share <= 1:
+            raise SeemoreError(f"memory_share must be above 0 and at most 1, got {memory_share}")
         self._overlap, self._share = overlap, _SHARE * memory_share
         check_overlap(0 if self._tile == "auto" else self._tile, overlap)
         if isinstance(model, nn.Module):

@@ -342,6 +342,19 @@ def test_the_whole_picture_is_in_memory_as_floating_point(
         assert (totals[-1] == 1) is whole
 
 
+def test_a_share_of_the_memory_makes_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seemore_fast.upscale.free_memory", lambda device: 48 << 20)
+    totals: dict[float, int] = {}
+    for share in (1.0, 1 / 16):
+        upscaler = Upscaler(tiny(), memory_share=share)
+        upscaler.up(noise(150, 160, 3), lambda _, total, share=share: totals.update({share: total}))
+    assert totals[1.0] == 1
+    assert totals[1 / 16] > 1
+    for share in (0, 1.5, float("nan")):
+        with pytest.raises(SeemoreError, match="memory_share must be above 0 and at most 1"):
+            Upscaler(tiny(), memory_share=share)
+
+
 def test_weights_that_give_nonsense_are_refused_when_loaded(tmp_path: Path) -> None:
     state = load("t-x4").state_dict()
     state["conv_2.weight"] = torch.full_like(state["conv_2.weight"], 1e38)
