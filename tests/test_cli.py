@@ -23,15 +23,7 @@ from seemore_fast.image import Image, read, write
 from seemore_fast.model import SeemoRe, load
 from seemore_fast.upscale import Upscaler
 
-SMALL = {
-    "scale": 2,
-    "num_experts": 3,
-    "num_layers": 1,
-    "embedding_dim": 8,
-    "recursive": 1,
-    "lr_space": "exp",
-    "topk": 1,
-}
+from .small import SMALL
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -23,15 +23,8 @@ from seemore_fast.model import SeemoRe, load
 from seemore_fast.resize import enlarge, imresize
 from seemore_fast.upscale import Upscaler
 
-SMALL = {
-    "scale": 2,
-    "num_experts": 3,
-    "num_layers": 1,
-    "embedding_dim": 8,
-    "recursive": 1,
-    "lr_space": "exp",
-    "topk": 1,
-}
+from .small import SMALL
+
 NAMES = ["bird", "cat", "dog"]
 
 

@@ -20,15 +20,7 @@ from seemore_fast.model import SeemoRe
 from seemore_fast.peers import contenders, memory
 from seemore_fast.peers.contenders import Contender
 
-SMALL = {
-    "scale": 2,
-    "num_experts": 3,
-    "num_layers": 1,
-    "embedding_dim": 8,
-    "recursive": 1,
-    "lr_space": "exp",
-    "topk": 1,
-}
+from .small import SMALL
 
 
 @pytest.fixture(scope="module")
