@@ -68,12 +68,12 @@ def store(ptr, plane, pixels, inside, tile, C: tl.constexpr):
 
 
 @triton.jit
-def load_vector(ptr, C: tl.constexpr, step: tl.constexpr = 1):
-    """Parameters [C, step][:, 0] at ``ptr`` as a tuple of [piece]."""
+def load_vector(ptr, C: tl.constexpr):
+    """Parameters [C] at ``ptr`` as a tuple of [piece]."""
     out = ()
     for i in tl.static_range(count(C)):
         c = channels(C, i)
-        out = out + (tl.load(ptr + c * step, mask=c < C, other=0.0).to(tl.float32),)
+        out = out + (tl.load(ptr + c, mask=c < C, other=0.0).to(tl.float32),)
     return out
 
 
@@ -184,14 +184,17 @@ def over_channels(tile, C: tl.constexpr):
 
 
 @triton.jit
-def normalise(tile, eps, C: tl.constexpr):
-    """(x - mean) / sqrt(variance + eps) over the channels, and the root's reciprocal [P]."""
+def normalise(tile, inside, eps, C: tl.constexpr):
+    """(x - mean) / sqrt(variance + eps) over the channels, and the root's reciprocal [P].
+
+    Pixels that are not ``inside`` stay 0 even where eps is: their products are summed too.
+    """
     mean = over_channels(tile, C) / C
     centred = ()
     for i in tl.static_range(count(C)):
         real = (channels(C, i) < C)[None, :]
         centred = centred + (tl.where(real, tile[i] - mean[:, None], 0.0),)
-    rstd = 1.0 / tl.sqrt(over_channels(multiply(centred, centred, C), C) / C + eps)
+    rstd = 1.0 / tl.sqrt(over_channels(multiply(centred, centred, C), C) / C + tl.where(inside, eps, 1.0))
     out = ()
     for i in tl.static_range(count(C)):
         out = out + (centred[i] * rstd[:, None],)

@@ -63,7 +63,7 @@ def _forward(
     image = tl.program_id(1).to(tl.int64)
     pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = pixels < plane
-    normal, _ = d.normalise(d.load(x + image * x_image, plane, pixels, inside, C), eps, C)
+    normal, _ = d.normalise(d.load(x + image * x_image, plane, pixels, inside, C), inside, eps, C)
     result = d.affine(normal, d.load_vector(weight, C), d.load_vector(bias, C), C)
     d.store(out + image * plane * C, plane, pixels, inside, result, C)
 
@@ -92,7 +92,7 @@ def _backward(
         pixels = tile * TILE + tl.arange(0, TILE)
         inside = pixels < plane
         gradient = d.load(dy + image * dy_image, plane, pixels, inside, C)
-        normal, rstd = d.normalise(d.load(x + image * x_image, plane, pixels, inside, C), eps, C)
+        normal, rstd = d.normalise(d.load(x + image * x_image, plane, pixels, inside, C), inside, eps, C)
         dscale = d.add_columns(dscale, d.multiply(gradient, normal, C), C)
         dshift = d.add_columns(dshift, gradient, C)
         result = d.through_normalise(gradient, normal, rstd, scale, C)

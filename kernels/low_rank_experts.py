@@ -206,7 +206,9 @@ def _backward(
     aw = d.load_matrix(a_weight, R, 1, C, R, DOT)
     scales = _scales(weights, owner, image, R, E)
     dscale, dshift = d.zeros(R), d.zeros(C)
-    ranks += image * plane * (3 * R)
+    # Each from ``image``, which has 64 bits: `2 * R * plane` would have 32.
+    db_out, dc_out = ranks + image * 3 * R * plane, ranks + (image * 3 + 1) * R * plane
+    product_out = ranks + (image * 3 + 2) * R * plane
     for tile in range(share, tl.cdiv(plane, TILE), shares):
         pixels = tile * TILE + tl.arange(0, TILE)
         inside = pixels < plane
@@ -216,14 +218,14 @@ def _backward(
         b = d.add_bias(d.linear(value, bw, R, C, DOT, PRECISION), b_bias, R)
         c = d.add_bias(d.linear(key, cw, R, C, DOT, PRECISION), c_bias, R)
         product = d.multiply(b, c, R)
-        d.store(ranks + 2 * R * plane, plane, pixels, inside, _scale(product, scales, R), R)
+        d.store(product_out, plane, pixels, inside, _scale(product, scales, R), R)
         dshift = d.add_columns(dshift, gradient, C)
         inner = d.linear_back(gradient, aw, C, R, DOT, PRECISION)  # by the scaled product
         dscale = d.add_columns(dscale, d.multiply(inner, product, R), R)
         inner = _scale(inner, scales, R)
         db, dc = d.multiply(inner, c, R), d.multiply(inner, b, R)
-        d.store(ranks, plane, pixels, inside, db, R)
-        d.store(ranks + R * plane, plane, pixels, inside, dc, R)
+        d.store(db_out, plane, pixels, inside, db, R)
+        d.store(dc_out, plane, pixels, inside, dc, R)
         result = d.linear_back(db, bw, R, C, DOT, PRECISION)
         if E > 0:
             result = d.add(result, gradient, C)

@@ -35,8 +35,8 @@ def forward(*inputs) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
-    *tensors, ranks, topk, needs = inputs
-    found = gradients(grad, weights, mean, *tensors, ranks, topk)
+    *tensors, ranks, _, needs = inputs
+    found = gradients(grad, weights, mean, *tensors, ranks)
     dx = found.x.add_(found.x_offset[:, :, None, None])
     return asked([dx, found.k, found.router_weight, *found.matrices], tensors, needs)
 
@@ -44,15 +44,15 @@ def backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tenso
 def gradients(
     dy: Tensor, weights: Tensor, mean: Tensor, x: Tensor, k: Tensor, router_weight: Tensor, *rest
 ) -> Gradients:
-    """From dy (N, C, H, W), forward's last two results, and its inputs."""
-    *matrices, ranks, topk = rest
+    """From dy (N, C, H, W), forward's last two results, and its inputs without topk."""
+    *matrices, ranks = rest
     m, mix = Matrices(*matrices), mixture(weights, ranks)
     (n, c, h, w), e, r = x.shape, len(ranks), sum(ranks)
     found = expert_gradients(dy, x, k, m, mix)
     offset, routers = x.new_empty((n, c), dtype=torch.float32), x.new_empty((n, 2, e, c), dtype=torch.float32)
     args = (weights, mean, router_weight.contiguous(), m.a_bias.contiguous(), mix.owner, found.by_image)
     padded = dict(CP=triton.next_power_of_2(c), EP=triton.next_power_of_2(e), RP=triton.next_power_of_2(r))
-    constants = dict(C=c, E=e, R=r, TOPK=topk, **padded)
+    constants = dict(C=c, E=e, R=r, **padded)
     launch(_route_backward, "image", lambda _: (n,), *args, offset, routers, h * w, **constants)
     drouter, da_bias = split(routers.sum(0).flatten(), (e, c), (e, c))
     return Gradients(found.x, offset, found.k, drouter, (*found.matrices, da_bias))
@@ -104,29 +104,14 @@ def _pool(
 
 
 @triton.jit
-def _select(
-    mean,
-    router_weight,
-    C: tl.constexpr,
-    E: tl.constexpr,
-    TOPK: tl.constexpr,
-    CP: tl.constexpr,
-    EP: tl.constexpr,
-):
-    """An image's probabilities [EP] from its means [CP], which are selected, and the weight [EP, CP]."""
+def _probabilities(mean, router_weight, C: tl.constexpr, E: tl.constexpr, CP: tl.constexpr, EP: tl.constexpr):
+    """An image's probabilities [EP] from its means [CP], and the weight [EP, CP]."""
     e, c = tl.arange(0, EP), tl.arange(0, CP)
     known = (e < E)[:, None] & (c < C)[None, :]
     matrix = tl.load(router_weight + e[:, None] * C + c[None, :], mask=known, other=0.0).to(tl.float32)
     logits = tl.where(e < E, tl.sum(matrix * mean[None, :], 1), float("-inf"))
     raised = tl.exp(logits - tl.max(logits, 0))
-    probabilities = raised / tl.sum(raised, 0)
-    left = tl.where(e < E, probabilities, -1.0)
-    selected = probabilities != probabilities  # NaN selects all, as it stands above all numbers in topk
-    for _ in tl.static_range(TOPK):
-        first = tl.min(tl.where(left == tl.max(left, 0), e, EP), 0)
-        selected = selected | (e == first)
-        left = tl.where(e == first, -1.0, left)
-    return probabilities, selected, matrix
+    return raised / tl.sum(raised, 0), matrix
 
 
 @triton.jit
@@ -149,7 +134,13 @@ def _route(
     for share in range(0, programs):
         sums += tl.load(partial + (image * programs + share) * C + c, mask=c < C, other=0.0)
     average = sums / plane
-    probabilities, selected, _ = _select(average, router_weight, C, E, TOPK, CP, EP)
+    probabilities, _ = _probabilities(average, router_weight, C, E, CP, EP)
+    left = tl.where(e < E, probabilities, -1.0)
+    selected = probabilities != probabilities  # NaN selects all, as it stands above all numbers in topk
+    for _ in tl.static_range(TOPK):
+        first = tl.min(tl.where(left == tl.max(left, 0), e, EP), 0)
+        selected = selected | (e == first)
+        left = tl.where(e == first, -1.0, left)
     tl.store(weights + image * E + e, tl.where(selected, probabilities, 0.0), mask=e < E)
     tl.store(mean + image * C + c, average, mask=c < C)
 
@@ -168,7 +159,6 @@ def _route_backward(
     C: tl.constexpr,
     E: tl.constexpr,
     R: tl.constexpr,
-    TOPK: tl.constexpr,
     CP: tl.constexpr,
     EP: tl.constexpr,
     RP: tl.constexpr,
@@ -177,7 +167,9 @@ def _route_backward(
     image, e, c, r = tl.program_id(0).to(tl.int64), tl.arange(0, EP), tl.arange(0, CP), tl.arange(0, RP)
     known = (e < E)[:, None] & (c < C)[None, :]
     average = tl.load(mean + image * C + c, mask=c < C, other=0.0)
-    probabilities, selected, matrix = _select(average, router_weight, C, E, TOPK, CP, EP)
+    probabilities, matrix = _probabilities(average, router_weight, C, E, CP, EP)
+    # Forward's choice: chosen anew from sums in another order, a near tie could fall otherwise.
+    share = tl.load(weights + image * E + e, mask=e < E, other=0.0)
 
     sums += image * (C + R)
     dshift = tl.load(sums + c, mask=c < C, other=0.0)
@@ -187,10 +179,9 @@ def _route_backward(
     dweight = tl.sum(bias * dshift[None, :], 1)
     dweight += tl.sum(tl.where(expert[None, :] == e[:, None], by_rank[None, :], 0.0), 1)
 
-    dprobability = tl.where(selected, dweight, 0.0)
+    dprobability = tl.where(share != 0, dweight, 0.0)
     dlogits = probabilities * (dprobability - tl.sum(probabilities * dprobability, 0))
     tl.store(offset + image * C + c, tl.sum(dlogits[:, None] * matrix, 0) / plane, mask=c < C)
-    share = tl.load(weights + image * E + e, mask=e < E, other=0.0)
     routers += image * (2 * E * C) + e[:, None] * C + c[None, :]
     tl.store(routers, dlogits[:, None] * average[None, :], mask=known)
     tl.store(routers + E * C, share[:, None] * dshift[None, :], mask=known)

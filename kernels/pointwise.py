@@ -141,7 +141,7 @@ def _before(x, other, weight, bias, pixels, inside, H, W, eps, C: tl.constexpr, 
         return result, result, result
     value = d.load(x, plane, pixels, inside, C)
     if PRE == "norm":
-        normal, _ = d.normalise(value, eps, C)
+        normal, _ = d.normalise(value, inside, eps, C)
         result = d.affine(normal, d.load_vector(weight, C), d.load_vector(bias, C), C)
         return result, result, result
     elif PRE == "gelu":
@@ -249,7 +249,7 @@ def _backward(
         dm = d.linear_back(dz, w, CO, CI, DOT, PRECISION)
         if PRE == "norm":
             # Again, rather than held in registers through the products.
-            normal, rstd = d.normalise(d.load(x, plane, pixels, inside, CI), eps, CI)
+            normal, rstd = d.normalise(d.load(x, plane, pixels, inside, CI), inside, eps, CI)
             dscale = d.add_columns(dscale, d.multiply(dm, normal, CI), CI)
             dshift = d.add_columns(dshift, dm, CI)
             dm = d.through_normalise(dm, normal, rstd, d.load_vector(pre_weight, CI), CI)

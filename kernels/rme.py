@@ -59,7 +59,7 @@ def forward(*inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def backward(grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
-    x, *tensors, ranks, topk, shuffle, recursive, eps, needs = inputs
+    x, *tensors, ranks, _, shuffle, recursive, eps, needs = inputs
     p, c = _parts(tensors), x.shape[1]
     dy, *ffn = gated_ffn.gradients(grad, y, *p.ffn, norm=Pre("norm", None, *p.norm_2, eps), skip=grad)
 
@@ -68,7 +68,7 @@ def backward(grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tenso
     mixture = mix_experts.mixture(weights, ranks)
     mixed = low_rank_experts.experts(value, context, *p.experts, mixture=mixture)
     proj = pointwise.gradients(dy, mixed, *p.proj)
-    saved, router = (weights, mean), (*p.router, *p.experts, ranks, topk)
+    saved, router = (weights, mean), (*p.router, *p.experts, ranks)
     mix = mix_experts.gradients(proj.x, *saved, value, context, *router)
 
     dsplit = x.new_empty((x.shape[0], 2 * c, *x.shape[2:]))
