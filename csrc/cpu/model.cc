@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -322,7 +323,7 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
     return fail(SM_ERROR_UNSUPPORTED,
                 "bf16 needs a CPU with AVX512-BF16 (instruction set v4bf16); in use is %s", sm_isa());
   try {
-    sm_engine* engine = new sm_engine();
+    auto engine = std::make_unique<sm_engine>();
     Model& m = engine->model;
     m.scale = net->scale;
     m.in_chans = net->in_chans;
@@ -351,7 +352,7 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
     m.conv_2 = pack.row_conv(m.dim, m.dim, net->conv_2, net->conv_2_bias, false);
     m.upsampler =
         pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, net->upsampler, net->upsampler_bias, false);
-    *out = engine;
+    *out = engine.release();
     return SM_OK;
   } catch (const std::bad_alloc&) {
     return fail(SM_ERROR_MEMORY, "no memory for the packed weights");

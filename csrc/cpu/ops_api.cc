@@ -107,8 +107,9 @@ sm_status sm_op(const sm_op_params* p) {
     return fail(SM_ERROR_ARGUMENT, "%s: h and w must be at least 4^recursive, got %lld and %lld", op,
                 (long long)p->h, (long long)p->w);
   }
-  if (p->h > 65536 || p->w > 65536 || p->c > 65536) {
-    return fail(SM_ERROR_ARGUMENT, "%s: c, h and w must be at most 65536", op);
+  // Weights, and one plane, are indexed by int.
+  if (p->c > 8192 || p->h > 65536 || p->w > 65536 || p->h * p->w > INT32_MAX) {
+    return fail(SM_ERROR_ARGUMENT, "%s: c must be at most 8192, h and w 65536, h * w 2^31 - 1", op);
   }
   for (int64_t e = 0; e < p->experts; ++e) {
     if (sm_status status = check_at_least(op, "ranks[e]", p->ranks[e], 1)) return status;

@@ -10,7 +10,6 @@ namespace SM_ISA {
 
 // y + ffn(LN y): the second half of both.  w: norm, ffn.
 struct FfnHalf {
-  static constexpr int kWeights = 2 + Ffn::kWeights;
   const Geometry& g;
   Norm norm;
   Ffn ffn;

@@ -8,7 +8,7 @@ namespace SM_ISA {
 
 // w: agg, conv_0, conv_1, each weight and bias.
 struct Calibrate {
-  static constexpr int kWeights = 6, kLevels = 16;
+  static constexpr int kLevels = 16;
   const Geometry& g;
   int c, levels;
   Weights w;
@@ -47,16 +47,17 @@ struct Calibrate {
   void forward(const Field& k, const Field& out) {
     write_image(g, k, c, value[0]);
     for (int i = 1; i <= levels; ++i) aggregate(i);
-    const int lh = h[levels], lw = wd[levels], pixels = lh * lw;
+    const int lh = h[levels], lw = wd[levels];
+    const int64_t pixels = (int64_t)lh * lw;
     depthwise(false, value[levels], mixed);
     for (int m = 0; m < c; ++m) {
       float* const to = coarse + m * pixels;
-      for (int p = 0; p < pixels; ++p) to[p] = w[5][m];
+      for (int64_t p = 0; p < pixels; ++p) to[p] = w[5][m];
       for (int j = 0; j < c; ++j)
-        for (int p = 0; p < pixels; ++p) to[p] += w[4][m * c + j] * mixed[j * pixels + p];
+        for (int64_t p = 0; p < pixels; ++p) to[p] += w[4][m * c + j] * mixed[j * pixels + p];
     }
     for (int row = 0; row < c * lh; ++row) {
-      const float* const from = coarse + row * lw;
+      const float* const from = coarse + (size_t)row * lw;
       float* const to = across + (size_t)row * g.padded_w;
       for (int x = 0; x < g.w; ++x) {
         const Tap2 tap = columns[x];
@@ -74,7 +75,8 @@ struct Calibrate {
 
   // After forward: dk from dy; they may be the same.
   void backward(const Field& dy, const Field& dk, Gradients d) {
-    const int lh = h[levels], lw = wd[levels], pixels = lh * lw;
+    const int lh = h[levels], lw = wd[levels];
+    const int64_t pixels = (int64_t)lh * lw;
     memset(across, 0, sizeof(float) * c * lh * g.padded_w);
     each_vector(g, c, [&](int m, int r, int x) SM_LAMBDA_INLINE {
       float* const of_channel = across + (size_t)m * lh * g.padded_w + x;
@@ -87,7 +89,7 @@ struct Calibrate {
     memset(coarse, 0, sizeof(float) * c * pixels);
     for (int row = 0; row < c * lh; ++row) {
       const float* const from = across + (size_t)row * g.padded_w;
-      float* const to = coarse + row * lw;
+      float* const to = coarse + (size_t)row * lw;
       for (int x = 0; x < g.w; ++x) {
         const Tap2 tap = columns[x];
         to[tap.low] += from[x] * (1.0f - tap.weight);
@@ -100,9 +102,9 @@ struct Calibrate {
       d[5][m] = sum(slope, pixels);
       for (int j = 0; j < c; ++j) {
         float product = 0;
-        for (int p = 0; p < pixels; ++p) product += slope[p] * mixed[j * pixels + p];
+        for (int64_t p = 0; p < pixels; ++p) product += slope[p] * mixed[j * pixels + p];
         d[4][m * c + j] = product;
-        for (int p = 0; p < pixels; ++p) grad_mixed[j * pixels + p] += w[4][m * c + j] * slope[p];
+        for (int64_t p = 0; p < pixels; ++p) grad_mixed[j * pixels + p] += w[4][m * c + j] * slope[p];
       }
     }
     depthwise_gradient(value[levels], d[2], d[3]);
@@ -119,9 +121,9 @@ struct Calibrate {
   }
 
  private:
-  static float sum(const float* p, int count) {
+  static float sum(const float* p, int64_t count) {
     float total = 0;
-    for (int i = 0; i < count; ++i) total += p[i];
+    for (int64_t i = 0; i < count; ++i) total += p[i];
     return total;
   }
 
@@ -190,8 +192,8 @@ struct Calibrate {
   void depthwise_gradient(const float* from, float* weight, float* bias) const {
     const int lh = h[levels], lw = wd[levels];
     for (int m = 0; m < c; ++m) {
-      const float* const slope = grad_mixed + m * lh * lw;
-      const float* const value_ = from + m * lh * lw;
+      const float* const slope = grad_mixed + (size_t)m * lh * lw;
+      const float* const value_ = from + (size_t)m * lh * lw;
       for (int t = 0; t < 9; ++t) {
         float total = 0;
         for (int y = 0; y < lh; ++y)

@@ -63,7 +63,6 @@ struct Expert {
 
 // w: router, B, b', C, c', A, a, of all experts side by side.  Those chosen are folded into one.
 struct Mixture {
-  static constexpr int kWeights = 7;
   const Geometry& g;
   sm_mix_experts_params p = {};  // weights and options only
   int64_t all_ranks = 0;

@@ -156,11 +156,5 @@ inline void multiply(const Geometry& g, const Field& a, const Field& b, const Fi
   });
 }
 
-inline void add(const Geometry& g, const Field& a, const Field& b, const Field& out, int channels) {
-  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
-    store(out.at(c, r, x), load(a.at(c, r, x)) + load(b.at(c, r, x)));
-  });
-}
-
 }  // namespace SM_ISA
 }  // namespace seemore

@@ -12,24 +12,57 @@ namespace SM_ISA {
 using Weights = const float* const*;
 using Gradients = float* const*;
 
-// GELU(fn_2 (a * gate(g))), a and g the halves of GELU(fn_1 x).  w: fn_1, gate, fn_2, each weight and bias.
-struct Ffn {
-  static constexpr int kWeights = 6;
+// The halves of GELU(W x + b).  w: W [2 c, c], b.
+struct GeluHalves {
   const Geometry& g;
   int c;
-  Matrix to_a, to_g, out, back_a, back_g, back_out;
-  Stencil gate;
-  Field a_in, g_in, a, g_value, gated, product, out_in, grad, grad_product;
+  Matrix to[2], back[2];
+  Field in[2];  // what GELU takes
 
-  Ffn(Arena& arena, const Geometry& g_, int c_, Weights w) : g(g_), c(c_) {
-    to_a = pack_matrix(arena, c, c, w[0], w[1]);
-    to_g = pack_matrix(arena, c, c, w[0] + c * c, w[1] + c);
-    back_a = pack_transposed(arena, c, c, w[0]);
-    back_g = pack_transposed(arena, c, c, w[0] + c * c);
+  GeluHalves(Arena& arena, const Geometry& g_, int c_, Weights w) : g(g_), c(c_) {
+    for (int half = 0; half < 2; ++half) {
+      to[half] = pack_matrix(arena, c, c, w[0] + half * c * c, w[1] + half * c);
+      back[half] = pack_transposed(arena, c, c, w[0] + half * c * c);
+      in[half] = arena.field(g, c);
+    }
+  }
+
+  void forward(const Field& x, const Field& first, const Field& second) const {
+    const Field out[2] = {first, second};
+    for (int half = 0; half < 2; ++half) {
+      convolve(g, to[half], x, in[half]);
+      apply_gelu(g, in[half], out[half], c);
+    }
+  }
+
+  // After forward: dx from the halves' gradients, which are overwritten, as is `room`.
+  void backward(const Field& x, const Field& first, const Field& second, const Field& room, const Field& dx,
+                Gradients d) const {
+    const Field grad[2] = {first, second};
+    for (int half = 0; half < 2; ++half) {
+      gelu_backward(g, in[half], grad[half], c);
+      matrix_gradient(g, grad[half], c, x, c, d[0] + half * c * c);
+      bias_gradient(g, grad[half], c, d[1] + half * c);
+    }
+    convolve(g, back[0], first, room);
+    convolve<Epilogue::kResidual>(g, back[1], second, dx, room);
+  }
+};
+
+// GELU(fn_2 (a * gate(g))), a and g the halves of GELU(fn_1 x).  w: fn_1, gate, fn_2, each weight and bias.
+struct Ffn {
+  const Geometry& g;
+  int c;
+  GeluHalves halves;
+  Matrix out, back_out;
+  Stencil gate;
+  Field a, g_value, gated, product, out_in, grad, grad_product;
+
+  Ffn(Arena& arena, const Geometry& g_, int c_, Weights w) : g(g_), c(c_), halves(arena, g_, c_, w) {
     gate = {3, 3, w[2], w[3]};
     out = pack_matrix(arena, c, c, w[4], w[5]);
     back_out = pack_transposed(arena, c, c, w[4]);
-    arena.fields(g, c, false, a_in, g_in, a, gated, product, out_in);
+    arena.fields(g, c, false, a, gated, product, out_in);
     g_value = arena.field(g, c, true);
     grad = arena.field(g, c);
     grad_product = arena.field(g, c, true);
@@ -37,10 +70,7 @@ struct Ffn {
 
   // Up to what fn_2 gives, in `out_in`.
   void forward(const Field& x) {
-    convolve(g, to_a, x, a_in);
-    convolve(g, to_g, x, g_in);
-    apply_gelu(g, a_in, a, c);
-    apply_gelu(g, g_in, g_value, c);
+    halves.forward(x, a, g_value);
     mask(g, g_value, c);
     apply_stencil(g, gate, false, g_value, gated, c);
     multiply(g, a, gated, product, c);
@@ -66,14 +96,7 @@ struct Ffn {
     multiply(g, out_in, gated, grad, c);      // of a
     stencil_gradient(g, gate, grad_product, g_value, c, d[2], d[3]);
     apply_stencil(g, gate, true, grad_product, gated, c);  // of g
-    gelu_backward(g, a_in, grad, c);
-    gelu_backward(g, g_in, gated, c);
-    matrix_gradient(g, grad, c, x, c, d[0]);
-    matrix_gradient(g, gated, c, x, c, d[0] + c * c);
-    bias_gradient(g, grad, c, d[1]);
-    bias_gradient(g, gated, c, d[1] + c);
-    convolve(g, back_a, grad, product);
-    convolve<Epilogue::kResidual>(g, back_g, gated, dx, product);
+    halves.backward(x, grad, gated, product, dx, d);
   }
 };
 
@@ -110,29 +133,23 @@ struct Attention {
   static constexpr int kWeights = 4 + Stripes::kWeights;
   const Geometry& g;
   int c;
-  Matrix to_q, to_v, proj, back_q, back_v, back_proj;
+  GeluHalves halves;
   Stripes stripes;
-  Field q_in, v_in, q, v, striped, product, grad, grad_striped;
+  Matrix proj, back_proj;
+  Field q, v, striped, product, grad, grad_striped;
 
   Attention(Arena& arena, const Geometry& g_, int c_, int k, Weights w)
-      : g(g_), c(c_), stripes(arena, g_, c_, k, w + 2) {
-    to_q = pack_matrix(arena, c, c, w[0], w[1]);
-    to_v = pack_matrix(arena, c, c, w[0] + c * c, w[1] + c);
-    back_q = pack_transposed(arena, c, c, w[0]);
-    back_v = pack_transposed(arena, c, c, w[0] + c * c);
+      : g(g_), c(c_), halves(arena, g_, c_, w), stripes(arena, g_, c_, k, w + 2) {
     proj = pack_matrix(arena, c, c, w[6], w[7]);
     back_proj = pack_transposed(arena, c, c, w[6]);
-    arena.fields(g, c, false, q_in, v_in, q, v, striped, product, grad);
+    arena.fields(g, c, false, q, v, striped, product, grad);
     grad_striped = arena.field(g, c, true);
   }
 
   // Up to what proj takes, in `product`.
   void forward(const Field& x) {
-    convolve(g, to_q, x, q_in);
-    convolve(g, to_v, x, v_in);
-    apply_gelu(g, q_in, q, c);
+    halves.forward(x, q, v);
     mask(g, q, c);
-    apply_gelu(g, v_in, v, c);
     stripes.forward(q, striped);
     multiply(g, striped, v, product, c);
   }
@@ -145,14 +162,7 @@ struct Attention {
     multiply(g, product, v, grad_striped, c);
     multiply(g, product, striped, grad, c);             // of v
     stripes.backward(q, grad_striped, striped, d + 2);  // of q
-    gelu_backward(g, q_in, striped, c);
-    gelu_backward(g, v_in, grad, c);
-    matrix_gradient(g, striped, c, x, c, d[0]);
-    matrix_gradient(g, grad, c, x, c, d[0] + c * c);
-    bias_gradient(g, striped, c, d[1]);
-    bias_gradient(g, grad, c, d[1] + c);
-    convolve(g, back_q, striped, product);
-    convolve<Epilogue::kResidual>(g, back_v, grad, dx, product);
+    halves.backward(x, striped, grad, product, dx, d);
   }
 };
 
