@@ -86,6 +86,11 @@ def tiles(pixels: int) -> Callable[[Config], int]:
     return lambda config: triton.cdiv(pixels, config.tile)
 
 
+def planes_grid(n: int, c: int, pixels: int) -> Callable[[Config], tuple[int, int, int]]:
+    """Tiles of every channel of every image; CUDA takes 2^31 along the first axis, 65535 along the others."""
+    return lambda config: (triton.cdiv(pixels, config.tile), c, n)
+
+
 def sharing(pixels: int, least: int, others: int) -> int:
     """Programs that share the sums over ``pixels``, if ``others`` such images or planes run beside."""
     return max(1, min(triton.cdiv(pixels, least), PROGRAMS // max(others, 1)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import _device as d
 from . import depthwise, pointwise
-from ._configs import asked, launch, planes, sharing, split
+from ._configs import asked, launch, planes, planes_grid, sharing, split
 from .pointwise import Pre
 
 
@@ -48,7 +48,7 @@ def calibrate(k: Tensor, *rest: Tensor | int) -> Tensor:
     coarse = pointwise.convolve(low, p.conv_1_weight, p.conv_1_bias, _before(p))
     (n, c, h, w), (rows, columns) = k.shape, coarse.shape[2:]
     out = k.new_empty(k.shape)
-    grid = lambda config: (n * c, triton.cdiv(h * w, config.tile))
+    grid = planes_grid(n, c, h * w)
     args = (k, coarse, out, k.stride(0), h, w, rows, columns, rows / h, columns / w)
     launch(_resize, "plane", grid, *args, C=c)
     return out
@@ -93,8 +93,7 @@ def _pyramid(k: Tensor, p: Parameters, recursive: int) -> list[Tensor]:
         n, c, h, w = x.shape
         out = x.new_empty((n, c, h // 4, w // 4))
         args = (x, p.agg_weight.contiguous(), p.agg_bias, out, x.stride(0), h // 4, w // 4, w, h * w)
-        grid = lambda config, n=n, c=c, many=(h // 4) * (w // 4): (n * c, triton.cdiv(many, config.tile))
-        launch(_agg, "plane", grid, *args, C=c)
+        launch(_agg, "plane", planes_grid(n, c, (h // 4) * (w // 4)), *args, C=c)
         levels.append(out)
     return levels
 
@@ -112,7 +111,7 @@ def _agg_backward(
     dx = x.new_empty(x.shape) if dx is None else dx
     skipped = dx if skip is None else skip
     args = (dz, weight, skipped, dx, skipped.stride(0), dx.stride(0), rows, columns, w, h * w)
-    grid = lambda config: (n * c, triton.cdiv(h * w, config.tile))
+    grid = planes_grid(n, c, h * w)
     launch(_agg_spread, "plane", grid, *args, C=c, SKIP=skip is not None)
     return dx, partial.sum((0, 1))
 
@@ -134,8 +133,8 @@ def _agg(
     C: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    image, c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
-    blocks = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    image, c = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    blocks = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = blocks < rows * columns
     corner = (
         x + image * x_image + c.to(tl.int64) * plane + (blocks // columns * (4 * W) + blocks % columns * 4)
@@ -209,8 +208,8 @@ def _agg_spread(
     SKIP: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    image, c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
-    pixels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    image, c = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = pixels < plane
     row, column = pixels // W, pixels % W
     whole = inside & (row < 4 * rows) & (column < 4 * columns)
@@ -250,8 +249,8 @@ def _resize(
     C: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    image, c, plane = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C, H * W
-    pixels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    image, c, plane = tl.program_id(2).to(tl.int64), tl.program_id(1), H * W
+    pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = pixels < plane
     top, bottom, down = _source(pixels // W, row_ratio, rows)
     left, right, along = _source(pixels % W, column_ratio, columns)

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _device as d
-from ._configs import asked, launch, planes, sharing
+from ._configs import asked, launch, planes, planes_grid, sharing
 
 
 def forward(*inputs) -> tuple[Tensor]:
@@ -91,8 +91,7 @@ def _stripe(
     out = x.new_empty(x.shape) if out is None else out
     args = (x, weight.contiguous(), bias, out, x.stride(0), out.stride(0), h, w)
     constants = dict(C=c, K=weight.numel() // c, ROWS=rows, GELU=gelu, TRANSPOSED=bias is None)
-    many = lambda config: (n * c, triton.cdiv(h * w, config.tile))
-    launch(_forward, "plane", many, *args, **constants)
+    launch(_forward, "plane", planes_grid(n, c, h * w), *args, **constants)
     return out
 
 
@@ -123,8 +122,8 @@ def _forward(
     TRANSPOSED: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    image, c, plane = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C, H * W
-    pixels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    image, c, plane = tl.program_id(2).to(tl.int64), tl.program_id(1), H * W
+    pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = pixels < plane
     x += image * x_image + c.to(tl.int64) * plane
     result = tl.zeros((TILE,), tl.float32)

@@ -197,6 +197,24 @@ def test_equal_probabilities_take_the_first(device):
     assert weights.tolist() == [[0.25, 0.25, 0, 0]]
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 16384, 8192), (8192, 48, 16, 16)], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_grids_fit_cuda(case, shape, device, monkeypatch):
+    """Up to 65535 along the second and third axis, for images of 134 megapixels and for many images."""
+    from seemore_fast.kernels import _configs
+
+    grids = []
+    monkeypatch.setattr(_configs, "run", lambda kernel, grid, config, *rest: grids.append(grid(config)))
+    inputs = case.inputs(
+        shape, torch.float16, torch.float32, lambda s, d: torch.empty(s, dtype=d, device="meta")
+    )
+    module = import_module(f"seemore_fast.kernels.{case.name}")
+    out, *saved = module.forward(*inputs)
+    module.backward(out, *saved, *inputs, [True] * count(inputs))
+    assert grids
+    assert all(grid[0] < 2**31 and max(grid[1:], default=1) <= 65535 for grid in grids)
+
+
 def test_the_public_function_is_differentiable(device, monkeypatch):
     from seemore_fast import ops
 
