@@ -82,6 +82,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     metadata: dict[str, str] = {}
+    state: Mapping[str, Any]
     if _is_safetensors(path):
         state, metadata = _read_safetensors(path)
     else:
@@ -142,8 +143,8 @@ def save(
         raise CheckpointError(f"{path}: weights are saved as safetensors, the name must end in .safetensors")
     if isinstance(model_or_state, nn.Module):
         model = getattr(model_or_state, "module", model_or_state)  # inside (Distributed)DataParallel
-        if config is None and isinstance(getattr(model, "config", None), Mapping):
-            config = model.config
+        if config is None and isinstance(known := getattr(model, "config", None), Mapping):
+            config = known
         model_or_state = model.state_dict()
     for name, text in (metadata or {}).items():
         if not (isinstance(name, str) and isinstance(text, str)):
@@ -285,7 +286,9 @@ def _measure(state: Mapping[str, Tensor], lr_space: Any) -> dict[str, Any]:
                 f"not a SeemoRe state dict: {key} is {_shape(state[key])}, expected 4 dimensions"
             )
     embedding_dim, in_chans = state["conv_1.weight"].shape[:2]
-    layers, ranks, kernels = set(), {}, []
+    layers: set[str] = set()
+    ranks: dict[int, int] = {}  # of each expert
+    kernels: list[int] = []
     for key, tensor in state.items():
         if match := re.match(r"body\.(\d+)\.(?:local|global)_block\.", key):
             layers.add(match[1])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def load_any(name_or_path: str, backend: str = "auto") -> tuple[nn.Module, int]:
 
 
 class _Callable(nn.Module):
-    def __init__(self, descriptor: object):
+    def __init__(self, descriptor: Any):
         super().__init__()
         self.descriptor = descriptor
 
@@ -102,7 +103,7 @@ def run(truth: NDArray[np.uint8], networks: dict[str, tuple[nn.Module, int]], ru
     results = [Result("HR", truth), _measured("bicubic", enlarge(small, scale), truth, scale)]
     for name, (network, _) in networks.items():
         with torch.inference_mode():
-            large, peak = peak_of(lambda network=network: network(x))
+            large, peak = peak_of(partial(network, x))
             times = []
             for _ in range(runs):
                 start = time.perf_counter()

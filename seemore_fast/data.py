@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises ImageError as `image.read` does, and for 16 bits a channel and animations.
     """
     picture = read(path, data=lmdb_pictures.encoded(path) if lmdb_pictures.is_inside(path) else None)
-    pixels = picture.pixels
+    pixels: NDArray[Any] = picture.pixels
     if pixels.dtype != np.uint8 or picture.animation is not None:
         kind = "animated" if picture.animation is not None else "16 bits a channel"
         raise ImageError(f"{path}: {kind}; only still pictures of 8 bits are measured and trained on")
@@ -132,7 +132,7 @@ def _listed(file: Path, gts: dict[str, Path], gt_folder: Path) -> list[str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"{file}: {getattr(error, 'strerror', None) or 'is not a text file'}") from None
-    names = [_META_INFO.fullmatch(line)[1] for line in lines if line.strip()]
+    names = [match[1] for line in lines if line.strip() and (match := _META_INFO.fullmatch(line))]
     stems = [name if name in gts else Path(name).stem for name in names]
     missing = [name for name, stem in zip(names, stems, strict=True) if stem not in gts]
     if missing:

@@ -59,7 +59,7 @@ def _state_of(module: nn.Module) -> list[Any]:
 
 
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 class PackedWeights:

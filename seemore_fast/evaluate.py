@@ -231,8 +231,10 @@ def variant_of(config: Mapping[str, Any]) -> str | None:
 
 
 def _default_metrics(scale: int) -> dict[str, Metric]:
-    kinds = {"psnr": "calculate_psnr", "ssim": "calculate_ssim"}
-    return {name: Metric(type=kind, crop_border=scale, test_y_channel=True) for name, kind in kinds.items()}
+    return {
+        "psnr": Metric(type="calculate_psnr", crop_border=scale, test_y_channel=True),
+        "ssim": Metric(type="calculate_ssim", crop_border=scale, test_y_channel=True),
+    }
 
 
 def _check(sets: Mapping[str, list[Pair]], scale: int, in_chans: int) -> None:

@@ -126,12 +126,13 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 def routes(network: reference.SeemoRe, x: Tensor) -> list[tuple[int, ...]]:
     """The first expert that each image of ``x`` [n, in_chans, h, w] takes in each layer."""
+    body: Any = network.body
     chosen: list[Tensor] = []
     hooks = [
         group.local_block.block.moe_layer.gate.register_forward_hook(
             lambda _module, _args, probabilities: chosen.append(probabilities.argmax(1))
         )
-        for group in network.body
+        for group in body
     ]
     try:
         with torch.inference_mode():
@@ -187,6 +188,7 @@ def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
             output_names=["sr"],
             verbose=False,
         )
+    assert program is not None  # as it is with dynamo
     found = program.model.opset_imports
     if found != {"": opset}:
         raise SeemoreError(

@@ -83,5 +83,5 @@ def _target(path: str | os.PathLike[str]) -> Path:
 def _trace(network: reference.SeemoRe) -> ExportedProgram:
     example, sizes = example_and_sizes(network)
     # Without this the example's coarsest map, one pixel high, would fix the height.
-    with quiet(), shapes.patch(backed_size_oblivious=True):
+    with quiet(), shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(network, (example,), dynamic_shapes=(sizes,))

@@ -5,6 +5,8 @@ Colour is one image of the batch and alpha, if there is any, a gray one behind i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,10 +37,10 @@ class Layers:
     Raises ImageError for another kind of array.
     """
 
-    def __init__(self, pixels: NDArray, channels: int, device: str | torch.device):
+    def __init__(self, pixels: NDArray[Any], channels: int, device: str | torch.device):
         check_pixels(pixels, channels)
         layers = [pixels]
-        self._alpha: NDArray | None = None
+        self._alpha: NDArray[Any] | None = None
         if pixels.shape[2] in (2, 4) and pixels.shape[2] != channels:
             self._alpha = pixels[..., -1:]
             layers = [_fill_invisible(pixels[..., :-1], self._alpha)]
@@ -48,7 +50,7 @@ class Layers:
         planes = [_to_tensor(layer).to(device).expand(channels, -1, -1) for layer in layers]
         self.batch = torch.stack(planes)
 
-    def pixels(self, first_row: int, rows: Tensor, dtype: DTypeLike) -> NDArray:
+    def pixels(self, first_row: int, rows: Tensor, dtype: DTypeLike) -> NDArray[Any]:
         """The network's output rows as pixels (h, W * scale, C): clamped, rounded if ``dtype`` is an integer.
 
         ``rows`` is [N, channels, h, W * scale] in floating point, or uint8 in 0..255, from output row
@@ -71,7 +73,7 @@ class Layers:
         return out
 
 
-def check_pixels(pixels: NDArray, channels: int) -> None:
+def check_pixels(pixels: NDArray[Any], channels: int) -> None:
     """Raises ImageError unless a network of ``channels`` input channels can take ``pixels`` (H, W, C)."""
     found = f"{pixels.dtype} of shape {pixels.shape}"
     if pixels.dtype not in HIGHEST:
@@ -88,14 +90,14 @@ def check_pixels(pixels: NDArray, channels: int) -> None:
         )
 
 
-def _to_tensor(layer: NDArray) -> Tensor:
+def _to_tensor(layer: NDArray[Any]) -> Tensor:
     """(H, W, C) -> [C, H, W], uint8 or float32 in [0, 1]."""
     if layer.dtype == np.uint16:
         layer = layer.astype(np.float32) / 65535
     return torch.tensor(np.ascontiguousarray(layer)).permute(2, 0, 1)
 
 
-def _to_array(x: Tensor, dtype: DTypeLike) -> NDArray:
+def _to_array(x: Tensor, dtype: DTypeLike) -> NDArray[Any]:
     """[C, h, w] float32 in [0, 1] -> (h, w, C), rounded."""
     highest = HIGHEST[np.dtype(dtype)]
     if highest > 1:
@@ -103,7 +105,7 @@ def _to_array(x: Tensor, dtype: DTypeLike) -> NDArray:
     return to_host(x.permute(1, 2, 0).contiguous()).numpy().astype(dtype, copy=False)
 
 
-def _converted(pixels: NDArray, dtype: DTypeLike) -> NDArray:
+def _converted(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """The same values in another of the dtypes, rounded."""
     if pixels.dtype == dtype:
         return pixels
@@ -112,14 +114,14 @@ def _converted(pixels: NDArray, dtype: DTypeLike) -> NDArray:
     return (scaled if np.dtype(dtype) == np.float32 else scaled.round()).astype(dtype)
 
 
-def _fill_invisible(colour: NDArray, alpha: NDArray) -> NDArray:
+def _fill_invisible(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     """Gives pixels of alpha 0 the mean colour of the nearest visible ones, by a pyramid of 2x2 sums."""
     if alpha.all() or not alpha.any():
         return colour
 
     def known(weighted: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean colours of a level of the pyramid, those of the coarser level where nothing is visible."""
-        mean = weighted / np.where(weight > 0, weight, 1)
+        mean: NDArray[Any] = weighted / np.where(weight > 0, weight, 1)
         if weight.all():
             return mean
         h, w = weight.shape[:2]
@@ -148,7 +150,7 @@ def _sum_2x2(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return even.reshape((h + 1) // 2, 2, (w + 1) // 2, 2, c).sum((1, 3))
 
 
-def _keep_constant_areas(larger: NDArray, first_row: int, alpha: NDArray) -> None:
+def _keep_constant_areas(larger: NDArray[Any], first_row: int, alpha: NDArray[Any]) -> None:
     """Puts back, in place, what the network made of constant areas: opaque must not become 254.
 
     ``larger`` (h, W * scale) are output rows of alpha from ``first_row`` on, ``alpha`` (H, W) is the input.

@@ -147,7 +147,9 @@ class SeemoRe(reference.SeemoRe):
 
     def _engine_backend(self, x: Tensor) -> str | None:
         """The backend whose engine may run for ``x``; None where it must be the plain network."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
+        if torch.compiler.is_compiling() or type(x) is not Tensor:
+            return None
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return None
         # torch.func's transforms, and forward-mode differentiation, which no_grad does not turn off.
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
@@ -170,7 +172,7 @@ class SeemoRe(reference.SeemoRe):
         return {**self.__dict__, "engine": None, "cuda_engine": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.engine = Engine()
         self.cuda_engine = engine_cuda.Engine()
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
-
 from . import checkpoint, weights
 from .errors import CheckpointError
 from .options import Paths
+from .reference import SeemoRe
 
 
 class LeftOut(NamedTuple):
@@ -20,7 +19,7 @@ class LeftOut(NamedTuple):
     unexpected: list[str]
 
 
-def load(model: nn.Module, path: Paths) -> LeftOut:
+def load(model: SeemoRe, path: Paths) -> LeftOut:
     """Loads ``pretrain_network_g``, the name of bundled weights or a file, into ``model``, a SeemoRe.
 
     With ``strict_load_g`` everything must fit; otherwise whatever fits is loaded, and the rest is told.

@@ -11,7 +11,7 @@ section 3; shapes and constants in docs/architecture.md.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +131,7 @@ class Router(nn.Module):
         wide = _at_least_float32(x.dtype)
         known = torch.amp.is_autocast_available(x.device.type)  # not on the meta device
         with torch.autocast(x.device.type, enabled=False) if known else nullcontext():
-            return F.linear(x.mean((2, 3), dtype=wide), self.body["2"].weight.to(wide))
+            return F.linear(x.mean((2, 3), dtype=wide), self.body["2"].weight.to(wide))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(x).softmax(dim=1)
@@ -281,7 +281,7 @@ class SeemoRe(nn.Module):
         if len(mean) != in_chans:
             raise ValueError(f"mean must have in_chans ({in_chans}) values, got {len(mean)}")
 
-        self.config = {
+        self.config: dict[str, Any] = {
             "scale": scale,
             "in_chans": in_chans,
             "num_experts": num_experts,
@@ -298,6 +298,7 @@ class SeemoRe(nn.Module):
         self.scale = scale
         self.img_range = img_range
         # A buffer follows .to(); not persistent, for official checkpoints have no such key.
+        self.mean: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None], persistent=False)
         self.min_size = 4**recursive
 

@@ -53,7 +53,7 @@ def _resize_rows(image: NDArray[Pixels], scale: float, edges: str) -> NDArray[Pi
     out = np.zeros((len(index), *image.shape[1:]))
     for tap in range(index.shape[1]):
         out += image[index[:, tap]] * weight[:, tap].reshape(-1, *[1] * (image.ndim - 1))
-    return _round(out) if image.dtype == np.uint8 else out
+    return _round(out) if image.dtype == np.uint8 else out  # type: ignore[return-value]
 
 
 def _round(x: NDArray[np.float64]) -> NDArray[np.uint8]:

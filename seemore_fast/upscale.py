@@ -79,7 +79,8 @@ class Upscaler:
         if not 0 < memory_share <= 1:
             raise SeemoreError(f"memory_share must be above 0 and at most 1, got {memory_share}")
         self._overlap, self._share = overlap, _SHARE * memory_share
-        check_overlap(0 if self._tile == "auto" else self._tile, overlap)
+        check_overlap(self._tile if isinstance(self._tile, int) else 0, overlap)
+        network: Any  # a SeemoRe, or what has its scale and config
         if isinstance(model, nn.Module):
             # A network of this package, or one that a user has built around its interface.
             ours = hasattr(model, "scale") and isinstance(getattr(model, "config", None), dict)
@@ -137,7 +138,7 @@ class Upscaler:
         h, w, channels = pixels.shape
         larger = np.empty((h * self.scale, w * self.scale, channels), image.dtype)
 
-        def emit(first_row: int, rows: NDArray) -> None:
+        def emit(first_row: int, rows: NDArray[Any]) -> None:
             larger[first_row : first_row + len(rows)] = rows
 
         self._stream(pixels, emit, image.dtype, progress, cancelled, reserved=larger.nbytes)
@@ -145,8 +146,8 @@ class Upscaler:
 
     def stream(
         self,
-        pixels: NDArray,
-        emit: Callable[[int, NDArray], None],
+        pixels: NDArray[Any],
+        emit: Callable[[int, NDArray[Any]], None],
         dtype: DTypeLike | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
@@ -161,8 +162,8 @@ class Upscaler:
 
     def _stream(
         self,
-        pixels: NDArray,
-        emit: Callable[[int, NDArray], None],
+        pixels: NDArray[Any],
+        emit: Callable[[int, NDArray[Any]], None],
         dtype: DTypeLike,
         progress: Progress | None,
         cancelled: Callable[[], bool] | None,
@@ -184,7 +185,7 @@ class Upscaler:
         height, width = pixels.shape[:2]
         free = max(int(self._share * free_memory(self.device)) - reserved, 0)
         with autocast(self.device.type, self._dtype):
-            tile = self._choose(layers.batch, free) if self._tile == "auto" else self._tile
+            tile = self._tile if isinstance(self._tile, int) else self._choose(layers.batch, free)
         while True:
             try:
                 with torch.inference_mode(), autocast(self.device.type, self._dtype):
@@ -285,7 +286,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
-def _from_pil(image: Any) -> NDArray:
+def _from_pil(image: Any) -> NDArray[Any]:
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode not in ("L", "LA", "RGB", "RGBA") or "transparency" in image.info:

@@ -95,6 +95,8 @@ def command(
     else:
         from ..model import load
 
+        assert model is not None  # it has been checked, as data has
+        assert data is not None
         where = pick_device(device)
         precision = autocast(where.type, dtype.value)
         network = load(model, device=where, backend=backend)
@@ -145,7 +147,7 @@ def _check_arguments(
         raise SeemoreError("--force_yml changes an option file: give it with -opt")
     if opt is None and not (model and data):
         raise SeemoreError("give -opt FILE, or --model WEIGHTS and --data HR_DIR LR_DIR")
-    if opt is None and len(data) != len(more):
+    if opt is None and len(data or []) != len(more):
         raise SeemoreError("each --data takes two folders: HR_DIR LR_DIR")
 
 
@@ -198,7 +200,8 @@ def _as_csv(scores: list[SetScores]) -> str:
     metrics = list(scores[0].network)
     writer.writerow(["set", "picture", *metrics, *(f"bicubic_{name}" for name in metrics), "seconds"])
     for scored in scores:
-        for name, row in [*((image.name, image) for image in scored.images), ("mean", scored)]:
+        rows: list[tuple[str, Any]] = [*((image.name, image) for image in scored.images), ("mean", scored)]
+        for name, row in rows:
             writer.writerow([scored.name, name, *row.network.values(), *row.bicubic.values(), row.seconds])
     return text.getvalue()
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -114,7 +115,7 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
                     writer, pixels = _open_writer(upscaler, job, picture, settings)
                     encoding.append((job, picture, writer))
                     began = time.perf_counter()
-                    _compute(upscaler, pixels, picture, writer, lambda x, i=index: listener.progressed(i, x))
+                    _compute(upscaler, pixels, picture, writer, partial(listener.progressed, index))
                     outcome.network_seconds += time.perf_counter() - began - writer.waited
                     writer.end()
                     computed += writer.height * writer.width
@@ -174,7 +175,7 @@ def _open_writer(
 
 
 def _compute(
-    upscaler: Upscaler, pixels: NDArray, picture: Image, writer: Writer, tell: Callable[[float], None]
+    upscaler: Upscaler, pixels: NDArray[Any], picture: Image, writer: Writer, tell: Callable[[float], None]
 ) -> None:
     """Frame by frame; a still picture is one frame."""
     frames = picture.animation.frames if picture.animation else 1

@@ -74,7 +74,7 @@ def _open(path: Path, data: bytes | None) -> tuple[Any, Format]:
     try:
         # Opened here: libvips would want the name in UTF-8, and words errors in its own way.
         if data is None and path != STDIN:
-            opened = path.open("rb")
+            opened: IO[bytes] = path.open("rb")
         else:
             opened = _spooled(sys.stdin.buffer if data is None else io.BytesIO(data))
         with opened as file:
@@ -147,14 +147,14 @@ def _to_srgb(image: Any, has_profile: bool) -> Any:
     return image.colourspace("rgb16" if depth == 16 else "srgb")
 
 
-def _pixels(path: Path, image: Any) -> NDArray:
+def _pixels(path: Path, image: Any) -> NDArray[Any]:
     if image.format not in _DTYPES:
         raise ImageError(f"{path}: {image.format} pixels; only 8 and 16 bits a channel are supported")
     data = image.write_to_memory()
     return np.frombuffer(data, _DTYPES[image.format]).reshape(image.height, image.width, image.bands)
 
 
-def _upright(pixels: NDArray, orientation: int) -> NDArray:
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (2, 4, 5, 7):
         pixels = pixels[:, ::-1]
     quarter_turns = {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)

@@ -91,12 +91,12 @@ class Writer:
         self.height, self.width = size or shape[:2]
         self.waited = 0.0
         # Not a queue.Queue: a Ctrl-C in the midst of its Python code may leave its lock taken for good.
-        self._queue: queue.SimpleQueue[NDArray | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[NDArray[Any] | None] = queue.SimpleQueue()
         self._aborted = False
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
 
-    def rows(self, rows: NDArray) -> None:
+    def rows(self, rows: NDArray[Any]) -> None:
         """The next rows (n, W, C).  Waits while the encoder is behind."""
         if not self._threads:
             self._start()
@@ -151,7 +151,7 @@ class Writer:
         for thread in self._threads:
             thread.join()
 
-    def _pieces(self) -> Iterator[NDArray]:
+    def _pieces(self) -> Iterator[NDArray[Any]]:
         while (piece := self._queue.get()) is not None:
             yield piece
 
@@ -269,7 +269,7 @@ def write(
         raise
 
 
-def _as_png(shape: tuple[int, int, int], dtype: np.dtype, pieces: Iterable[NDArray]) -> Iterator[bytes]:
+def _as_png(shape: tuple[int, int, int], dtype: np.dtype, pieces: Iterable[NDArray[Any]]) -> Iterator[bytes]:
     """Pieces of rows -> pieces of a PNG file that is stored, not compressed."""
     height, width, channels = shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]

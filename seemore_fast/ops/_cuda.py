@@ -78,7 +78,9 @@ def _experts(*inputs: Tensor) -> tuple[Tensor]:
     return (_mixed(x, k, matrices, None, [matrices[0].shape[0]]),)
 
 
-def _mixed(x: Tensor, k: Tensor, matrices: Sequence[Tensor], weights: Tensor | None, ranks: Sequence[int]):
+def _mixed(
+    x: Tensor, k: Tensor, matrices: Sequence[Tensor], weights: Tensor | None, ranks: Sequence[int]
+) -> Tensor:
     out = torch.empty_like(x)
     _launch("experts", x, [x, k, *_wide(matrices), weights], [out], _tiles(x, 128), ranks=ranks)
     return out

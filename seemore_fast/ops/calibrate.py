@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -80,12 +82,12 @@ def reference(
     return (x + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False),)
 
 
-def _forward(*inputs) -> tuple[Tensor]:
+def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     *tensors, recursive = inputs
     return _cpu.forward("calibrate", tensors, recursive=recursive)
 
 
-def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, recursive, needs = inputs
     return _cpu.backward("calibrate", grad, tensors, needs, recursive=recursive)
 

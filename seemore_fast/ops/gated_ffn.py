@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -57,11 +59,11 @@ def reference(x: Tensor, *weights: Tensor) -> tuple[Tensor]:
     return (F.gelu(F.conv2d(a * g, fn_2, fn_2_bias)),)
 
 
-def _forward(*inputs: Tensor) -> tuple[Tensor]:
+def _forward(*inputs: Tensor) -> tuple[Tensor, ...]:
     return _cpu.forward("gated_ffn", inputs)
 
 
-def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, needs = inputs
     return _cpu.backward("gated_ffn", grad, tensors, needs)
 

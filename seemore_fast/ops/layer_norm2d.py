@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
     return (out,)
 
 
-def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, eps, needs = inputs
     return _cpu.backward("layer_norm2d", grad, tensors, needs, eps=eps)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,7 +82,7 @@ def _forward(x: Tensor, *rest: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, needs = inputs
     return _cpu.backward("low_rank_experts", grad, tensors, needs, rank=tensors[2].shape[0])
 

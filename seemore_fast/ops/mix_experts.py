@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,7 @@ def empty_routing(x: Tensor, router_weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty((n, experts), dtype=dtype), x.new_empty((n, channels), dtype=dtype)
 
 
-def _forward(x: Tensor, k: Tensor, router_weight: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(x: Tensor, k: Tensor, router_weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     *matrices, ranks, topk = rest
     out, (weights, mean) = x.new_empty(x.shape), empty_routing(x, router_weight)
     _native.require().mix_experts(
@@ -146,7 +147,7 @@ def _forward(x: Tensor, k: Tensor, router_weight: Tensor, *rest) -> tuple[Tensor
     return out, weights, mean
 
 
-def _backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, ranks, topk, needs = inputs
     return _cpu.backward("mix_experts", grad, tensors, needs, (weights, mean), ranks=ranks, topk=topk)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -117,7 +117,7 @@ def shapes(c: int, ranks: Sequence[int]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def reference(x: Tensor, *rest) -> tuple[Tensor, ...]:
+def reference(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """The formula in plain PyTorch: out, result of conv, y, and the router's weights and mean."""
     *tensors, ranks, topk, shuffle, recursive, eps = rest
     w = RMEWeights(*tensors)
@@ -138,19 +138,21 @@ def reference(x: Tensor, *rest) -> tuple[Tensor, ...]:
 _TENSORS, _OPTIONS = 1 + len(RMEWeights._fields), ("ranks", "topk", "shuffle", "recursive", "eps")
 
 
-def _empty_saved(x: Tensor, *rest) -> tuple[Tensor, ...]:
+def _empty_saved(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     router_weight = rest[RMEWeights._fields.index("router_weight")]
     return x.new_empty(x.shape), x.new_empty(x.shape), *empty_routing(x, router_weight)
 
 
-def _forward(*inputs) -> tuple[Tensor, ...]:
+def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     tensors, options = inputs[:_TENSORS], dict(zip(_OPTIONS, inputs[_TENSORS:], strict=True))
     return _cpu.forward("rme", tensors, _empty_saved(*inputs), **options)
 
 
-def _backward(grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
-    *inputs, needs = inputs
-    tensors, options = inputs[:_TENSORS], dict(zip(_OPTIONS, inputs[_TENSORS:], strict=True))
+def _backward(
+    grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tensor, *inputs: Any
+) -> list[Tensor]:
+    *given, needs = inputs
+    tensors, options = given[:_TENSORS], dict(zip(_OPTIONS, given[_TENSORS:], strict=True))
     return _cpu.backward("rme", grad, tensors, needs, (conv, y, weights, mean), **options)
 
 

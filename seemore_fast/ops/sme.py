@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -64,7 +64,7 @@ def shapes(c: int, k: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def reference(x: Tensor, *rest) -> tuple[Tensor, Tensor]:
+def reference(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The formula in plain PyTorch: out and y."""
     *tensors, eps = rest
     w = SMEWeights(*tensors)
@@ -74,16 +74,16 @@ def reference(x: Tensor, *rest) -> tuple[Tensor, Tensor]:
     return y + gated_ffn(normal, *w[12:])[0], y
 
 
-def _empty_saved(x: Tensor, *rest) -> tuple[Tensor]:
+def _empty_saved(x: Tensor, *rest: Any) -> tuple[Tensor]:
     return (x.new_empty(x.shape),)
 
 
-def _forward(*inputs) -> tuple[Tensor, Tensor]:
+def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     *tensors, eps = inputs
     return _cpu.forward("sme", tensors, _empty_saved(*inputs), kernel=tensors[5].shape[-1], eps=eps)
 
 
-def _backward(grad: Tensor, y: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, y: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, eps, needs = inputs
     return _cpu.backward("sme", grad, tensors, needs, (y,), kernel=tensors[5].shape[-1], eps=eps)
 

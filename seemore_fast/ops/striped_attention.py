@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -59,16 +61,17 @@ def shapes(c: int, k: int) -> dict[str, tuple[int, ...]]:
 
 def reference(x: Tensor, *weights: Tensor) -> tuple[Tensor]:
     """The formula in plain PyTorch."""
-    qv, qv_bias, *of_stripes, proj, proj_bias = (t.to(x.dtype) for t in weights)
+    qv, qv_bias, weight_h, bias_h, weight_v, bias_v, proj, proj_bias = (t.to(x.dtype) for t in weights)
     q, v = F.gelu(F.conv2d(x, qv, qv_bias)).chunk(2, dim=1)
-    return (F.conv2d(stripes(q, *of_stripes, False)[0] * v, proj, proj_bias),)
+    (q,) = stripes(q, weight_h, bias_h, weight_v, bias_v, False)
+    return (F.conv2d(q * v, proj, proj_bias),)
 
 
-def _forward(*inputs: Tensor) -> tuple[Tensor]:
+def _forward(*inputs: Tensor) -> tuple[Tensor, ...]:
     return _cpu.forward("striped_attention", inputs, kernel=inputs[3].shape[-1])
 
 
-def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, needs = inputs
     return _cpu.backward("striped_attention", grad, tensors, needs, kernel=tensors[3].shape[-1])
 

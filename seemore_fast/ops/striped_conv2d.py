@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,7 +77,7 @@ def _forward(
     return (out,)
 
 
-def _backward(grad: Tensor, *inputs) -> list[Tensor]:
+def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     *tensors, gelu, needs = inputs
     return _cpu.backward("striped_conv2d", grad, tensors, needs, kernel=tensors[1].shape[-1], gelu=gelu)
 

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def upscale_exact(
             report()
             return
         packed = model.native(x) if isinstance(model, SeemoRe) else None
-        stages = NativeStages(model, packed, grid) if packed else PlainStages(model, grid)
+        stages = NativeStages(model, packed, grid) if packed else PlainStages(model, grid)  # type: ignore[arg-type]
         in_memory = (
             memory is None
             or memory_needed(model, n, height, width, tile, itemsize=x.element_size()) <= memory
@@ -140,7 +140,8 @@ class _Sweeps:
             for tile in self._row_of_tiles(rows):
                 for i in range(len(self.x)):
                     sums[i] += self._pool(sweep, i, tile, aggregated[i])
-        layer = self.model.body[sweep].local_block.block.moe_layer
+        group: Any = self.model.body[sweep]
+        layer = group.local_block.block.moe_layer
         self.routings = [route(layer, s, self.grid.height * self.grid.width) for s in sums]
         # One map after the other: of a large image they take much memory.
         self.maps.clear()

@@ -6,6 +6,8 @@ the wrong part grows with each stage, but never beyond the halo.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,21 +43,23 @@ class PlainStages:
 
     def pool(self, g: int, stream: Tensor, tile: Tile, aggregated: Tensor) -> Tensor:
         """What group ``g`` must know of the tile: sums [C] in float64, and its part of ``aggregated``."""
-        rme = self._model.body[g].local_block
+        rme: Any = self._model.body[g].local_block
         x, k = rme.block.split(rme.norm_1(self._channels_first(stream)))
         inner = (..., tile.rows.inner, tile.columns.inner)
-        part = aggregated[(..., *(span.low(self._grid.ratio) for span in (tile.rows, tile.columns)))]
+        low: Any = (..., *(span.low(self._grid.ratio) for span in (tile.rows, tile.columns)))
+        part = aggregated[low]
         if part.numel() > 0:
             part.copy_(rme.block.aggregate(k[inner]))
         return x[inner].sum((0, 2, 3), dtype=torch.float64)
 
     def calibrate(self, g: int, aggregated: Tensor) -> Tensor:
         """The whole low-resolution map that group ``g`` adds to k, from the aggregated one."""
-        return self._model.body[g].local_block.block.conv(aggregated.to(self._model.conv_1.weight.dtype))
+        rme: Any = self._model.body[g].local_block
+        return rme.block.conv(aggregated.to(self._model.conv_1.weight.dtype))
 
     def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor:
         """The stream behind group ``g``."""
-        group = self._model.body[g]
+        group: Any = self._model.body[g]
         rme = group.local_block
         features = self._channels_first(stream)
         x, k = rme.block.split(rme.norm_1(features))

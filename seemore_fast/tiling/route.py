@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ def route(layer: reference.MoRE, sums: Tensor, pixels: int) -> Routing:
 
     In float64, for probabilities are nearly equal at times; of equal ones the first.
     """
-    weight = layer.gate.body["2"].weight.detach().to("cpu", torch.float64)
+    linear: Any = layer.gate.body["2"]
+    weight = linear.weight.detach().to("cpu", torch.float64)
     probabilities, experts = (weight @ (sums / pixels)).softmax(0).sort(descending=True, stable=True)
     return Routing(experts[: layer.topk].tolist(), probabilities[: layer.topk].tolist())

@@ -150,7 +150,7 @@ class _File:
         self._transfer(os.pwritev, at, values.to("cpu", self._dtype).contiguous())
 
     def _transfer(self, call: Callable[..., int], at: int, values: Tensor) -> None:
-        rest = memoryview(values.numpy()).cast("B")
+        rest = memoryview(values.numpy()).cast("B")  # type: ignore[arg-type]
         at *= self._dtype.itemsize
         try:
             while rest:

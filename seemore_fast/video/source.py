@@ -177,7 +177,7 @@ class _Rgb:
         self._source = source
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: av.VideoFrame) -> NDArray:
+    def __call__(self, frame: av.VideoFrame) -> NDArray[Any]:
         colour = self._source.colour
         rgb = self._reformatter.reformat(
             frame,
