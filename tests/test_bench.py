@@ -106,7 +106,7 @@ def test_backends_take_turns_after_warming_up() -> None:
         ({"names": ["cpu", "cuda"]}, "cannot share a run"),
         ({"dtype": "fp8"}, "unknown dtype 'fp8'"),
         ({"dtype": "fp16"}, "fp16 needs a GPU"),
-        ({"model": "x-x4"}, "x-x4: neither a weights file nor one of t-x4"),
+        ({"model": "x-x4"}, "x-x4: neither a weights file nor one of t-x2, t-x3, t-x4"),
     ],
 )
 def test_what_cannot_be_measured(
