@@ -126,6 +126,13 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.Monkey
     assert "pip install 'seemore-fast[demo]'" in line
 
 
+@pytest.mark.parametrize("option", ["--max-upload", "--max-megapixels"])
+def test_a_limit_is_a_finite_number(option: str) -> None:
+    done = CliRunner().invoke(app, ["demo", option, "inf"])
+    assert done.exit_code == 2
+    assert option in done.output
+
+
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["demo", "--model", "t-x4", "--model", "t-x4"])
     assert done.exit_code == 2

@@ -255,10 +255,11 @@ sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTabl
                 (long long)(least * sizeof(float)));
   threads = std::min(params.threads, std::max(1, area.h / kLeastBand));
   for (; threads > 1; --threads) {
-    plan = make_plan(m, *table, area, threads, strip);
-    if (forward_floats(plan) <= limit) return SM_OK;
+    const Plan wider = make_plan(m, *table, area, threads, strip);
+    if (forward_floats(wider) > limit) continue;
+    plan = wider;
+    break;
   }
-  plan = make_plan(m, *table, area, 1, strip);
   return SM_OK;
 }
 

@@ -30,7 +30,8 @@ SM_DEVICE float gelu(float x) {
 
 SM_DEVICE int lane_id() { return threadIdx.x & 31; }
 
-// Activations as float32.
+// Activations as float32; P, the precision that derives from this, says how operands are packed.
+template <class P>
 struct Wide {
   using Element = float;
   using Word = float;
@@ -53,19 +54,19 @@ struct Wide {
       a[k][0] = u.x, a[k][1] = u.y, a[k][2] = l.x, a[k][3] = l.y;
     }
   }
-};
-
-// True float32: every product by FFMA.
-struct Fp32 : Wide {
-  static SM_DEVICE Chunk pack(const float (&c)[4]) { return {{c[0], c[1], c[2], c[3]}}; }
 
   template <int KT, class PixelOf>
   static SM_DEVICE void load(Chunk (&a)[KT], const Element* memory, int stride, PixelOf pixel) {
     float wide[KT][4];
     load_wide<KT>(wide, memory, stride, pixel);
     SM_UNROLL
-    for (int k = 0; k < KT; ++k) a[k] = pack(wide[k]);
+    for (int k = 0; k < KT; ++k) a[k] = P::pack(wide[k]);
   }
+};
+
+// True float32: every product by FFMA.
+struct Fp32 : Wide<Fp32> {
+  static SM_DEVICE Chunk pack(const float (&c)[4]) { return {{c[0], c[1], c[2], c[3]}}; }
 
   // Weights: [k / 8][tiles][t][8 channels][2].
   template <int MT, int NT, int KT>
@@ -97,17 +98,9 @@ struct Fp32 : Wide {
 };
 
 // Operands rounded to TensorFloat-32, the rest in float32.
-struct Tf32 : Wide {
+struct Tf32 : Wide<Tf32> {
   static SM_DEVICE Chunk pack(const float (&c)[4]) {
     return {{round_tf32(c[0]), round_tf32(c[1]), round_tf32(c[2]), round_tf32(c[3])}};
-  }
-
-  template <int KT, class PixelOf>
-  static SM_DEVICE void load(Chunk (&a)[KT], const Element* memory, int stride, PixelOf pixel) {
-    float wide[KT][4];
-    load_wide<KT>(wide, memory, stride, pixel);
-    SM_UNROLL
-    for (int k = 0; k < KT; ++k) a[k] = pack(wide[k]);
   }
 
   // Weights: [k / 8][tiles][lane][2]. Channels 2t and 2t + 1 stand where the instruction has t and t + 4.

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..errors import SeemoreError
-from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption
+from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages
 
 
 def command(
@@ -28,8 +27,12 @@ def command(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, show_default="the first free one from 7860 on")
     ] = None,
-    max_upload: Annotated[float, typer.Option(min=0.001, help="Larger files are refused; in MB.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger pictures are refused.")] = 4,
+    max_upload: Annotated[
+        float, typer.Option(min=0.001, max=1e8, help="Larger files are refused; in MB.")
+    ] = 20,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, max=1e8, help="Larger pictures are refused.")
+    ] = 4,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
@@ -58,8 +61,7 @@ def command(
             raise SeemoreError(f"--model: two networks would be called {label!r} on the page; rename a file")
         upscalers[label] = Upscaler(name, device, dtype.value, backend=backend)
     limits = Limits(int(max_upload * 1e6), int(max_megapixels * 1e6))
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, leaves no files behind
     with serving(upscalers, limits, host, port) as url:
-        console.print(f"seemore-fast: {url} (Ctrl-C ends it)", markup=False)
+        messages().print(f"seemore-fast: {url} (Ctrl-C ends it)")
         threading.Event().wait()

@@ -78,7 +78,7 @@ def run(
     for name in CONTENDERS:
         report(f"preparing {name}")
         network = _network(model, name, device)
-        errors[name] = _relative(_gradients(network, x, target, dtype), exact)
+        errors[name] = bench.error_of(_gradients(network, x, target, dtype), exact)[0]
         optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
         steps[name] = partial(_step, network, optimizer, x, target, dtype)
         report(f"memory of {name}")
@@ -125,10 +125,6 @@ def _gradients(network: nn.Module, x: Tensor, target: Tensor, dtype: str) -> Ten
     """All parameters' gradients, one vector in float64 on the CPU."""
     found = torch.autograd.grad(_loss(network, x, target, dtype), list(network.parameters()))
     return torch.cat([gradient.double().cpu().flatten() for gradient in found])
-
-
-def _relative(got: Tensor, exact: Tensor) -> float:
-    return ((got - exact).norm() / exact.norm()).item()
 
 
 def _step(

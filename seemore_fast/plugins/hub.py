@@ -31,7 +31,7 @@ Say here what it was trained on, how well it does, and under which licence it ma
 """
 
 
-class HubSeemoRe(
+class HubSeemoRe(  # type: ignore[call-arg]
     SeemoRe,
     PyTorchModelHubMixin,
     library_name="seemore-fast",
