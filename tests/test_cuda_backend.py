@@ -110,7 +110,10 @@ def test_gradients_do_not_take_it(device, launches, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"embedding_dim": 400}, r"embedding_dim must lie in 1\.\.\d+ for the CUDA engine, got 400"),
+        (
+            {"num_experts": 65, "lr_space": "linear"},
+            r"num_experts must lie in 1\.\.64 for the CUDA engine, got 65",
+        ),
         ({"global_kernel_size": 255}, "needs more shared memory than this GPU has"),
     ],
 )

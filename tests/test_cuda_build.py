@@ -23,7 +23,7 @@ def nvcc() -> str:
 
 MOST_REGISTERS_OF_OPS = 104
 
-ENGINE = ("ends", "rme", "mix_ffn", "ffn", "sme")
+ENGINE = ("ends", "rme", "mix_ffn", "ffn", "sme", "wide")
 OPS = ("ops/striped_conv2d", "ops/experts", "ops/router")
 
 

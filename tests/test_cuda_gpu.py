@@ -80,6 +80,16 @@ def test_odd_sizes(size, precision, poisoned_memory):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("channels", [72, 130])
+def test_wide_networks(channels, precision, poisoned_memory):
+    """As above, on the kernels for more channels than the fused ones hold."""
+    model = network(num_layers=2, topk=3, embedding_dim=channels)
+    x = torch.rand(2, 3, 65, 98, device="cuda")
+    want = run(oracle_of(model).cuda(), x.double())
+    assert golden.relative_l2(run(model, x, precision), want) <= allowed_error(model, x, want, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_small_batch_for_the_sanitizer(precision):
     """Two images of 32x32 by the engine's launches and by a graph."""
     model = network("b-x2", num_layers=2)

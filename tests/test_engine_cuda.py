@@ -17,6 +17,9 @@ from . import cudasim, golden
 LIMIT = 1e-5
 """Largest relative L2 error of fp32 against float64."""
 
+WIDE = 72
+"""Channels of a network that the fused kernels do not hold: csrc/cuda/wide.cuh runs it."""
+
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
 
 
@@ -37,6 +40,17 @@ def networks(**config) -> tuple[reference.SeemoRe, reference.SeemoRe]:
 def run(model: torch.nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x)
+
+
+def experts_of(network: reference.SeemoRe, x: Tensor) -> list[int]:
+    """The expert that each layer likes best for an image."""
+    found: list[int] = []
+    routers = [module for module in network.modules() if isinstance(module, reference.Router)]
+    hooks = [r.register_forward_hook(lambda _, __, out: found.append(int(out.argmax()))) for r in routers]
+    run(network, x)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 @pytest.mark.parametrize("name", golden.EVALUATION)
@@ -84,6 +98,11 @@ def test_low_precision(name, precision, dtype):
         {"scale": 3, "in_chans": 4},
         {"num_layers": 0},
         {"img_range": 255.0, "mean": (0.1, 0.5, 0.9)},
+        {"embedding_dim": 49, "num_layers": 2, "recursive": 1, "global_kernel_size": 31},
+        {"embedding_dim": 64, "num_experts": 1, "global_kernel_size": 1, "scale": 3, "in_chans": 4},
+        {"embedding_dim": 100, "num_experts": 6, "topk": 2, "lr_space": "linear"},
+        {"embedding_dim": 130, "use_shuffle": True, "img_range": 255.0, "mean": (0.1, 0.5, 0.9)},
+        {"embedding_dim": WIDE, "num_layers": 0},
     ],
     ids=str,
 )
@@ -96,19 +115,42 @@ def test_configurations(config, precision):
     assert golden.relative_l2(got, run(oracle, x.double())) <= limit
 
 
-def test_three_levels_of_aggregation():
-    network, oracle = networks(recursive=3)
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_wide_networks(precision):
+    """As above: exact in fp32, else within twice PyTorch's own error; five orders give the same bits."""
+    network, oracle = networks(embedding_dim=WIDE, use_shuffle=True)
+    x = torch.rand(1, 3, 18, 17, generator=torch.Generator().manual_seed(5))
+    want = run(oracle, x.double())
+    engine = cudasim.Simulated(network, precision)
+    first = engine(x, seed=1)
+    if precision == "fp32":
+        allowed = LIMIT
+    else:
+        narrow = network.to(torch.bfloat16 if precision == "bf16" else torch.float16)
+        allowed = 2 * golden.relative_l2(run(narrow, x.to(narrow.mean.dtype)), want)
+    assert golden.relative_l2(first, want) <= allowed
+    for seed in (2, 3, 4, 5):
+        assert torch.equal(engine(x, seed=seed, check=False), first), f"seed {seed}"
+
+
+@pytest.mark.parametrize("channels", [12, WIDE])
+def test_three_levels_of_aggregation(channels):
+    network, oracle = networks(recursive=3, embedding_dim=channels)
     x = torch.rand(1, 3, 65, 70)
     got = cudasim.Simulated(network, "fp16")(x, check=False)
     assert golden.relative_l2(got, run(oracle, x.double())) <= 1e-2
 
 
-def test_a_batch_is_its_images():
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_batch_is_its_images(wide):
     """Each routed on its own: to the bit what it gives alone."""
     case = golden.load("t_x4")
-    engine = cudasim.Simulated(case.fill(reference.SeemoRe(**case.config)), "fp16")
+    config = {**case.config, "embedding_dim": WIDE, "num_layers": 2} if wide else case.config
+    network = case.fill(reference.SeemoRe(**config))
+    engine = cudasim.Simulated(network, "fp16")
     x = crop(case.x)
-    other = x.flip(3) * torch.tensor([1.0, 0.2, 0.0])[:, None, None]
+    other = x * torch.tensor([1.0, 0.2, 0.0])[:, None, None]
+    assert experts_of(network, x) != experts_of(network, other)
     alone = [engine(image, check=False) for image in (other, x)]
     assert torch.equal(engine(torch.cat([other, x]), check=False), torch.cat(alone))
 
@@ -128,10 +170,11 @@ def test_tiles_of_other_gpus(multiprocessors, shared, size):
     assert golden.relative_l2(got, run(oracle, x.double())) <= LIMIT
 
 
+@pytest.mark.parametrize("channels", [12, WIDE])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8])
-def test_pixels_in_other_formats(dtype):
+def test_pixels_in_other_formats(dtype, channels):
     """Converted at the two ends: the same as converting before and after."""
-    engine = cudasim.Simulated(networks()[0])
+    engine = cudasim.Simulated(networks(embedding_dim=channels)[0])
     if dtype == torch.uint8:
         x = torch.randint(0, 256, (1, 3, 17, 18), dtype=dtype)
         exact = engine(x / 255, check=False) * 255
@@ -143,8 +186,9 @@ def test_pixels_in_other_formats(dtype):
     assert torch.equal(engine(x), want)
 
 
-def test_nan_reaches_the_whole_image_and_no_other():
-    engine = cudasim.Simulated(networks()[0], "bf16")
+@pytest.mark.parametrize("channels", [12, WIDE])
+def test_nan_reaches_the_whole_image_and_no_other(channels):
+    engine = cudasim.Simulated(networks(embedding_dim=channels)[0], "bf16")
     x = torch.rand(2, 3, 17, 18)
     clean = engine(x, check=False)
     x[0, 1, 4, 5] = torch.nan
@@ -153,9 +197,23 @@ def test_nan_reaches_the_whole_image_and_no_other():
     assert torch.equal(got[1], clean[1])
 
 
+@pytest.mark.parametrize("channels", [12, WIDE])
+def test_an_expert_that_was_not_chosen_may_overflow(channels):
+    """In float16 its products would be infinite: they count for nothing."""
+    network, oracle = networks(embedding_dim=channels)
+    x = torch.rand(1, 3, 17, 18)
+    (chosen,) = experts_of(network, x)
+    for model in (network, oracle):
+        for e, expert in enumerate(model.body[0].local_block.block.moe_layer.experts):
+            if e != chosen:
+                expert.conv_1.bias.data.fill_(1e30)
+    got = cudasim.Simulated(network, "fp16")(x, check=False)
+    assert golden.relative_l2(got, run(oracle, x.double())) <= 1e-2
+
+
 def test_refusals():
-    network, _ = networks(embedding_dim=400)
-    with pytest.raises(BackendError, match=r"embedding_dim must lie in 1\.\.48 for the CUDA engine, got 400"):
+    network, _ = networks(num_experts=65, lr_space="linear")
+    with pytest.raises(BackendError, match=r"num_experts must lie in 1\.\.64 for the CUDA engine, got 65"):
         cudasim.Simulated(network)
     network, _ = networks(global_kernel_size=255)
     with pytest.raises(BackendError, match="needs more shared memory than this GPU has"):

@@ -19,15 +19,15 @@ SM_DEVICE float read_pixel(const void* image, size_t at, PixelType type) {
   }
 }
 
-template <class P, int NT>
+template <class P>
 __global__ void __launch_bounds__(kThreads) head_kernel(const HeadParams p) {
-  constexpr int kChannels = 8 * NT;
   const Tiling& at = p.at;
+  const int tiles = p.channels / 8;
   const size_t pixels = (size_t)at.h * at.w;
   const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x;
-  if (task >= pixels * NT) return;
-  const size_t pixel = task / NT;
-  const int tile = task % NT, y = pixel / at.w, x = pixel % at.w, n = blockIdx.y;
+  if (task >= pixels * tiles) return;
+  const size_t pixel = task / tiles;
+  const int tile = task % tiles, y = pixel / at.w, x = pixel % at.w, n = blockIdx.y;
   float acc[8];
   SM_UNROLL
   for (int i = 0; i < 8; ++i) acc[i] = __ldg(p.bias + 8 * tile + i);
@@ -38,13 +38,13 @@ __global__ void __launch_bounds__(kThreads) head_kernel(const HeadParams p) {
       const int from_y = y + tap / 3 - 1, from_x = x + tap % 3 - 1;
       if (!inside(at, from_y, from_x)) continue;
       const float value = (read_pixel(p.in, plane + (size_t)from_y * at.w + from_x, p.type) - mean) * p.range;
-      const float* weight = p.weight + ((size_t)channel * 9 + tap) * kChannels + 8 * tile;
+      const float* weight = p.weight + ((size_t)channel * 9 + tap) * p.channels + 8 * tile;
       SM_UNROLL
       for (int i = 0; i < 8; ++i) acc[i] = fmaf(value, __ldg(weight + i), acc[i]);
     }
   }
-  auto* out =
-      static_cast<typename P::Element*>(p.out) + image_start(at, n, kChannels) + pixel * kChannels + 8 * tile;
+  auto* out = static_cast<typename P::Element*>(p.out) + image_start(at, n, p.channels) + pixel * p.channels +
+              8 * tile;
   SM_UNROLL
   for (int i = 0; i < 8; i += 2) P::store_pair(out + i, make_float2(acc[i], acc[i + 1]));
 }

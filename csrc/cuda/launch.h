@@ -70,23 +70,23 @@ Kernel<Params> kernel_of() {
 struct Kernels {
   Kernel<HeadParams> head;
   Kernel<RmeParams> rme;
-  Kernel<AggregateParams> aggregate;
   Kernel<FfnParams> mix_ffn, ffn;
   Kernel<SmeParams> sme11;  // kernel 11, all channels at once
   Kernel<SmeParams> sme;    // any kernel, 8 channels at once
   Kernel<ConvParams> conv;
   Kernel<UpsampleParams> upsample;
+  // Any width; all but head and filter_low are for wide networks alone.
+  Kernel<FilterParams> filter_low;  // float32 -> float32: levels of aggregation
+  Kernel<FilterParams> filter, filter_to_float;
+  Kernel<NormaliseParams> normalise;
+  Kernel<ProductParams> product;
+  Kernel<LogitsParams> logits;
+  Kernel<WideMixParams> route, project_low, expert_products;
+  Kernel<UpsampleParams> upsample_wide;
 };
 
-// Widths that kernels are compiled for, in tiles of 8 channels: the narrowest that holds a network's is used.
-#ifdef SM_FEW_WIDTHS
-constexpr int kWidths[] = {5, 6};  // for tests: the same code, and less time to compile
-#else
-constexpr int kWidths[] = {5, 6, 8};
-#endif
-
-// Fills in the part of the table that one .cu file has, for a width of kWidths. Each file is compiled once
-// per precision.
+// Fills in the part of the table that one .cu file has, for a width of kWidths; add_wide the part for any
+// width. Each file is compiled once per precision.
 #define SM_DECLARE_KERNELS(precision)             \
   namespace precision##_kernels {                 \
     void add_ends(Kernels & table, int width);    \
@@ -94,6 +94,7 @@ constexpr int kWidths[] = {5, 6, 8};
     void add_mix_ffn(Kernels & table, int width); \
     void add_ffn(Kernels & table, int width);     \
     void add_sme(Kernels & table, int width);     \
+    void add_wide(Kernels & table);               \
   }
 SM_DECLARE_KERNELS(Fp32)
 SM_DECLARE_KERNELS(Tf32)

@@ -19,6 +19,77 @@ SM_DEVICE Tap tap_of(int i, int low, int size) {
   return {near, min(near + 1, low - 1), at - near};
 }
 
+// Logits of image n: the blocks' shares, always in the same order, a warp to an expert.
+SM_DEVICE void sum_logits(const MixParams& p, const Tiling& at, int n, float* logits) {
+  for (int expert = threadIdx.x / 32; expert < p.experts; expert += kWarps) {
+    const float* partial = p.partial + (size_t)n * p.blocks * p.experts + expert;
+    float sum = 0;
+    for (int block = lane_id(); block < p.blocks; block += 32)
+      sum += __ldg(partial + (size_t)block * p.experts);
+    sum = warp_sum(sum);
+    if (lane_id() == 0) logits[expert] = sum / ((float)at.h * at.w);
+  }
+}
+
+// Logits -> probabilities of the chosen, 0 for the others. Of equal ones the lower index is taken.
+SM_DEVICE void choose(const MixParams& p, float* logits) {
+  float largest = logits[0];
+  for (int e = 1; e < p.experts; ++e) largest = fmaxf(largest, logits[e]);
+  float sum = 0;
+  for (int e = 0; e < p.experts; ++e) sum += expf(logits[e] - largest);
+  unsigned long long chosen = 0;
+  for (int i = 0; i < p.topk; ++i) {
+    int best = -1;
+    for (int e = 0; e < p.experts; ++e)
+      if (!(chosen >> e & 1) && (best < 0 || logits[e] > logits[best])) best = e;
+    chosen |= 1ull << best;
+  }
+  // largest is not NaN where only some logits are: the sum is, and so every weight.
+  for (int e = 0; e < p.experts; ++e) logits[e] = chosen >> e & 1 ? expf(logits[e] - largest) / sum : 0.0f;
+}
+
+// What the probabilities of an image's experts make of its RP rows and CP biases.
+SM_DEVICE void weigh(const MixParams& p, const float* logits, int channels, float* weight, float* bias) {
+  for (int channel = threadIdx.x; channel < channels; channel += kThreads) {
+    float sum = 0;
+    for (int expert = 0; expert < p.experts; ++expert)
+      sum = fmaf(logits[expert], __ldg(p.bias_out + expert * channels + channel), sum);
+    bias[channel] = sum;
+  }
+  for (int rank = threadIdx.x; rank < p.ranks; rank += kThreads) {
+    const int expert = __ldg(p.rank_of + rank);
+    weight[rank] = expert < 0 ? 0.0f : logits[expert];
+  }
+}
+
+// A row of the coarse map from a pixel's channels.
+SM_DEVICE float project_low(const MixParams& p, const float* mixed, int channels, int rank) {
+  float value = __ldg(p.low_proj_bias + rank);
+  for (int channel = 0; channel < channels; ++channel)
+    value = fmaf(__ldg(p.low_proj + (size_t)channel * p.ranks + rank), mixed[channel], value);
+  return value;
+}
+
+// Two rows of a map of `columns` pixels to a row, whose first pixel is `origin`, between its pixels.
+SM_DEVICE float2 resized(const float* map, Place origin, int columns, int ranks, const Tap& y, const Tap& x,
+                         int rank) {
+  auto sample = [&](int row, int column) {
+    return *reinterpret_cast<const float2*>(map + ((row - origin.y) * columns + column - origin.x) * ranks +
+                                            rank);
+  };
+  const float2 a = sample(y.near, x.near), b = sample(y.near, x.far);
+  const float2 c = sample(y.far, x.near), d = sample(y.far, x.far);
+  const float2 top = make_float2(a.x + (b.x - a.x) * x.weight, a.y + (b.y - a.y) * x.weight);
+  const float2 bottom = make_float2(c.x + (d.x - c.x) * x.weight, c.y + (d.y - c.y) * x.weight);
+  return make_float2(top.x + (bottom.x - top.x) * y.weight, top.y + (bottom.y - top.y) * y.weight);
+}
+
+// Two rows of what the experts multiply. One that was not chosen counts for nothing, also where it overflows.
+SM_DEVICE float2 expert_rows(float2 b, float2 c, float2 up, const float* weight) {
+  return make_float2(weight[0] == 0 ? 0.0f : b.x * (c.x + up.x) * weight[0],
+                     weight[1] == 0 ? 0.0f : b.y * (c.y + up.y) * weight[1]);
+}
+
 template <class P, int NT>
 struct Mix {
   static constexpr int kChannels = 8 * NT;
@@ -49,7 +120,7 @@ struct Mix {
 
   // Ends with a barrier.
   SM_DEVICE void prepare(Place place) {
-    sum_logits();
+    sum_logits(p, at, n, logits);
     const Tap top = tap_of(max(place.y - 1, 0), p.map_h, at.h),
               left = tap_of(max(place.x - 1, 0), p.map_w, at.w);
     const Tap bottom = tap_of(min(place.y + at.tile_h, at.h - 1), p.map_h, at.h);
@@ -59,50 +130,12 @@ struct Mix {
     columns = right.far - left.near + 1;
     load_level(rows);
     __syncthreads();
-    if (threadIdx.x == 0) choose();
+    if (threadIdx.x == 0) choose(p, logits);
     mix_level(rows);
     __syncthreads();
     project_level(rows);
-    for (int channel = threadIdx.x; channel < kChannels; channel += kThreads) {
-      float sum = 0;
-      for (int expert = 0; expert < p.experts; ++expert)
-        sum = fmaf(logits[expert], __ldg(p.bias_out + expert * kChannels + channel), sum);
-      bias[channel] = sum;
-    }
-    for (int rank = threadIdx.x; rank < ranks; rank += kThreads) {
-      const int expert = __ldg(p.rank_of + rank);
-      weight[rank] = expert < 0 ? 0.0f : logits[expert];
-    }
+    weigh(p, logits, kChannels, weight, bias);
     __syncthreads();
-  }
-
-  // The blocks' shares, always in the same order: a warp to an expert.
-  SM_DEVICE void sum_logits() {
-    for (int expert = threadIdx.x / 32; expert < p.experts; expert += kWarps) {
-      const float* partial = p.partial + (size_t)n * p.blocks * p.experts + expert;
-      float sum = 0;
-      for (int block = lane_id(); block < p.blocks; block += 32)
-        sum += __ldg(partial + (size_t)block * p.experts);
-      for (int distance = 16; distance; distance /= 2) sum += __shfl_xor_sync(kFullMask, sum, distance);
-      if (lane_id() == 0) logits[expert] = sum / ((float)at.h * at.w);
-    }
-  }
-
-  // Logits -> probabilities of the chosen, 0 for the others. Of equal ones the lower index is taken.
-  SM_DEVICE void choose() {
-    float largest = logits[0];
-    for (int e = 1; e < p.experts; ++e) largest = fmaxf(largest, logits[e]);
-    float sum = 0;
-    for (int e = 0; e < p.experts; ++e) sum += expf(logits[e] - largest);
-    unsigned long long chosen = 0;
-    for (int i = 0; i < p.topk; ++i) {
-      int best = -1;
-      for (int e = 0; e < p.experts; ++e)
-        if (!(chosen >> e & 1) && (best < 0 || logits[e] > logits[best])) best = e;
-      chosen |= 1ull << best;
-    }
-    // largest is not NaN where only some logits are: the sum is, and so every weight.
-    for (int e = 0; e < p.experts; ++e) logits[e] = chosen >> e & 1 ? expf(logits[e] - largest) / sum : 0.0f;
   }
 
   // The last level of aggregation with a border of 1, zero outside it.
@@ -144,23 +177,8 @@ struct Mix {
   SM_DEVICE void project_level(int rows) {
     for (int task = threadIdx.x; task < rows * columns * ranks; task += kThreads) {
       const int rank = task % ranks, i = task / ranks;
-      float value = __ldg(p.low_proj_bias + rank);
-      for (int channel = 0; channel < kChannels; ++channel)
-        value = fmaf(__ldg(p.low_proj + channel * ranks + rank), mixed[i * kChannels + channel], value);
-      map[task] = value;
+      map[task] = project_low(p, mixed + i * kChannels, kChannels, rank);
     }
-  }
-
-  SM_DEVICE float2 resized(const Tap& y, const Tap& x, int rank) const {
-    auto sample = [&](int row, int column) {
-      return *reinterpret_cast<const float2*>(map + ((row - origin.y) * columns + column - origin.x) * ranks +
-                                              rank);
-    };
-    const float2 a = sample(y.near, x.near), b = sample(y.near, x.far);
-    const float2 c = sample(y.far, x.near), d = sample(y.far, x.far);
-    const float2 top = make_float2(a.x + (b.x - a.x) * x.weight, a.y + (b.y - a.y) * x.weight);
-    const float2 bottom = make_float2(c.x + (d.x - c.x) * x.weight, c.y + (d.y - c.y) * x.weight);
-    return make_float2(top.x + (bottom.x - top.x) * y.weight, top.y + (bottom.y - top.y) * y.weight);
   }
 
   // v += sum over the chosen experts e of w_e (A_e (b_e * (c_e + up_e)) + a_e), for the lane's pixels.
@@ -193,9 +211,8 @@ struct Mix {
             if (there) {
               const float2 bx = P::load_pair(b + pixels[m].index[half] * ranks + rank);
               const float2 ck = P::load_pair(c + pixels[m].index[half] * ranks + rank);
-              const float2 up = resized(y, x, rank);
-              z_pair =
-                  make_float2(bx.x * (ck.x + up.x) * weight[rank], bx.y * (ck.y + up.y) * weight[rank + 1]);
+              const float2 up = resized(map, origin, columns, ranks, y, x, rank);
+              z_pair = expert_rows(bx, ck, up, weight + rank);
             }
             product[k][2 * half] = z_pair.x;
             product[k][2 * half + 1] = z_pair.y;

@@ -149,7 +149,6 @@ struct Packer {
     r.stripe_v = depthwise(w.stripe_v, w.stripe_v_bias, c, 3);
     r.aggregate = depthwise(w.aggregate, w.aggregate_bias, c, 16);
     r.router = rows(w.router, net.num_experts, c);
-    g.aggregate.weight = r.aggregate;
 
     g.rme_ffn = ffn(w.rme_ffn, c);
     MixParams& m = g.rme_ffn.mix;
@@ -213,6 +212,7 @@ size_t pack(const sm_network& net, sm_cuda_precision precision, int width, unsig
 
   HeadParams& head = to.head;
   head.in_chans = net.in_chans;
+  head.channels = 8 * width;
   head.range = net.img_range;
   head.mean = packer.copy(net.mean, net.in_chans, net.in_chans);
   head.weight = packer.transposed(net.head, net.dim, 9 * net.in_chans, 8 * width, 9 * net.in_chans);
@@ -224,6 +224,7 @@ size_t pack(const sm_network& net, sm_cuda_precision precision, int width, unsig
   const int outputs = net.in_chans * net.scale * net.scale;
   to.upsample.in_chans = net.in_chans;
   to.upsample.scale = net.scale;
+  to.upsample.channels = 8 * width;
   to.upsample.range = net.img_range;
   to.upsample.mean = head.mean;
   to.upsample.conv =

@@ -18,13 +18,14 @@ struct Network {
   HeadParams head;
   struct Group {
     RmeParams rme;
-    AggregateParams aggregate;
     FfnParams rme_ffn, sme_ffn;
     SmeParams sme;
   };
   std::vector<Group> groups;
   ConvParams conv;
   UpsampleParams upsample;
+
+  bool wide() const { return width > kWidest; }
 };
 
 // Writes the weights behind `memory` (a whole number of 256 bytes; null: only counts) and makes parameters

@@ -1,7 +1,7 @@
 // Parameters of the kernels: plain structs of device pointers and sizes.
 //
-// Streams between kernels are [N, H, W, CP]: CP is the embedding dimension rounded up to 8 NT, the channels
-// beyond it hold zeros. RP is the sum of the experts' ranks rounded up to 16.
+// Streams between kernels are [N, H, W, CP]: CP is the embedding dimension rounded up to 8 NT, or for wide
+// networks to 16; the channels beyond it hold zeros. RP is the sum of the experts' ranks rounded up to 16.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,15 @@ namespace seemore {
 namespace cuda {
 
 constexpr int kMostExperts = 64;
+
+// Widths that kernels are compiled for, in tiles of 8 channels: the narrowest that holds a network's is used.
+// Networks beyond the last are wide, and run on the kernels of wide.cuh.
+#ifdef SM_FEW_WIDTHS
+constexpr int kWidths[] = {5, 6};  // for tests: the same code, and less time to compile
+#else
+constexpr int kWidths[] = {5, 6, 8};
+#endif
+constexpr int kWidest = kWidths[sizeof kWidths / sizeof *kWidths - 1];
 
 // Elements between pixels in shared memory: an odd number of 16-byte units, so that eight pixels' units lie
 // in different banks.
@@ -51,7 +60,7 @@ struct HeadParams {
   Tiling at;
   const void* in;  // [N, in_chans, H, W]
   PixelType type;
-  int in_chans;
+  int in_chans, channels;  // channels: CP
   float range;
   const float* mean;    // [in_chans]
   const float* weight;  // [in_chans, 9, CP]
@@ -74,11 +83,16 @@ struct RmeParams {
   const float* router;  // [experts, CP]
 };
 
-struct AggregateParams {
-  const float* in;  // [N, in_h, in_w, CP]
-  float* out;       // [N, out_h, out_w, CP]
+// A depthwise convolution on its own: stripes and gates of wide networks, levels of aggregation of all.
+struct FilterParams {
+  const void* in;     // [N, in_h, in_w, CP]
+  const void* times;  // [N, out_h, out_w, CP]: multiplies the result; null: nothing does
+  void* out;          // [N, out_h, out_w, CP]
   int in_h, in_w, out_h, out_w;
-  Depthwise weight;
+  int channels;                          // CP
+  int rows, columns, stride, top, left;  // kernel, and its zero padding above and on the left
+  bool gelu;
+  Depthwise conv;
 };
 
 // The experts' part of the first feed-forward.
@@ -133,10 +147,55 @@ struct UpsampleParams {
   const void* in;  // [N, H, W, CP]
   void* out;       // [N, in_chans, H * scale, W * scale]
   PixelType type;
-  int in_chans, scale;
+  int in_chans, scale, channels;  // channels: CP
   float range;
   const float* mean;  // [in_chans]
   Dense conv;         // rows of PixelShuffle: channel, row, column
+};
+
+// Kernels of wide networks (wide.cuh). They have no use for the tiles of `at`.
+
+struct NormaliseParams {
+  Tiling at;
+  int channels;    // CP
+  const void* in;  // [N, H, W, CP]
+  void* out;       // [N, H, W, CP]
+  Norm norm;       // null pointers: folded into what follows
+};
+
+constexpr int kTogether = 2;  // fragments of 16 pixels that share the weights which a warp loads
+
+// A dense layer: out = residual + GELU(layer in).
+struct ProductParams {
+  Tiling at;
+  int channels;          // of in, a multiple of 16
+  int taps;              // 1, or 9: 3x3, zero padded
+  const void* in;        // [N, H, W, channels]
+  const void* residual;  // [N, H, W, 8 tiles], null: none
+  void* out;             // [N, H, W, 8 tiles]
+  Dense layer;
+  int bias_step;  // from an image's bias to the next one's; 0: all have the same
+  bool gelu;
+};
+
+struct LogitsParams {
+  Tiling at;
+  int channels, experts;  // channels: CP
+  const void* in;         // [N, H, W, CP]
+  const float* router;    // [experts, CP]
+  float* partial;         // [N, grid.x, experts]: router logits of the block's pixels, summed
+};
+
+// The experts, in three kernels: the coarse map, the weights of an image, the experts' products.
+struct WideMixParams {
+  Tiling at;
+  int channels;  // CP
+  MixParams mix;
+  const float* mixed;  // [N, map_h, map_w, CP]: the last level after its depthwise convolution
+  float* map;          // [N, map_h, map_w, RP]
+  float* weight;       // [N, RP]: the probability of the row's expert if chosen, else 0
+  float* bias;         // [N, CP]: the chosen experts' biases, weighted
+  void* z;             // [N, H, W, RP]: b * (c + map, resized) * weight; may be b
 };
 
 }  // namespace cuda

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kSides[][2] = {{16, 32}, {16, 16}, {8, 32}, {8, 16}, {8, 8}};
 constexpr int kMostBlocks = 256;    // whose logits every block of the second half adds
+constexpr int kLeastPooled = 64;    // pixels of a block that sums a wide network's logits
 constexpr int kBlocksAtOnce = 3;    // on a multiprocessor: more would need fewer registers
 constexpr size_t kReserved = 1024;  // bytes of shared memory that the system takes per block
 
@@ -39,25 +40,21 @@ Step choose(const Network& net, const DeviceInfo& device, int n, int h, int w, B
 // Samples of the last level that a tile with halo 1 needs: neighbours and rounding included.
 int samples(int tile, int low, int size) { return (int)((double)(tile + 1) * low / size) + 3; }
 
+// Gives each buffer its place in the workspace.
 struct Layout {
-  size_t used = 0;
-  size_t operator()(size_t bytes) {
-    const size_t at = used;
-    used += (bytes + 255) / 256 * 256;
+  Plan& plan;
+  size_t operator()(const char* name, size_t bytes) {
+    const size_t at = plan.total;
+    plan.buffers[plan.count++] = {name, at, bytes};
+    plan.total += (bytes + 255) / 256 * 256;
     return at;
   }
 };
 
-}  // namespace
-
-Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n, int h, int w) {
-  Plan plan = {};
+void choose_tiles(const Network& net, int element, const DeviceInfo& device, int n, int h, int w,
+                  Plan& plan) {
   const size_t channels = 8 * net.width, k = net.kernel;
   const size_t pixel = (size_t)pixel_stride(channels, element) * element;
-  for (int i = 0; i < net.recursive; ++i) {
-    plan.low_h[i] = (i ? plan.low_h[i - 1] : h) / 4;
-    plan.low_w[i] = (i ? plan.low_w[i - 1] : w) / 4;
-  }
   const int map_h = plan.low_h[net.recursive - 1], map_w = plan.low_w[net.recursive - 1];
 
   auto halo = [](size_t th, size_t tw, size_t border) { return (th + 2 * border) * (tw + 2 * border); };
@@ -99,16 +96,45 @@ Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n,
         sme_work, n);
 
   plan.blocks = std::min(plan.rme.at.count, kMostBlocks);
-  const size_t pixels = (size_t)n * h * w;
-  Layout place;
-  plan.skip = place(pixels * channels * element);
-  for (size_t& stream : plan.stream) stream = place(pixels * channels * element);
-  plan.b = place(pixels * net.ranks * element);
-  plan.c = place(pixels * net.ranks * element);
-  for (int i = 0; i < std::max(1, net.recursive - 1); ++i)
-    plan.low[i] = place((size_t)n * plan.low_h[i] * plan.low_w[i] * channels * sizeof(float));
-  plan.partial = place((size_t)n * plan.blocks * net.experts * sizeof(float));
-  plan.total = place.used;
+}
+
+void lay_out(const Network& net, int element, size_t n, size_t h, size_t w, Plan& plan) {
+  Layout place{plan};
+  const size_t channels = 8 * net.width, ranks = net.ranks, pixels = n * h * w, last = net.recursive - 1;
+  auto floats = [&](const char* name, size_t count) { return place(name, count * sizeof(float)); };
+  auto level = [&](size_t i) { return n * plan.low_h[i] * plan.low_w[i]; };
+  plan.skip = place("skip", pixels * channels * element);
+  plan.stream[0] = place("stream 0", pixels * channels * element);
+  if (!net.wide()) plan.stream[1] = place("stream 1", pixels * channels * element);
+  plan.b = place("b", pixels * ranks * element);
+  plan.c = place("c", pixels * ranks * element);
+  // Of several levels the last is computed by a narrow network's tiles as they need it.
+  const size_t stored = net.wide() ? net.recursive : std::max<size_t>(1, last);
+  for (size_t i = 0; i < stored; ++i) plan.low[i] = floats("low", level(i) * channels);
+  plan.partial = floats("partial", n * plan.blocks * net.experts);
+  if (!net.wide()) return;
+  for (size_t& plane : plan.plane) plane = place("plane", pixels * channels * element);
+  plan.mixed = floats("mixed", level(last) * channels);
+  plan.map = floats("map", level(last) * ranks);
+  plan.weight = floats("weight", n * ranks);
+  plan.bias = floats("bias", n * channels);
+}
+
+}  // namespace
+
+Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n, int h, int w) {
+  Plan plan = {};
+  for (int i = 0; i < net.recursive; ++i) {
+    plan.low_h[i] = (i ? plan.low_h[i - 1] : h) / 4;
+    plan.low_w[i] = (i ? plan.low_w[i - 1] : w) / 4;
+  }
+  if (net.wide()) {
+    plan.ends.at = {h, w, net.dim, 0, 0, 0, 0};  // of whose kernels none has tiles
+    plan.blocks = (int)std::min<int64_t>(((int64_t)h * w + kLeastPooled - 1) / kLeastPooled, kMostBlocks);
+  } else {
+    choose_tiles(net, element, device, n, h, w, plan);
+  }
+  lay_out(net, element, n, h, w, plan);
   return plan;
 }
 

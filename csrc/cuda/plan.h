@@ -9,24 +9,34 @@
 namespace seemore {
 namespace cuda {
 
+constexpr int kMostRecursive = 8;
+
 // One kernel's tiles.
 struct Step {
   Tiling at;
   size_t shared;  // bytes; 0: no tile fits
 };
 
+// A part of the workspace.
+struct Buffer {
+  const char* name;
+  size_t at, bytes;  // at: from the start of the workspace
+};
+
 struct Plan {
   Step rme, mix_ffn, ffn, sme, ends;
   bool sme_rounds;  // stripes of 8 channels at a time
-  int blocks;       // of rme, per image
+  int blocks;       // of rme, or of a wide network's logits, per image
   int mix_offset;   // within mix_ffn's shared memory
   int most_rows, most_columns;
-  int low_h[8], low_w[8];  // levels of aggregation, the first is a quarter of the image
+  // Levels of aggregation, the first a quarter of the image.
+  int low_h[kMostRecursive], low_w[kMostRecursive];
   // Bytes from the start of the workspace.
-  size_t skip, stream[2], b, c, low[8], partial, total;
+  size_t skip, stream[2], b, c, low[kMostRecursive], partial, total;
+  size_t plane[4], mixed, map, weight, bias;  // of wide networks alone, which have but one stream
+  Buffer buffers[24];                         // all of them
+  int count;
 };
-
-constexpr int kMostRecursive = 8;
 
 // Sets shared to 0 in a step that no tile is small enough for.
 Plan make_plan(const Network& net, int element_bytes, const DeviceInfo& device, int n, int h, int w);

@@ -103,6 +103,30 @@ SM_DEVICE void write_pixel(void* image, size_t at, PixelType type, float value) 
   }
 }
 
+// PixelShuffle, scaling and mean: outputs 8 tile to 8 tile + 15 of the convolution at those pixels.
+template <int MT>
+SM_DEVICE void write_shuffled(const UpsampleParams& p, const Pixels (&pixels)[MT],
+                              const float (&acc)[MT][2][4], int tile) {
+  const int s = p.scale;
+  const size_t rows = (size_t)p.at.h * s, columns = (size_t)p.at.w * s;
+  SM_UNROLL
+  for (int k = 0; k < 2; ++k) SM_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const int output = 8 * (tile + k) + 2 * (lane_id() % 4) + i;
+    const int channel = output / (s * s), dy = output / s % s, dx = output % s;
+    if (channel >= p.in_chans) continue;
+    const float mean = __ldg(p.mean + channel);
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) SM_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      if (pixels[m].index[half] < 0) continue;
+      const size_t y = (size_t)pixels[m].y[half] * s + dy, x = (size_t)pixels[m].x[half] * s + dx;
+      const size_t plane = (size_t)blockIdx.y * p.in_chans + channel;
+      write_pixel(p.out, (plane * rows + y) * columns + x, p.type, acc[m][k][2 * half + i] / p.range + mean);
+    }
+  }
+}
+
 template <class P, int NT>
 __global__ void __launch_bounds__(kThreads) upsample_kernel(const UpsampleParams p) {
   constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;
@@ -111,51 +135,18 @@ __global__ void __launch_bounds__(kThreads) upsample_kernel(const UpsampleParams
   const Tiling& at = p.at;
   const Place place = place_of(at, blockIdx.x);
   constexpr int stride = kTileStride<P, NT>;
-  const int count = at.tile_h * at.tile_w, s = p.scale;
+  const int count = at.tile_h * at.tile_w;
   load_tile<P, NT>(memory, stride, at, place, p.in, nullptr);
   __syncthreads();
-  const size_t rows = (size_t)at.h * s, columns = (size_t)at.w * s;
   for (int first = threadIdx.x / 32 * MT; first * 16 < count; first += kWarps * MT) {
     Pixels pixels[MT];
     tile_pixels(pixels, at, place, first);
     for (int tile = 0; tile < p.conv.tiles; tile += 2) {
       float acc[MT][2][4];
       convolve_tile<P, MT, 2, NT>(acc, memory, stride, at, p.conv, tile, first);
-      SM_UNROLL
-      for (int k = 0; k < 2; ++k) SM_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const int output = 8 * (tile + k) + 2 * (lane_id() % 4) + i;
-        const int channel = output / (s * s), dy = output / s % s, dx = output % s;
-        if (channel >= p.in_chans) continue;
-        const float mean = __ldg(p.mean + channel);
-        SM_UNROLL
-        for (int m = 0; m < MT; ++m) SM_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          if (pixels[m].index[half] < 0) continue;
-          const size_t y = (size_t)pixels[m].y[half] * s + dy, x = (size_t)pixels[m].x[half] * s + dx;
-          const size_t plane = (size_t)blockIdx.y * p.in_chans + channel;
-          write_pixel(p.out, (plane * rows + y) * columns + x, p.type,
-                      acc[m][k][2 * half + i] / p.range + mean);
-        }
-      }
+      write_shuffled(p, pixels, acc, tile);
     }
   }
-}
-
-// One more level of aggregation: GELU(depthwise 4x4, stride 4), for networks of more than two. A thread
-// computes one channel of a pixel.
-template <int NT>
-__global__ void __launch_bounds__(kThreads) aggregate_kernel(const AggregateParams p) {
-  constexpr int kChannels = 8 * NT;
-  const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x;
-  if (task >= (size_t)p.out_h * p.out_w * kChannels) return;
-  const int channel = task % kChannels, y = task / kChannels / p.out_w, x = task / kChannels % p.out_w;
-  const float* in = p.in + (size_t)blockIdx.y * p.in_h * p.in_w * kChannels + channel;
-  float value = __ldg(p.weight.bias + channel);
-  for (int tap = 0; tap < 16; ++tap)
-    value = fmaf(__ldg(p.weight.weight + tap * kChannels + channel),
-                 __ldg(in + ((size_t)(4 * y + tap / 4) * p.in_w + 4 * x + tap % 4) * kChannels), value);
-  p.out[(size_t)blockIdx.y * p.out_h * p.out_w * kChannels + task] = gelu(value);
 }
 
 }  // namespace cuda

@@ -44,13 +44,14 @@ SM_DEVICE Pixels pixels_of(const Tiling& at, Find find) {
   return found;
 }
 
-// 16 pixels of a stream of 8 KT channels as fragments in float32; zero where there is none.
+// 16 pixels of the first 8 KT of `channels` of a stream as fragments in float32; zero where there is none.
 template <class P, int KT>
-SM_DEVICE void load_pixels(float (&v)[KT][4], const typename P::Element* stream, const Pixels& at) {
+SM_DEVICE void load_pixels(float (&v)[KT][4], const typename P::Element* stream, const Pixels& at,
+                           int channels = 8 * KT) {
   SM_UNROLL
   for (int half = 0; half < 2; ++half) {
     const bool there = at.index[half] >= 0;
-    const typename P::Element* p = stream + (there ? at.index[half] : 0) * 8 * KT + 2 * (lane_id() % 4);
+    const typename P::Element* p = stream + (there ? at.index[half] : 0) * channels + 2 * (lane_id() % 4);
     SM_UNROLL
     for (int k = 0; k < KT; ++k) {
       const float2 pair = there ? P::load_pair(p + 8 * k) : make_float2(0, 0);
@@ -71,6 +72,11 @@ SM_DEVICE void store_pixels(typename P::Element* stream, int channels, const Pix
     SM_UNROLL
     for (int n = 0; n < NT; ++n) P::store_pair(p + 8 * n, make_float2(v[n][2 * half], v[n][2 * half + 1]));
   }
+}
+
+SM_DEVICE float warp_sum(float x) {
+  for (int distance = 16; distance; distance /= 2) x += __shfl_xor_sync(kFullMask, x, distance);
+  return x;
 }
 
 SM_DEVICE float quad_sum(float x) {

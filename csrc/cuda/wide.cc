@@ -1,0 +1,171 @@
+// A forward's launches for networks of more channels than the fused kernels hold: wide.cuh's, stage by stage.
+#include "cuda/run.h"
+
+namespace seemore {
+namespace cuda {
+namespace {
+
+// What a dense layer does beside its product.
+struct After {
+  bool gelu = false;
+  const void* residual = nullptr;  // added last
+};
+
+struct Stages {
+  Run& run;
+  const Network& net = run.net;
+  const Plan& plan = run.plan;
+  const Kernels& kernels = run.kernels;
+  const Tiling& at = plan.ends.at;
+  const int channels = run.channels();
+  const size_t pixels = (size_t)at.h * at.w;
+  void* const stream = run.at(plan.stream[0]);
+  // Planes hold what the next stages need, and are taken again as soon as they do not.
+  void* const plane[4] = {run.at(plan.plane[0]), run.at(plan.plane[1]), run.at(plan.plane[2]),
+                          run.at(plan.plane[3])};
+
+  void normalise(const void* in, void* out, const Norm& norm = {}) {
+    const NormaliseParams p = {at, channels, in, out, norm};
+    run.start(kernels.normalise, p, run.blocks_of_warps(pixels), 0);
+  }
+
+  // Blocks for a dense layer, whose warps compute two tiles of outputs each.
+  unsigned blocks_for(const Dense& layer) const {
+    const size_t pieces = (pixels + 16 * kTogether - 1) / (16 * kTogether);
+    return run.blocks_of_warps(pieces * (layer.tiles / 2));
+  }
+
+  void convolve(int taps, const Dense& layer, const void* in, void* out, const After& after) {
+    const ProductParams p = {at, channels, taps, in, after.residual, out, layer, 0, after.gelu};
+    run.start(kernels.product, p, blocks_for(layer), 0);
+  }
+
+  void dense(const Dense& layer, const void* in, void* out, const After& after = {}) {
+    convolve(1, layer, in, out, after);
+  }
+
+  // A depthwise convolution that keeps the size, zero padded.
+  FilterParams filter_of(int rows, int columns, const Depthwise& conv, const void* in, void* out) const {
+    FilterParams p = {};
+    p.in = in;
+    p.out = out;
+    p.in_h = p.out_h = at.h;
+    p.in_w = p.out_w = at.w;
+    p.channels = channels;
+    p.rows = rows;
+    p.columns = columns;
+    p.stride = 1;
+    p.top = rows / 2;
+    p.left = columns / 2;
+    p.conv = conv;
+    return p;
+  }
+
+  void filter(const Kernel<FilterParams>& kernel, const FilterParams& p) {
+    run.start(kernel, p, run.blocks_for((size_t)p.out_h * p.out_w * p.channels / 2), 0);
+  }
+
+  // Up to the pooling barrier: the stream, b, c, the coarse levels and partial logits.
+  void rme(const RmeParams& g, const void* in) {
+    normalise(in, plane[0], g.norm);
+    convolve(9, g.conv, plane[0], plane[1], {.gelu = true});
+    dense(g.to_k, plane[1], plane[3]);
+    dense(g.expert_c, plane[3], run.at(plan.c));
+    FilterParams first = filter_of(4, 4, g.aggregate, plane[3], run.at(plan.low[0]));
+    first.out_h = plan.low_h[0];
+    first.out_w = plan.low_w[0];
+    first.stride = 4;
+    first.top = first.left = 0;
+    first.gelu = true;
+    filter(kernels.filter_to_float, first);
+    for (int level = 1; level < net.recursive; ++level) run.aggregate(g.aggregate, level);
+
+    dense(g.to_x, plane[1], plane[2]);
+    filter(kernels.filter, filter_of(1, 3, g.stripe_h, plane[2], plane[0]));
+    FilterParams second = filter_of(3, 1, g.stripe_v, plane[0], plane[2]);
+    second.gelu = true;
+    filter(kernels.filter, second);
+    dense(g.expert_b, plane[2], run.at(plan.b));
+    dense(g.proj, plane[2], stream, {.residual = in});
+    const LogitsParams logits = {at, channels, net.experts, plane[2], g.router, run.floats(plan.partial)};
+    run.start(kernels.logits, logits, (unsigned)plan.blocks, channels * sizeof(float));
+  }
+
+  // The chosen experts, added to the stream.
+  void mix(const MixParams& g) {
+    const int last = net.recursive - 1;
+    WideMixParams p = {};
+    p.at = at;
+    p.channels = channels;
+    p.mix = g;
+    p.mix.b = run.at(plan.b);
+    p.mix.c = run.at(plan.c);
+    p.mix.partial = run.floats(plan.partial);
+    p.mix.blocks = plan.blocks;
+    p.mix.map_h = plan.low_h[last];
+    p.mix.map_w = plan.low_w[last];
+    p.mixed = run.floats(plan.mixed);
+    p.map = run.floats(plan.map);
+    p.weight = run.floats(plan.weight);
+    p.bias = run.floats(plan.bias);
+    p.z = run.at(plan.b);
+    FilterParams low = filter_of(3, 3, g.low_conv, run.at(plan.low[last]), run.at(plan.mixed));
+    low.in_h = low.out_h = p.mix.map_h;
+    low.in_w = low.out_w = p.mix.map_w;
+    filter(kernels.filter_low, low);
+    run.start(kernels.project_low, p, run.blocks_for((size_t)p.mix.map_h * p.mix.map_w * net.ranks), 0);
+    run.start(kernels.route, p, 1, net.experts * sizeof(float));
+    run.start(kernels.expert_products, p, run.blocks_for(pixels * net.ranks / 2), 0);
+    Dense out = g.expert_out;
+    out.bias = p.bias;
+    const ProductParams product = {at, net.ranks, 1, p.z, stream, stream, out, channels, false};
+    run.start(kernels.product, product, blocks_for(out), 0);
+  }
+
+  void feed_forward(const FfnParams& g) {
+    normalise(stream, plane[0]);
+    dense(g.g, plane[0], plane[1], {.gelu = true});
+    dense(g.a, plane[0], plane[2], {.gelu = true});
+    FilterParams gate = filter_of(3, 3, g.gate, plane[1], plane[3]);
+    gate.times = plane[2];
+    filter(kernels.filter, gate);
+    dense(g.out_weight, plane[3], stream, {.gelu = true, .residual = stream});
+  }
+
+  void sme(const SmeParams& g) {
+    normalise(stream, plane[0]);
+    dense(g.to_q, plane[0], plane[1], {.gelu = true});
+    dense(g.to_v, plane[0], plane[2], {.gelu = true});
+    filter(kernels.filter, filter_of(1, g.kernel, g.stripe_h, plane[1], plane[3]));
+    FilterParams vertical = filter_of(g.kernel, 1, g.stripe_v, plane[3], plane[1]);
+    vertical.times = plane[2];
+    filter(kernels.filter, vertical);
+    dense(g.proj, plane[1], stream, {.residual = stream});
+  }
+};
+
+}  // namespace
+
+void Run::wide_group(const Network::Group& g, const void* in) {
+  Stages stages{*this};
+  stages.rme(g.rme, in);
+  stages.mix(g.rme_ffn.mix);
+  stages.feed_forward(g.rme_ffn);
+  stages.sme(g.sme);
+  stages.feed_forward(g.sme_ffn);
+}
+
+void Run::wide_tail(const void* in) {
+  Stages stages{*this};
+  stages.normalise(in, stages.plane[0], net.conv.norm);
+  stages.convolve(9, net.conv.conv, stages.plane[0], stages.plane[1], {.residual = at(plan.skip)});
+  UpsampleParams up = net.upsample;
+  up.at = stages.at;
+  up.in = stages.plane[1];
+  up.out = params.output;
+  up.type = pixels();
+  start(kernels.upsample_wide, up, stages.blocks_for(up.conv), 0);
+}
+
+}  // namespace cuda
+}  // namespace seemore
