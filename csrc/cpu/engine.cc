@@ -183,7 +183,7 @@ struct Worker {
           in[i] = low[level - 1].row(y + 4 * r + i);
           in[i].p += x;
         }
-        aggregate_row(group.aggregate, in, low[level].row(r), m.padded_dim, 0, low[level].w);
+        aggregate_row<Fp32>(group.aggregate, in, low[level].row(r), m.padded_dim, 0, low[level].w);
         finish_low_row(low[level], r);
       }
       wait();
@@ -200,9 +200,9 @@ struct Worker {
     for (int r = rows.r0; r < rows.r1; ++r) {
       const Row in[3] = {r > 0 ? last.row(r - 1) : zero, last.row(r),
                          r + 1 < last.h ? last.row(r + 1) : zero};
-      put_row<Fp32>(mixed, m.padded_dim, 0, s.x1, [&]<int N>(vf(&acc)[N], int ch, int at) SM_LAMBDA_INLINE {
-        depthwise_3x3(group.low_conv, in, acc, ch, at);
-      });
+      put_row<Fp32>(mixed, m.padded_dim, 0, s.x1,
+                    [&]<int N>(vf(&acc)[2][N], int ch, int at)
+                        SM_LAMBDA_INLINE { depthwise_3x3<Fp32>(group.low_conv, in, acc, ch, at); });
       matmul<Fp32, Epilogue::kStore>(group.low_proj, one_tap(mixed), 0, s.x1, map.row(r));
       finish_low_row(map, r);
     }

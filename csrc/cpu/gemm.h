@@ -31,6 +31,11 @@ struct Fp32 {
     store(row.at(c, x), first);
     store(row.at(c + 1, x), second);
   }
+  // Loads channels c and c + 1 of one.
+  SM_INLINE static void get(const Row& row, int c, int x, vf& first, vf& second) {
+    first = load(row.at(c, x));
+    second = load(row.at(c + 1, x));
+  }
 };
 
 #if defined(__AVX512BF16__)
@@ -48,6 +53,13 @@ struct Bf16 {
         _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008,
                          0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
     store(row.at(c / 2, x), (vf)_mm512_permutexvar_epi16(low, both));
+  }
+  SM_INLINE static void get(const Row& row, int c, int x, vf& first, vf& second) {
+    split(load(row.at(c / 2, x)), first, second);
+  }
+  SM_INLINE static void split(vf pairs, vf& first, vf& second) {
+    first = (vf)((vi)pairs << 16);
+    second = (vf)((vi)pairs & (int32_t)0xffff0000);
   }
 };
 #endif
@@ -82,23 +94,22 @@ SM_INLINE void fetch_columns(const Row& row, int channel, int channels, int from
     for (int x = from; x < to; x += 16) __builtin_prefetch(row.at(c, x));
 }
 
-// Fills channels [0, channels) of an operand row; f(vf (&out)[n], channel, x) computes n vectors.  Channels
-// are padded to a multiple of 4, so they come in pairs.
+// Fills channels [0, channels) of an operand row; f(vf (&out)[2][n], channel, x) computes n vectors of two
+// channels.
 template <class Op, class F>
 SM_INLINE void put_row(const Row& row, int channels, int x0, int x1, F f) {
   for (int c = 0; c < channels; c += 2)
     each_column(x0, x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
-      vf first[N], second[N];
-      f(first, c, x);
-      f(second, c + 1, x);
-      for (int v = 0; v < N; ++v) Op::put(row, c, x + v * VL, first[v], second[v]);
+      vf values[2][N];
+      f(values, c, x);
+      for (int v = 0; v < N; ++v) Op::put(row, c, x + v * VL, values[0][v], values[1][v]);
     });
 }
 
 enum class Epilogue {
   kStore,        // out = W x + b
-  kGelu,         // out = GELU(W x + b)
-  kGeluOperand,  // the same, stored as an operand row (conv.h)
+  kOperand,      // the same, to an operand row
+  kGeluOperand,  // GELU(W x + b) to an operand row
   kResidual,     // out = residual + W x + b
   kGeluResidual  // out = residual + GELU(W x + b)
 };
@@ -121,8 +132,11 @@ template <class Op, int MR, int NV, Epilogue E>
 SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps, int k, int x, const Row& out,
                     int m0, const Row& residual) {
   constexpr bool kAdds = E == Epilogue::kResidual || E == Epilogue::kGeluResidual;
+  constexpr bool kGelu = E == Epilogue::kGeluOperand || E == Epilogue::kGeluResidual;
+  constexpr bool kOperand = E == Epilogue::kOperand || E == Epilogue::kGeluOperand;
+  constexpr int kPack = kOperand ? Op::kPack : 1;
   // Copies, for the compiler must assume that stores change what it has by reference.
-  float* to = out.at(m0, x);
+  float* to = out.at(m0 / kPack, x);
   const float* from = kAdds ? residual.at(m0, x) : nullptr;
   const ptrdiff_t to_pitch = out.pitch, from_pitch = residual.pitch;
   vf acc[MR][NV];
@@ -132,7 +146,7 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
       acc[i][v] = splat(bias[i]);
       // Stores retire in order: 24 of them to lines that come one after the other from the L2 or L3 cache
       // can take longer than the products.  Asked for here, the lines come together, and meanwhile.
-      __builtin_prefetch(to + i * to_pitch + (NV + v) * VL, 1);
+      if (i % kPack == 0) __builtin_prefetch(to + i / kPack * to_pitch + (NV + v) * VL, 1);
       if (kAdds) __builtin_prefetch(from + i * from_pitch + (NV + v) * VL, 0);
     }
   for (int t = 0; t < taps; ++t) {
@@ -147,16 +161,22 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
       w += MR;
     }
   }
-#pragma GCC unroll 12
-  for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 6
+  for (int i = 0; i < MR; i += 2) {
     for (int v = 0; v < NV; ++v) {
-      vf r = acc[i][v];
-      if (E == Epilogue::kGelu || E == Epilogue::kGeluResidual) r = gelu(r);
-      if (kAdds) r += load(from + v * VL);
-      store(to + v * VL, r);
+      vf first = acc[i][v], second = acc[i + 1][v];
+      if (kGelu) first = gelu(first), second = gelu(second);
+      if (kAdds) {
+        first += load(from + v * VL);
+        second += load(from + from_pitch + v * VL);
+      }
+      if constexpr (kOperand)
+        Op::put({to, to_pitch}, 0, v * VL, first, second);
+      else
+        Fp32::put({to, to_pitch}, 0, v * VL, first, second);
     }
-    to += to_pitch;
-    from += from_pitch;
+    to += 2 / kPack * to_pitch;
+    from += 2 * from_pitch;
   }
 }
 

@@ -16,13 +16,6 @@ SM_INLINE void zero_columns(const Row& row, int channels, int from, int to) {
   for (int c = 0; c < channels; ++c) memset(row.at(c, from), 0, sizeof(float) * (to - from));
 }
 
-template <class Op>
-SM_INLINE void copy_row(const Row& in, const Row& out, int channels, int x0, int x1) {
-  put_row<Op>(out, channels, x0, x1, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-    for (int v = 0; v < N; ++v) acc[v] = load(in.at(c, x + v * VL));
-  });
-}
-
 // (x - mean) / sqrt(variance + eps) over the channels of each pixel, two passes; affine where given.
 template <class Op>
 SM_INLINE void layer_norm(const Row& in, const Row& out, int dim, int padded_dim, const float* weight,
@@ -87,75 +80,116 @@ SM_INLINE void add_taps(const Span<N>& span, const float* w, vf (&acc)[N]) {
   if constexpr (kShift < kHalf) add_taps<kShift + 1, kHalf>(span, w, acc);
 }
 
-// Depthwise 3x3 convolution over rows in[0..2].
+// The same for two channels that lie in pairs.
+template <class Op, int kShift, int kHalf, int N>
+SM_INLINE void add_taps(const Span<N>& span, const float* w0, const float* w1, vf (&acc)[2][N]) {
+  for (int v = 0; v < N; ++v) {
+    vf first, second;
+    Op::split(span.template shifted<kShift>(v), first, second);
+    acc[0][v] += first * w0[kShift];
+    acc[1][v] += second * w1[kShift];
+  }
+  if constexpr (kShift < kHalf) add_taps<Op, kShift + 1, kHalf>(span, w0, w1, acc);
+}
+
+// acc += a horizontal stripe of 2 * kHalf + 1 taps over channels c and c + 1 of an operand row; w0 and w1:
+// their middle weights.
+template <class Op, int kHalf, int N>
+SM_INLINE void add_stripe(const Row& in, int c, int x, const float* w0, const float* w1, vf (&acc)[2][N]) {
+  if constexpr (Op::kPack == 1) {
+    add_taps<-kHalf, kHalf>(Span<N>(in.at(c, x)), w0, acc[0]);
+    add_taps<-kHalf, kHalf>(Span<N>(in.at(c + 1, x)), w1, acc[1]);
+  } else {
+    add_taps<Op, -kHalf, kHalf>(Span<N>(in.at(c / 2, x)), w0, w1, acc);
+  }
+}
+
 template <int N>
-SM_INLINE void depthwise_3x3(const Depthwise& d, const Row in[3], vf (&acc)[N], int c, int x) {
+SM_INLINE void set_bias(const Depthwise& d, int c, vf (&acc)[2][N]) {
+  for (int i = 0; i < 2; ++i)
+    for (int v = 0; v < N; ++v) acc[i][v] = splat(d.bias[c + i]);
+}
+
+// Depthwise convolutions compute channels c and c + 1 from operand rows.
+
+// 3x3, over rows in[0..2].
+template <class Op, int N>
+SM_INLINE void depthwise_3x3(const Depthwise& d, const Row in[3], vf (&acc)[2][N], int c, int x) {
   const float* w = d.weight + c * 9 + 1;
-  for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
-  for (int i = 0; i < 3; ++i) add_taps<-1, 1>(Span<N>(in[i].at(c, x)), w + 3 * i, acc);
+  set_bias(d, c, acc);
+  for (int i = 0; i < 3; ++i) add_stripe<Op, 1>(in[i], c, x, w + 3 * i, w + 9 + 3 * i, acc);
 }
 
 // Horizontal stripe of 2 * kHalf + 1 taps; kHalf = 0: of any number.
-template <int kHalf>
+template <class Op, int kHalf>
 SM_INLINE void stripe_row_of(const Depthwise& d, const Row& in, const Row& out, int channels, int x0,
                              int x1) {
   const int half = d.taps / 2;
-  for (int c = 0; c < channels; ++c) {
-    const float* w = d.weight + c * d.taps + half;
-    each_column(x0, x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
-      vf acc[N];
-      for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
-      if constexpr (kHalf > 0)
-        add_taps<-kHalf, kHalf>(Span<N>(in.at(c, x)), w, acc);
-      else
-        for (int t = -half; t <= half; ++t)
-          for (int v = 0; v < N; ++v) acc[v] += load(in.at(c, x + t + v * VL)) * w[t];
-      for (int v = 0; v < N; ++v) store(out.at(c, x + v * VL), acc[v]);
-    });
-  }
+  put_row<Op>(out, channels, x0, x1, [&]<int N>(vf(&acc)[2][N], int c, int x) SM_LAMBDA_INLINE {
+    const float *w0 = d.weight + c * d.taps + half, *w1 = w0 + d.taps;
+    set_bias(d, c, acc);
+    if constexpr (kHalf > 0) {
+      add_stripe<Op, kHalf>(in, c, x, w0, w1, acc);
+    } else {
+      for (int t = -half; t <= half; ++t)
+        for (int v = 0; v < N; ++v) {
+          vf first, second;
+          Op::get(in, c, x + t + v * VL, first, second);
+          acc[0][v] += first * w0[t];
+          acc[1][v] += second * w1[t];
+        }
+    }
+  });
 }
 
 // Horizontal stripe: out = depthwise 1xk of in.  The sizes that the network uses are unrolled.
+template <class Op>
 SM_INLINE void stripe_row(const Depthwise& d, const Row& in, const Row& out, int channels, int x0, int x1) {
-  if (d.taps == 11) return stripe_row_of<5>(d, in, out, channels, x0, x1);
-  if (d.taps == 3) return stripe_row_of<1>(d, in, out, channels, x0, x1);
-  stripe_row_of<0>(d, in, out, channels, x0, x1);
+  if (d.taps == 11) return stripe_row_of<Op, 5>(d, in, out, channels, x0, x1);
+  if (d.taps == 3) return stripe_row_of<Op, 1>(d, in, out, channels, x0, x1);
+  stripe_row_of<Op, 0>(d, in, out, channels, x0, x1);
 }
 
 // Vertical stripe, depthwise kx1 over rows in[0..k-1].
-template <int N>
-SM_INLINE void stripe_column(const Depthwise& d, const Row* in, vf (&acc)[N], int c, int x) {
-  const int taps = d.taps;
-  const float* w = d.weight + c * taps;
-  for (int v = 0; v < N; ++v) acc[v] = splat(d.bias[c]);
-  for (int t = 0; t < taps; ++t) {
-    const float* p = in[t].at(c, x);
-    for (int v = 0; v < N; ++v) acc[v] += load(p + v * VL) * w[t];
-  }
+template <class Op, int N>
+SM_INLINE void stripe_column(const Depthwise& d, const Row* in, vf (&acc)[2][N], int c, int x) {
+  const float *w0 = d.weight + c * d.taps, *w1 = w0 + d.taps;
+  set_bias(d, c, acc);
+  for (int t = 0; t < d.taps; ++t)
+    for (int v = 0; v < N; ++v) {
+      vf first, second;
+      Op::get(in[t], c, x + v * VL, first, second);
+      acc[0][v] += first * w0[t];
+      acc[1][v] += second * w1[t];
+    }
 }
 
 // The same for two rows of output from in[0..k]: a tall stripe is bound by reading its rows from the L2
 // cache.
-template <int N>
-SM_INLINE void stripe_column_pair(const Depthwise& d, const Row* in, vf (&upper)[N], vf (&lower)[N], int c,
-                                  int x) {
+template <class Op, int N>
+SM_INLINE void stripe_column_pair(const Depthwise& d, const Row* in, vf (&upper)[2][N], vf (&lower)[2][N],
+                                  int c, int x) {
   const int taps = d.taps;
-  const float* w = d.weight + c * taps;
-  const float* top = in[0].at(c, x);
+  const float* w[2] = {d.weight + c * taps, d.weight + (c + 1) * taps};
+  set_bias(d, c, upper);
+  set_bias(d, c, lower);
+  vf value[2];
   for (int v = 0; v < N; ++v) {
-    lower[v] = splat(d.bias[c]);
-    upper[v] = d.bias[c] + load(top + v * VL) * w[0];
+    Op::get(in[0], c, x + v * VL, value[0], value[1]);
+    for (int i = 0; i < 2; ++i) upper[i][v] += value[i] * w[i][0];
   }
-  for (int t = 1; t < taps; ++t) {
-    const float* p = in[t].at(c, x);
+  for (int t = 1; t < taps; ++t)
     for (int v = 0; v < N; ++v) {
-      const vf value = load(p + v * VL);
-      upper[v] += value * w[t];
-      lower[v] += value * w[t - 1];
+      Op::get(in[t], c, x + v * VL, value[0], value[1]);
+      for (int i = 0; i < 2; ++i) {
+        upper[i][v] += value[i] * w[i][t];
+        lower[i][v] += value[i] * w[i][t - 1];
+      }
     }
+  for (int v = 0; v < N; ++v) {
+    Op::get(in[taps], c, x + v * VL, value[0], value[1]);
+    for (int i = 0; i < 2; ++i) lower[i][v] += value[i] * w[i][taps - 1];
   }
-  const float* bottom = in[taps].at(c, x);
-  for (int v = 0; v < N; ++v) lower[v] += load(bottom + v * VL) * w[taps - 1];
 }
 
 // The even, or the odd, lanes of a and b put together.
@@ -167,25 +201,32 @@ SM_INLINE vf every_other(vf a, vf b, int first) {
 
 SM_INLINE vf add_pairs(vf a, vf b) { return every_other(a, b, 0) + every_other(a, b, 1); }
 
-// Depthwise 4x4 with stride 4 and GELU: columns [x0, x1) of the output from four rows of the input.  Works on
+// Depthwise 4x4 with stride 4 and GELU: columns [x0, x1) of the output from four operand rows.  Works on
 // whole vectors: `out` is written for up to VL columns too many, and `in` read.
+template <class Op>
 SM_INLINE void aggregate_row(const Depthwise& d, const Row in[4], const Row& out, int channels, int x0,
                              int x1) {
-  for (int c = 0; c < channels; ++c) {
-    const float* w = d.weight + c * 16;
-    vf weight[4];
-    for (int i = 0; i < 4; ++i)
-      for (int lane = 0; lane < VL; ++lane) weight[i][lane] = w[4 * i + lane % 4];
+  for (int c = 0; c < channels; c += 2) {
+    vf weight[2][4];
+    for (int n = 0; n < 2; ++n)
+      for (int i = 0; i < 4; ++i)
+        for (int lane = 0; lane < VL; ++lane) weight[n][i][lane] = d.weight[(c + n) * 16 + 4 * i + lane % 4];
     for (int x = x0; x < x1; x += VL) {
-      vf products[4];
+      vf products[2][4];
       for (int v = 0; v < 4; ++v) {
-        products[v] = vf{};
+        products[0][v] = products[1][v] = vf{};
         if (x + v * VL / 4 >= x1) continue;  // the row may end here, and with it the workspace
-        products[v] = load(in[0].at(c, 4 * x + v * VL)) * weight[0];
-        for (int i = 1; i < 4; ++i) products[v] += load(in[i].at(c, 4 * x + v * VL)) * weight[i];
+        for (int i = 0; i < 4; ++i) {
+          vf value[2];
+          Op::get(in[i], c, 4 * x + v * VL, value[0], value[1]);
+          for (int n = 0; n < 2; ++n) products[n][v] += value[n] * weight[n][i];
+        }
       }
-      const vf sum = add_pairs(add_pairs(products[0], products[1]), add_pairs(products[2], products[3]));
-      store(out.at(c, x), gelu(sum + d.bias[c]));
+      for (int n = 0; n < 2; ++n) {
+        const vf(&p)[4] = products[n];
+        const vf sum = add_pairs(add_pairs(p[0], p[1]), add_pairs(p[2], p[3]));
+        store(out.at(c + n, x), gelu(sum + d.bias[c + n]));
+      }
     }
   }
 }

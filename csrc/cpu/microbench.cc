@@ -91,27 +91,27 @@ double gate(Bench& bench) {
   const Depthwise weights = bench.depthwise(9);
   const Row& factor = bench.in[3];
   put_row<Fp32>(bench.out[0], bench.channels, 0, bench.width,
-                [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-                  depthwise_3x3(weights, bench.in, acc, c, x);
-                  for (int v = 0; v < N; ++v) acc[v] *= load(factor.at(c, x + v * VL));
+                [&]<int N>(vf(&acc)[2][N], int c, int x) SM_LAMBDA_INLINE {
+                  depthwise_3x3<Fp32>(weights, bench.in, acc, c, x);
+                  multiply<Fp32>(acc, factor, c, x);
                 });
   return 2 * 9 * bench.row();
 }
 
 double stripe_across(Bench& bench) {
-  stripe_row(bench.depthwise(kStripe), bench.in[0], bench.out[0], bench.channels, 0, bench.width);
+  stripe_row<Fp32>(bench.depthwise(kStripe), bench.in[0], bench.out[0], bench.channels, 0, bench.width);
   return 2 * kStripe * bench.row();
 }
 
 double stripe_down(Bench& bench) {
   const Depthwise weights = bench.depthwise(kStripe);
-  for (int c = 0; c < bench.channels; ++c)
+  for (int c = 0; c < bench.channels; c += 2)
     each_column(0, bench.width, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
-      vf upper[N], lower[N];
-      stripe_column_pair(weights, bench.in, upper, lower, c, x);
+      vf upper[2][N], lower[2][N];
+      stripe_column_pair<Fp32>(weights, bench.in, upper, lower, c, x);
       for (int v = 0; v < N; ++v) {
-        store(bench.out[0].at(c, x + v * VL), upper[v]);
-        store(bench.out[1].at(c, x + v * VL), lower[v]);
+        Fp32::put(bench.out[0], c, x + v * VL, upper[0][v], upper[1][v]);
+        Fp32::put(bench.out[1], c, x + v * VL, lower[0][v], lower[1][v]);
       }
     });
   return 2 * 2 * kStripe * bench.row();
@@ -125,8 +125,9 @@ double norm(Bench& bench) {
 
 double activation(Bench& bench) {
   put_row<Fp32>(bench.out[0], bench.channels, 0, bench.width,
-                [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-                  for (int v = 0; v < N; ++v) acc[v] = gelu(load(bench.in[0].at(c, x + v * VL)));
+                [&]<int N>(vf(&acc)[2][N], int c, int x) SM_LAMBDA_INLINE {
+                  for (int i = 0; i < 2; ++i)
+                    for (int v = 0; v < N; ++v) acc[i][v] = gelu(load(bench.in[0].at(c + i, x + v * VL)));
                 });
   return bench.row();
 }

@@ -70,9 +70,15 @@ SM_INLINE void zero_row(const Row& row, int channels, const Strip& s, int halo) 
 
 constexpr int slot(int r, int depth) { return (r % depth + depth) % depth; }
 
-template <class Op>
-constexpr int operand_channels(int channels) {
-  return channels / Op::kPack;
+// Channels c and c + 1 times those of an operand row.
+template <class Op, int N>
+SM_INLINE void multiply(vf (&values)[2][N], const Row& by, int c, int x) {
+  for (int v = 0; v < N; ++v) {
+    vf first, second;
+    Op::get(by, c, x + v * VL, first, second);
+    values[0][v] *= first;
+    values[1][v] *= second;
+  }
 }
 
 // ---- GatedFFN --------------------------------------------------------------------------------------------
@@ -81,19 +87,19 @@ template <class Op>
 struct FfnStage {
   const Ffn& ffn;
   const Strip& s;
-  int dim, padded_dim;
-  Row operand;  // of one chunk
+  int dim, padded_dim, operands;  // channels, padded, and the units that an operand row keeps them in
+  Row operand;                    // of one chunk
   Row a[2], g[3];
 
   FfnStage(Arena& arena, const Ffn& ffn_, const Strip& s_, const Model& m)
-      : ffn(ffn_), s(s_), dim(m.dim), padded_dim(m.padded_dim) {
-    operand = arena.chunk(operand_channels<Op>(padded_dim));
-    arena.rows(a, padded_dim, s);
-    arena.rows(g, padded_dim, s);
+      : ffn(ffn_), s(s_), dim(m.dim), padded_dim(m.padded_dim), operands(padded_dim / Op::kPack) {
+    operand = arena.chunk(operands);
+    arena.rows(a, operands, s);
+    arena.rows(g, operands, s);
   }
 
   // Row r, which lies outside the image.
-  void feed_outside(int r) { zero_row(g[slot(r, 3)], padded_dim, s, 1); }
+  void feed_outside(int r) { zero_row(g[slot(r, 3)], operands, s, 1); }
 
   // Row r of the input; make(from, to) is called before those columns of it are read.
   template <class F>
@@ -103,10 +109,10 @@ struct FfnStage {
       make(from, to);
       const Row normal = operand.window(from);
       layer_norm<Op>(source, normal, dim, padded_dim, nullptr, nullptr, from, to);
-      matmul<Op, Epilogue::kGelu>(ffn.g, one_tap(normal), from, to, gr);
-      matmul<Op, Epilogue::kGelu>(ffn.a, one_tap(normal), s.inner(from), s.inner(to), a[slot(r, 2)]);
+      matmul<Op, Epilogue::kGeluOperand>(ffn.g, one_tap(normal), from, to, gr);
+      matmul<Op, Epilogue::kGeluOperand>(ffn.a, one_tap(normal), s.inner(from), s.inner(to), a[slot(r, 2)]);
     });
-    s.mask(gr, padded_dim, 1);
+    s.mask(gr, operands, 1);
   }
 
   // Row r of the output, once rows up to r + 1 were fed: residual + ffn.
@@ -115,9 +121,9 @@ struct FfnStage {
     const Row& ar = a[slot(r, 2)];
     each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
       const Row product = operand.window(from);
-      put_row<Op>(product, padded_dim, from, to, [&]<int N>(vf(&acc)[N], int c, int x) SM_LAMBDA_INLINE {
-        depthwise_3x3(ffn.gate, in, acc, c, x);
-        for (int v = 0; v < N; ++v) acc[v] *= load(ar.at(c, x + v * VL));
+      put_row<Op>(product, padded_dim, from, to, [&]<int N>(vf(&acc)[2][N], int c, int x) SM_LAMBDA_INLINE {
+        depthwise_3x3<Op>(ffn.gate, in, acc, c, x);
+        multiply<Op>(acc, ar, c, x);
       });
       matmul<Op, Epilogue::kGeluResidual>(ffn.out, one_tap(product), from, to, out, residual);
     });
@@ -132,33 +138,38 @@ template <class Op>
 struct SmeStage {
   const Group& group;
   const Strip& s;
-  int dim, padded_dim, half;
+  int dim, padded_dim, operands, half;
   Row operand[2], q;
   Row horizontal[kMaxKernel + 1];  // q after its 1xk stripe, k + 1 rows: results come in pairs of rows
   Row v[kMaxKernel / 2 + 2];
 
   SmeStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m)
-      : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim), half(m.kernel / 2) {
-    for (Row& row : operand) row = arena.chunk(operand_channels<Op>(padded_dim));
-    q = arena.row(padded_dim, s);
-    for (int i = 0; i < 2 * half + 2; ++i) horizontal[i] = arena.row(padded_dim, s);
-    for (int i = 0; i < half + 2; ++i) v[i] = arena.row(padded_dim, s);
+      : group(group_),
+        s(s_),
+        dim(m.dim),
+        padded_dim(m.padded_dim),
+        operands(padded_dim / Op::kPack),
+        half(m.kernel / 2) {
+    for (Row& row : operand) row = arena.chunk(operands);
+    q = arena.row(operands, s);
+    for (int i = 0; i < 2 * half + 2; ++i) horizontal[i] = arena.row(operands, s);
+    for (int i = 0; i < half + 2; ++i) v[i] = arena.row(operands, s);
   }
 
   // Row r of the input; outside the image where in is null.  `inner`: this band needs its result, too.
   void feed(int r, const InputRow* in, bool inner) {
     const Row& hr = horizontal[slot(r, 2 * half + 2)];
-    if (!in) return zero_row(hr, padded_dim, s, 0);
+    if (!in) return zero_row(hr, operands, s, 0);
     each_input_chunk(s, *in, [&](const Row& source, int from, int to) SM_LAMBDA_INLINE {
       const Row normal = operand[0].window(from);
       layer_norm<Op>(source, normal, dim, padded_dim, nullptr, nullptr, from, to);
-      matmul<Op, Epilogue::kGelu>(group.to_q, one_tap(normal), from, to, q);
+      matmul<Op, Epilogue::kGeluOperand>(group.to_q, one_tap(normal), from, to, q);
       if (inner)
-        matmul<Op, Epilogue::kGelu>(group.to_v, one_tap(normal), s.inner(from), s.inner(to),
-                                    v[slot(r, half + 2)]);
+        matmul<Op, Epilogue::kGeluOperand>(group.to_v, one_tap(normal), s.inner(from), s.inner(to),
+                                           v[slot(r, half + 2)]);
     });
-    s.mask(q, padded_dim, half);
-    stripe_row(group.sme_h, q, hr, padded_dim, s.x0, s.x1);
+    s.mask(q, operands, half);
+    stripe_row<Op>(group.sme_h, q, hr, padded_dim, s.x0, s.x1);
   }
 
   // Rows r and r + 1 (the first `count` of them) of the stream, to which their results are added, once rows
@@ -172,14 +183,9 @@ struct SmeStage {
       for (int c = 0; c < padded_dim; c += 2)
         each_column(from, to, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
           vf upper[2][N], lower[2][N];
-#pragma GCC unroll 2
-          for (int i = 0; i < 2; ++i) {
-            stripe_column_pair(group.sme_v, in, upper[i], lower[i], c + i, x);
-            for (int n = 0; n < N; ++n) {
-              upper[i][n] *= load(upper_v.at(c + i, x + n * VL));
-              lower[i][n] *= load(lower_v.at(c + i, x + n * VL));
-            }
-          }
+          stripe_column_pair<Op>(group.sme_v, in, upper, lower, c, x);
+          multiply<Op>(upper, upper_v, c, x);
+          multiply<Op>(lower, lower_v, c, x);
           for (int n = 0; n < N; ++n) {
             Op::put(product[0], c, x + n * VL, upper[0][n], upper[1][n]);
             Op::put(product[1], c, x + n * VL, lower[0][n], lower[1][n]);
@@ -205,20 +211,19 @@ struct RmeStage {
   using Conv = RowConv<Op>;
   const Group& group;
   const Strip& s;
-  int dim, padded_dim;
-  Row operand;  // of one chunk
+  int dim, padded_dim, operands;  // channels, padded, and the units that an operand row keeps them in
+  Row operand;                    // of one chunk
   Row normal[Conv::kInputs], scratch[Conv::kProducts], t[Conv::kRows], x, horizontal[3], k[4];
 
   RmeStage(Arena& arena, const Group& group_, const Strip& s_, const Model& m)
-      : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim) {
-    const int channels = operand_channels<Op>(padded_dim);
-    operand = arena.chunk(channels);
+      : group(group_), s(s_), dim(m.dim), padded_dim(m.padded_dim), operands(padded_dim / Op::kPack) {
+    operand = arena.chunk(operands);
     arena.rows(normal, padded_dim, s);
-    for (Row& row : scratch) row = arena.row(channels, Conv::kWidth);
-    arena.rows(t, channels, s);
-    x = arena.row(padded_dim, s);
-    arena.rows(horizontal, padded_dim, s);
-    arena.rows(k, padded_dim, s);
+    for (Row& row : scratch) row = arena.row(operands, Conv::kWidth);
+    arena.rows(t, operands, s);
+    x = arena.row(operands, s);
+    arena.rows(horizontal, operands, s);
+    arena.rows(k, operands, s);
   }
 
   // Row r into the ring of normalised rows; outside the image where in is null.
@@ -242,35 +247,30 @@ struct RmeStage {
   // x half of row r up to its horizontal stripe, for the results of rows r - 1 .. r + 1.
   void x_half(int r, bool inside) {
     const Row& hr = horizontal[slot(r, 3)];
-    if (!inside) return zero_row(hr, padded_dim, s, 0);
-    matmul<Op, Epilogue::kStore>(group.to_x, one_tap(t[slot(r, Conv::kRows)]), s.e0, s.e1, x);
-    s.mask(x, padded_dim, 1);
-    stripe_row(group.stripe_h, x, hr, padded_dim, s.x0, s.x1);
+    if (!inside) return zero_row(hr, operands, s, 0);
+    matmul<Op, Epilogue::kOperand>(group.to_x, one_tap(t[slot(r, Conv::kRows)]), s.e0, s.e1, x);
+    s.mask(x, operands, 1);
+    stripe_row<Op>(group.stripe_h, x, hr, padded_dim, s.x0, s.x1);
   }
 
   // k half of row r, and C k.
   void k_half(int r, const Row& c_out) {
     const Row& kr = k[r & 3];
     each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
-      matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), from, to, kr);
-      Row chunk = kr;
-      if (Op::kPack > 1) {
-        chunk = operand.window(from);
-        copy_row<Op>(kr, chunk, padded_dim, from, to);
-      }
-      matmul<Op, Epilogue::kStore>(group.expert_c, one_tap(chunk), from, to, c_out);
+      matmul<Op, Epilogue::kOperand>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), from, to, kr);
+      matmul<Op, Epilogue::kStore>(group.expert_c, one_tap(kr), from, to, c_out);
     });
   }
 
   // k half of row r alone.
   void k_row(int r) {
-    matmul<Op, Epilogue::kStore>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), s.x0, s.x1, k[r & 3]);
+    matmul<Op, Epilogue::kOperand>(group.to_k, one_tap(t[slot(r, Conv::kRows)]), s.x0, s.x1, k[r & 3]);
   }
 
   // A row of the aggregated map from the last four rows of k.
   void aggregate(const Row& low, int low_w) {
     const int x1 = s.x1 / 4 < low_w ? s.x1 / 4 : low_w;
-    aggregate_row(group.aggregate, k, low, padded_dim, s.x0 / 4, x1);
+    aggregate_row<Op>(group.aggregate, k, low, padded_dim, s.x0 / 4, x1);
   }
 
   // Results of row r, once x_half was called up to r + 1.
@@ -283,15 +283,14 @@ struct RmeStage {
         vf sum[2] = {};
         each_column(from, to, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
           vf value[2][N];
+          stripe_column<Op>(group.stripe_v, in, value, c, x);
 #pragma GCC unroll 2
-          for (int i = 0; i < 2; ++i) {
-            stripe_column(group.stripe_v, in, value[i], c + i, x);
+          for (int i = 0; i < 2; ++i)
             for (int n = 0; n < N; ++n) {
               value[i][n] = gelu(value[i][n]);
               const int from = out.x0 - x - n * VL, to = out.x1 - x - n * VL;
               sum[i] += from <= 0 && to >= VL ? value[i][n] : keep_range(value[i][n], from, to);
             }
-          }
           for (int n = 0; n < N; ++n) Op::put(mixed, c, x + n * VL, value[0][n], value[1][n]);
         });
         for (int i = 0; i < 2; ++i) out.sums[c + i] += horizontal_sum(sum[i]);
