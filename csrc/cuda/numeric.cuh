@@ -199,5 +199,17 @@ struct Bf16Format {
 using Fp16 = Narrow<HalfFormat>;
 using Bf16 = Narrow<Bf16Format>;
 
+// For __launch_bounds__, the blocks of a kernel that a multiprocessor is to hold: 2 leave a thread 128
+// registers, 1 all 255. Where it is not told, ptxas aims at a number of its own, and spills a few registers
+// where that was too high; tests/test_cuda_build.py watches over the kernels that let it.
+constexpr int kPtxasChooses = 0;
+
+// Whether two blocks' registers hold NT tiles of channels of a pixel, times input, hidden layer and output.
+template <class P, int NT>
+constexpr bool kIsSlim = sizeof(typename P::Element) == 2 && NT <= 6;
+
+template <class P, int NT>
+constexpr int kBlocksOfDense = kIsSlim<P, NT> ? kPtxasChooses : 1;
+
 }  // namespace cuda
 }  // namespace seemore

@@ -227,11 +227,19 @@ struct Rme {
   }
 };
 
+// Pairs of fragments share the weights they load, where registers allow: two blocks fit on sm_90 alone.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
 template <class P, int NT>
-__global__ void __launch_bounds__(kThreads) rme_kernel(const RmeParams p) {
+constexpr int kBlocksOfRme = 1;
+#else
+template <class P, int NT>
+constexpr int kBlocksOfRme = kBlocksOfDense<P, NT>;
+#endif
+
+template <class P, int NT>
+__global__ void __launch_bounds__(kThreads, kBlocksOfRme<P, NT>) rme_kernel(const RmeParams p) {
   SM_DYNAMIC_SHARED(memory);
-  // Pairs of fragments share the weights they load, where registers allow.
-  Rme<P, NT, sizeof(typename P::Element) == 2 && NT <= 8 ? 2 : 1>(p, memory).run();
+  Rme<P, NT, sizeof(typename P::Element) == 2 ? 2 : 1>(p, memory).run();
 }
 
 }  // namespace cuda

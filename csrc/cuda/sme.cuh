@@ -130,7 +130,7 @@ struct Sme {
 };
 
 template <class P, int NT, int QT, int K>
-__global__ void __launch_bounds__(kThreads) sme_kernel(const SmeParams p) {
+__global__ void __launch_bounds__(kThreads, kIsSlim<P, NT> ? 2 : 1) sme_kernel(const SmeParams p) {
   SM_DYNAMIC_SHARED(memory);
   Sme<P, NT, QT, K>(p, memory).run();
 }

@@ -175,7 +175,7 @@ SM_DEVICE void add_products(const ExpertsParams& p, const Chosen& chosen, const 
 }
 
 template <class T, int PX>
-__global__ void __launch_bounds__(kThreads) experts_backward_kernel(const ExpertsParams p) {
+__global__ void __launch_bounds__(kThreads, 2) experts_backward_kernel(const ExpertsParams p) {
   SM_DYNAMIC_SHARED(shared);
   constexpr int kPixels = 32 * PX;
   const int size = p.rank * kPixels, lane = lane_id(), channels = p.channels;

@@ -69,7 +69,7 @@ SM_DEVICE void first_stripe(const StripesParams& p, const StripeTile& at, int c,
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) stripes_kernel(const StripesParams p) {
+__global__ void __launch_bounds__(kThreads, 6) stripes_kernel(const StripesParams p) {
   using Element = typename T::Element;
   SM_DYNAMIC_SHARED(shared);
   const int share = blockIdx.x % p.shares, plane = blockIdx.x / p.shares, c = plane % p.channels;
