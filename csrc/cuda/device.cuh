@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cuda/params.h"
+
 #ifdef SEEMORE_CUDASIM
 #include "cudasim/cuda_on_host.h"
 #define SM_UNROLL _Pragma("GCC unroll 32")
@@ -23,8 +25,6 @@ namespace seemore {
 namespace cuda {
 
 constexpr unsigned kFullMask = 0xffffffffu;
-constexpr int kThreads = 256;  // of every block
-constexpr int kWarps = kThreads / 32;
 
 }  // namespace cuda
 }  // namespace seemore

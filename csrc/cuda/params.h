@@ -9,6 +9,8 @@
 namespace seemore {
 namespace cuda {
 
+constexpr int kThreads = 256;  // of every block
+constexpr int kWarps = kThreads / 32;
 constexpr int kMostExperts = 64;
 
 // Widths that kernels are compiled for, in tiles of 8 channels: the narrowest that holds a network's is used.
