@@ -73,8 +73,9 @@ struct Fp32 : Wide<Fp32> {
   static SM_DEVICE void multiply(float (&acc)[MT][NT][4], const Chunk (&a)[MT][KT], const Word* w, int tiles,
                                  int first) {
     const int lane = lane_id(), quad = lane & ~3, t = lane % 4;
+    // Rolled over i: unrolled, ptxas would fetch more weights ahead than registers hold.
     SM_UNROLL
-    for (int k = 0; k < KT; ++k) SM_UNROLL
+    for (int k = 0; k < KT; ++k) SM_NO_UNROLL
     for (int i = 0; i < 8; i += 2) {
       float x[MT][2][2];  // [channel i, i + 1][pixel g, g + 8]: they lie in another lane of the quad
       SM_UNROLL
@@ -204,7 +205,7 @@ using Bf16 = Narrow<Bf16Format>;
 // where that was too high; tests/test_cuda_build.py watches over the kernels that let it.
 constexpr int kPtxasChooses = 0;
 
-// Whether two blocks' registers hold NT tiles of channels of a pixel, times input, hidden layer and output.
+// Whether the registers of two blocks hold all channels of a warp's pixels: input, hidden layer and output.
 template <class P, int NT>
 constexpr bool kIsSlim = sizeof(typename P::Element) == 2 && NT <= 6;
 

@@ -227,7 +227,8 @@ struct Rme {
   }
 };
 
-// Pairs of fragments share the weights they load, where registers allow: two blocks fit on sm_90 alone.
+// In 16 bit, pairs of fragments share the weights they load. ptxas fits two blocks of that for sm_90 alone;
+// for the others it would spill.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
 template <class P, int NT>
 constexpr int kBlocksOfRme = 1;
