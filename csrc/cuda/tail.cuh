@@ -127,6 +127,7 @@ SM_DEVICE void write_shuffled(const UpsampleParams& p, const Pixels (&pixels)[MT
   }
 }
 
+// Two blocks to a multiprocessor: for more ptxas would spill (float32 and TF32).
 template <class P, int NT>
 __global__ void __launch_bounds__(kThreads, 2) upsample_kernel(const UpsampleParams p) {
   constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;

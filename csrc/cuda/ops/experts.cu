@@ -174,6 +174,7 @@ SM_DEVICE void add_products(const ExpertsParams& p, const Chosen& chosen, const 
   }
 }
 
+// Two blocks to a multiprocessor: for a third one ptxas would spill (16 bit, sm_80).
 template <class T, int PX>
 __global__ void __launch_bounds__(kThreads, 2) experts_backward_kernel(const ExpertsParams p) {
   SM_DYNAMIC_SHARED(shared);

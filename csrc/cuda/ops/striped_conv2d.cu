@@ -68,6 +68,7 @@ SM_DEVICE void first_stripe(const StripesParams& p, const StripeTile& at, int c,
   }
 }
 
+// Six blocks have all threads of a multiprocessor of sm_86: for eight ptxas would spill (16 bit, sm_80).
 template <class T>
 __global__ void __launch_bounds__(kThreads, 6) stripes_kernel(const StripesParams p) {
   using Element = typename T::Element;
