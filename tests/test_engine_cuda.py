@@ -69,7 +69,7 @@ def test_golden_networks(name):
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("tf32", None), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
 )
-@pytest.mark.parametrize("name", ["t_x4", "b_x3"])
+@pytest.mark.parametrize("name", golden.EVALUATION)
 def test_low_precision(name, precision, dtype):
     """RMS error at most twice PyTorch's own (for TF32 that of float16, which has as many bits)."""
     case = golden.load(name)
