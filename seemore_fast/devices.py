@@ -1,4 +1,4 @@
-"""Which device computes, how much memory it has free, and the way back from it."""
+"""Which device computes, how much memory it has free, and the way there and back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from .errors import BackendError
+
+_PIECE = 1 << 23  # bytes
 
 
 def pick_device(choice: str | torch.device) -> torch.device:
@@ -31,6 +33,22 @@ def pick_device(choice: str | torch.device) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise BackendError(f"device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return device
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` (in the CPU's memory) on ``device``; to a GPU by way of page-locked memory, in pieces.
+
+    Pieces bound the memory that PyTorch locks and keeps, and one is filled while the last one is on its way.
+    Returns before the last has arrived; the current stream knows when.
+    """
+    if device.type != "cuda":
+        return x.to(device)
+    there = torch.empty_like(x, device=device, memory_format=torch.contiguous_format)
+    rows = max(_PIECE * len(x) // max(x.nbytes, 1), 1)
+    for source, target in zip(x.split(rows), there.split(rows), strict=True):
+        staged = torch.empty(source.shape, dtype=x.dtype, pin_memory=True)
+        target.copy_(staged.copy_(source), non_blocking=True)
+    return there
 
 
 def to_host(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from .devices import to_host
+from .devices import to_device, to_host
 from .errors import BackendError, ImageError
 
 HIGHEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
@@ -37,7 +37,7 @@ class Layers:
     Raises ImageError for another kind of array.
     """
 
-    def __init__(self, pixels: NDArray[Any], channels: int, device: str | torch.device):
+    def __init__(self, pixels: NDArray[Any], channels: int, device: torch.device):
         check_pixels(pixels, channels)
         layers = [pixels]
         self._alpha: NDArray[Any] | None = None
@@ -47,7 +47,7 @@ class Layers:
             if self._alpha.min() < self._alpha.max():
                 layers.append(self._alpha)
         self._gray = [layer.shape[2] == 1 < channels for layer in layers]
-        planes = [_to_tensor(layer).to(device).expand(channels, -1, -1) for layer in layers]
+        planes = [_to_tensor(layer, device).expand(channels, -1, -1) for layer in layers]
         self.batch = torch.stack(planes)
 
     def pixels(self, first_row: int, rows: Tensor, dtype: DTypeLike) -> NDArray[Any]:
@@ -90,11 +90,11 @@ def check_pixels(pixels: NDArray[Any], channels: int) -> None:
         )
 
 
-def _to_tensor(layer: NDArray[Any]) -> Tensor:
-    """(H, W, C) -> [C, H, W], uint8 or float32 in [0, 1]."""
+def _to_tensor(layer: NDArray[Any], device: torch.device) -> Tensor:
+    """(H, W, C) -> [C, H, W] on ``device``, uint8 or float32 in [0, 1]."""
     if layer.dtype == np.uint16:
         layer = layer.astype(np.float32) / 65535
-    return torch.tensor(np.ascontiguousarray(layer)).permute(2, 0, 1)
+    return to_device(torch.tensor(np.ascontiguousarray(layer)), device).permute(2, 0, 1)
 
 
 def _to_array(x: Tensor, dtype: DTypeLike) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seemore_fast import SeemoRe, Upscaler, backends, reference, training, variants
+from seemore_fast import SeemoRe, Upscaler, backends, devices, reference, training, variants
 
 from . import golden
 
@@ -257,6 +257,14 @@ def test_pictures_are_those_of_the_cpu():
     difference = abs(on_gpu - Upscaler("t-x4", "cpu").up(picture).astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 1e-3
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (2100, 3000, 3)], ids=str)
+def test_pictures_go_to_the_gpu_and_come_back(shape):
+    """The larger one in several pieces, again and again through the same locked memory."""
+    pictures = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(5)]
+    there = [devices.to_device(x, torch.device("cuda")) for x in pictures]
+    assert all(torch.equal(devices.to_host(y), x) for x, y in zip(pictures, there, strict=True))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -1,4 +1,4 @@
-"""Free memory: the least of what machine, containers and limits leave."""
+"""Free memory: the least of what machine, containers and limits leave; and pictures on their way to a GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seemore_fast import devices
 from seemore_fast.devices import free_memory
 
 CPU = torch.device("cpu")
@@ -81,3 +82,23 @@ def test_ulimit_counts() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_pieces_of_a_picture_all_reach_the_gpu(monkeypatch, permuted):
+    """With memory that is neither a GPU's nor page-locked, so that it runs anywhere."""
+    empty, empty_like, locked = torch.empty, torch.empty_like, []
+
+    def staging(shape, dtype, pin_memory):
+        assert pin_memory
+        locked.append(empty(shape, dtype=dtype))
+        return locked[-1]
+
+    monkeypatch.setattr(torch, "empty", staging)
+    monkeypatch.setattr(torch, "empty_like", lambda x, device, memory_format: empty_like(x).contiguous())
+    monkeypatch.setattr(devices, "_PIECE", 1000)
+    x = torch.arange(37 * 50 * 3, dtype=torch.int32).view(37, 50, 3)
+    x = x.permute(2, 1, 0) if permuted else x
+    assert torch.equal(devices.to_device(x, torch.device("cuda")), x)
+    assert len(locked) > 2
+    assert sum(len(piece) for piece in locked) == len(x)

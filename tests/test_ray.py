@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,8 @@ def test_a_picture_that_kills_its_workers_is_found(
     ((job, message),) = outcome.failed
     assert job == jobs[2]
     assert message == f"{jobs[2].input}: its workers died, each time; see the logs of Ray"
+    # Ray Data's statistics, which would go on asking, and log into streams that pytest has closed.
+    assert "data-usage-metrics-poller" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize(

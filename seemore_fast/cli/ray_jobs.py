@@ -91,8 +91,10 @@ def upscale_on_ray(
 
 
 def _hush() -> None:
-    """What Ray says to its own users goes to its logs."""
+    """What Ray says to its own users goes to its logs, and nothing to its makers."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Else a thread that outlives the run asks for figures every ten seconds, and complains of closed streams.
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     for handler in logging.getLogger("ray.data").handlers:
         if handler.name == "console":
             handler.setLevel(logging.ERROR)
