@@ -107,18 +107,10 @@ def test_gradients_do_not_take_it(device, launches, monkeypatch):
     assert len(launches) == 1, "float64 takes the reference"
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            {"num_experts": 65, "lr_space": "linear"},
-            r"num_experts must lie in 1\.\.64 for the CUDA engine, got 65",
-        ),
-        ({"global_kernel_size": 255}, "needs more shared memory than this GPU has"),
-    ],
-)
-def test_beyond_its_limits(config, message, device, launches, caplog):
+def test_beyond_its_limits(device, launches, caplog):
+    config = {"num_experts": 65, "lr_space": "linear"}
     x = torch.rand(1, 3, 16, 16, device=device)
+    message = r"num_experts must lie in 1\.\.64 for the CUDA engine, got 65"
     with pytest.raises(BackendError, match=message):
         run(small(device, **config), x)
     model = small(device, "auto", **config)

@@ -33,11 +33,11 @@ constexpr int kMostChannels = 8192;
 #define SM_TRY(call) \
   if (const char* error = (call)) return fail(SM_ERROR_DEVICE, "CUDA: %s", error)
 
-// Tiles of 8 channels in a stream: a width that kernels are compiled for, or a whole number of 16 channels.
-int width_for(int dim) {
+// Tiles of 8 channels in a stream of a narrow network: a width that kernels are compiled for; 0: none is.
+int narrow_width(int dim) {
   const int* width =
       std::find_if(std::begin(kWidths), std::end(kWidths), [&](int w) { return 8 * w >= dim; });
-  return width != std::end(kWidths) ? *width : (dim + 15) / 16 * 2;
+  return width != std::end(kWidths) ? *width : 0;
 }
 
 // Those of narrow networks are missing where the width is none of kWidths.
@@ -63,6 +63,21 @@ Kernels kernels_of(sm_cuda_precision precision, int width) {
   }
 #undef SM_ADD
   return table;
+}
+
+// Whether the GPU's shared memory holds a tile for each of a narrow network's kernels. No image needs more
+// than the smallest, whose coarse map is the largest for its size.
+bool fits(const sm_cuda_engine& engine) {
+  const int least = 1 << (2 * engine.net.recursive);
+  const Plan plan = make_plan(engine.net, engine.element, engine.info, 1, least, least);
+  return plan.rme.shared && plan.mix_ffn.shared && plan.sme.shared && plan.ffn.shared;
+}
+
+// Packs the weights behind `host`, as they will be at engine.weights (null: only counts and describes them).
+void pack_for(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* host,
+              sm_cuda_engine* engine) {
+  engine->weight_bytes =
+      pack(net, precision, width, wide, host, static_cast<unsigned char*>(engine->weights), &engine->net);
 }
 
 // Narrow networks' kernels, for all the shared memory that there is.
@@ -102,13 +117,6 @@ sm_status plan_for(const sm_cuda_engine& engine, int64_t n, int64_t h, int64_t w
   if (n < 1 || n > kMostImages)
     return fail(SM_ERROR_ARGUMENT, "n must lie in 1..%d, got %lld", kMostImages, (long long)n);
   *plan = make_plan(engine.net, engine.element, engine.info, (int)n, (int)h, (int)w);
-  if (engine.net.wide()) return SM_OK;
-  const bool groups = !engine.net.groups.empty();
-  if (!plan->ends.shared || (groups && (!plan->rme.shared || !plan->mix_ffn.shared || !plan->sme.shared)))
-    return fail(
-        SM_ERROR_UNSUPPORTED,
-        "embedding_dim %d with global_kernel_size %d needs more shared memory than this GPU has (%zu bytes)",
-        engine.net.dim, engine.net.kernel, engine.info.shared_limit);
   return SM_OK;
 }
 
@@ -133,14 +141,19 @@ sm_status sm_cuda_engine_create(const sm_network* net, sm_cuda_precision precisi
     SM_TRY(describe_device(device, &engine->info));
     const OnDevice on(device);
     SM_TRY(on.error);
-    const int width = width_for(net->dim);
+    int width = narrow_width(net->dim);
+    if (width) pack_for(*net, precision, width, false, nullptr, engine.get());
+    const bool wide = !width || !fits(*engine);
+    if (wide) {
+      width = (net->dim + 15) / 16 * 2;
+      pack_for(*net, precision, width, true, nullptr, engine.get());
+    }
     engine->kernels = kernels_of(precision, width);
-    engine->weight_bytes = pack(*net, precision, width, nullptr, nullptr, &engine->net);
-    if (!engine->net.wide()) SM_TRY(prepare(engine->kernels, engine->info.shared_limit));
+    if (!wide) SM_TRY(prepare(engine->kernels, engine->info.shared_limit));
     if (const char* error = allocate(&engine->weights, engine->weight_bytes))
       return fail(SM_ERROR_MEMORY, "%zu bytes for weights: %s", engine->weight_bytes, error);
     std::vector<unsigned char> host(engine->weight_bytes);
-    pack(*net, precision, width, host.data(), static_cast<unsigned char*>(engine->weights), &engine->net);
+    pack_for(*net, precision, width, wide, host.data(), engine.get());
     SM_TRY(upload(engine->weights, host.data(), host.size()));
     *out = engine.release();
     return SM_OK;

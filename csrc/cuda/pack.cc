@@ -189,7 +189,7 @@ struct Packer {
 
 }  // namespace
 
-size_t pack(const sm_network& net, sm_cuda_precision precision, int width, unsigned char* memory,
+size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* memory,
             unsigned char* address, Network* out) {
   Packer packer{precision, 8 * width, memory, address};
   Network& to = *out;
@@ -202,6 +202,7 @@ size_t pack(const sm_network& net, sm_cuda_precision precision, int width, unsig
   to.kernel = net.kernel;
   to.dim = net.dim;
   to.width = width;
+  to.wide = wide;
   std::vector<int> rank_of;
   for (int e = 0; e < net.num_experts; ++e) rank_of.insert(rank_of.end(), net.ranks[e], e);
   to.ranks = round_up((int)rank_of.size(), 16);

@@ -14,6 +14,7 @@ namespace cuda {
 struct Network {
   int scale, in_chans, experts, topk, recursive, kernel, dim;
   int width;  // tiles of 8 channels in a stream: CP = 8 width
+  bool wide;  // runs on wide.cuh's kernels; CP is then a multiple of 16
   int ranks;  // RP
   HeadParams head;
   struct Group {
@@ -24,13 +25,11 @@ struct Network {
   std::vector<Group> groups;
   ConvParams conv;
   UpsampleParams upsample;
-
-  bool wide() const { return width > kWidest; }
 };
 
 // Writes the weights behind `memory` (a whole number of 256 bytes; null: only counts) and makes parameters
 // that point to where they will be on the device, `address`. Returns the bytes.
-size_t pack(const sm_network& net, sm_cuda_precision precision, int width, unsigned char* memory,
+size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* memory,
             unsigned char* address, Network* out);
 
 }  // namespace cuda

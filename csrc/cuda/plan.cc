@@ -105,14 +105,14 @@ void lay_out(const Network& net, int element, size_t n, size_t h, size_t w, Plan
   auto level = [&](size_t i) { return n * plan.low_h[i] * plan.low_w[i]; };
   plan.skip = place("skip", pixels * channels * element);
   plan.stream[0] = place("stream 0", pixels * channels * element);
-  if (!net.wide()) plan.stream[1] = place("stream 1", pixels * channels * element);
+  if (!net.wide) plan.stream[1] = place("stream 1", pixels * channels * element);
   plan.b = place("b", pixels * ranks * element);
   plan.c = place("c", pixels * ranks * element);
   // Of several levels the last is computed by a narrow network's tiles as they need it.
-  const size_t stored = net.wide() ? net.recursive : std::max<size_t>(1, last);
+  const size_t stored = net.wide ? net.recursive : std::max<size_t>(1, last);
   for (size_t i = 0; i < stored; ++i) plan.low[i] = floats("low", level(i) * channels);
   plan.partial = floats("partial", n * plan.blocks * net.experts);
-  if (!net.wide()) return;
+  if (!net.wide) return;
   for (size_t& plane : plan.plane) plane = place("plane", pixels * channels * element);
   plan.mixed = floats("mixed", level(last) * channels);
   plan.map = floats("map", level(last) * ranks);
@@ -128,7 +128,7 @@ Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n,
     plan.low_h[i] = (i ? plan.low_h[i - 1] : h) / 4;
     plan.low_w[i] = (i ? plan.low_w[i - 1] : w) / 4;
   }
-  if (net.wide()) {
+  if (net.wide) {
     plan.ends.at = {h, w, net.dim, 0, 0, 0, 0};  // of whose kernels none has tiles
     plan.blocks = (int)std::min<int64_t>(((int64_t)h * w + kLeastPooled - 1) / kLeastPooled, kMostBlocks);
   } else {

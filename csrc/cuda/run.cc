@@ -117,13 +117,13 @@ const char* run(const Network& net, const Kernels& kernels, const Plan& plan,
   run.head();
   void *in = run.at(plan.skip), *even = run.at(plan.stream[0]), *odd = run.at(plan.stream[1]);
   for (const Network::Group& g : net.groups) {
-    if (net.wide())
+    if (net.wide)
       run.wide_group(g, in);
     else
       run.group(g, in, even, odd);
     in = even;
   }
-  if (net.wide())
+  if (net.wide)
     run.wide_tail(in);
   else
     run.tail(in, odd);

@@ -1,4 +1,4 @@
-// A forward's launches for networks of more channels than the fused kernels hold: wide.cuh's, stage by stage.
+// A forward's launches for networks that the fused kernels do not hold: wide.cuh's, stage by stage.
 #include "cuda/run.h"
 
 namespace seemore {

@@ -1,5 +1,6 @@
-// Networks of more channels than the registers of a warp hold (beyond kWidths): one stage to a kernel,
-// through global memory, in loops over channels whose number is known at run time.
+// Networks of more channels than the registers of a warp hold (beyond kWidths), or of stripes too long for
+// shared memory: one stage to a kernel, through global memory, in loops over channels whose number is known
+// at run time.
 //
 // The depthwise convolution also serves narrow networks, for levels of aggregation between others.
 #pragma once
