@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)
 """How long processes wait for one that decodes pictures or validates; one that dies is noticed at once."""
+
+_FIRSTS_TURN = 30.0
+"""Seconds a machine's first process has to say what is wrong before another one says it."""
 
 
 class Followed(SystemExit):
@@ -115,19 +119,24 @@ def leave() -> None:
 
 @contextmanager
 def one_failure() -> Iterator[None]:
-    """The error of the process that fails first passes; the others, which lose a partner, raise Followed."""
+    """The error of the process that fails first passes; the others, which lose a partner, raise Followed.
+
+    Before they have met, each machine's first process speaks for what all of them find.  Another one that
+    ended first would make torchrun end that one before it has spoken, so it waits to be ended itself; what
+    it alone has found, it says afterwards.
+    """
     try:
         yield
     except Exception:
-        if not _first_to_fail():
-            raise Followed from None
+        if dist.is_initialized():
+            if not _first_to_fail():
+                raise Followed from None
+        elif os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(_FIRSTS_TURN)
         raise
 
 
 def _first_to_fail() -> bool:
-    if not dist.is_initialized():
-        # Before they have met, each machine's first process speaks for what all of them find.
-        return os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         return dist.distributed_c10d._get_default_store().add("seemore_fast/failed", 1) == 1
     except RuntimeError:  # the store went down with the process that failed

@@ -87,9 +87,28 @@ def test_a_failing_process_ends_all_with_one_message(job: Path) -> None:
     assert "stopped: another process failed" in logs("two")[0].read_text()
 
 
-def test_faults_of_the_file_are_told_once(job: Path) -> None:
-    output, _ = torchrun("train:total_iter=none").communicate(timeout=SECONDS)
-    assert output.count("train:total_iter") == 1
+SLOW = """
+import os, sys, time
+from seemore_fast.cli import app
+
+time.sleep(3 if os.environ["RANK"] == "0" else 0)
+app(["train", *sys.argv[1:]], prog_name="seemore-fast")
+"""
+
+
+def test_faults_of_the_file_are_told_once_however_slow_the_first_process_is(job: Path) -> None:
+    (job / "slow.py").write_text(SLOW)
+    output, _ = torchrun("train:total_iter=none", script="slow.py").communicate(timeout=SECONDS)
+    assert output.count("train:total_iter") == 1, output
+
+
+def test_what_only_another_process_finds_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SeemoreError, match="no GPU of its own"), processes.one_failure():
+        raise SeemoreError("process 1 has no GPU of its own")
+    assert waited == [processes._FIRSTS_TURN]
 
 
 def test_sigterm_to_torchrun_saves_one_state(job: Path) -> None:
