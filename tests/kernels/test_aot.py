@@ -1,7 +1,5 @@
 """Kernels compile for GPUs that are not here, without spilling registers, and take no more of them than
 before.
-
-A sample; all of aot.json takes ten minutes: python tests/kernels/aot.py
 """
 
 from __future__ import annotations
@@ -17,12 +15,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SAMPLE = (
-    "dense_weights._sums CI=48 CO=48 ROWS=48 TAPS=9",
-    "layer_norm2d._backward C=48 SKIP=False",
-    "mix_experts._route_backward",
-    "striped_conv2d._backward C=48 K=11 ROWS=True SOURCE=gelu",
-)
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -49,13 +41,10 @@ def test_blocks_fit_the_shared_memory(ratchet):
 
 @needs_triton
 @pytest.mark.slow
-def test_a_sample_of_kernels_takes_what_it_took():
+def test_kernels_take_what_they_took(ratchet):
     """A process of its own, which Triton's interpreter has not touched."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, HERE / "aot.py", "--dtype", "fp16", "--target", "90", "--only", *SAMPLE]
-    done = subprocess.run(
-        command, cwd=HERE.parents[1], env=environment, text=True, capture_output=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    names = re.findall(r"^(\w+\.\w+) .*sm_90", done.stdout, re.MULTILINE)
-    assert set(names) == {text.split()[0] for text in SAMPLE}
+    command = [sys.executable, HERE / "aot.py"]
+    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"^(\w+\.\w+ .*sm_\d+) ", done.stdout, re.MULTILINE)) == set(ratchet)
