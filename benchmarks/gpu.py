@@ -5,8 +5,8 @@ python benchmarks/gpu.py ops --json FILE            each op, forward and with ba
 composition
 python benchmarks/gpu.py train --json FILE          a training step against eager and torch.compile
 
-Times are medians; the L2 cache is flushed before each call of an op.  A variant whose error is over its gate
-gets no time.  Nothing but PyTorch and Triton is needed.
+Times are medians; the L2 cache is flushed before each call of an op, whose error stands beside them.  A step
+over its gate gets no time.  Rows are written as they come.  Nothing but PyTorch and Triton is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -28,17 +28,23 @@ from torch import Tensor
 from seemore_fast.peers import steps
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
-from cases import CASES, normal
+from cases import CASES, Case, normal
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (32, 48, 64, 64)
 """Of the ops' input: SeemoRe-B, a training batch."""
 
+Row = dict[str, Any]
 
-def environment() -> list[dict[str, Any]]:
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+
+def environment() -> Iterator[Row]:
+    try:
+        command = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True).stdout
+    except OSError:  # no git
+        commit = ""
     properties = torch.cuda.get_device_properties(0)
-    row = {
+    yield {
         "gpu": properties.name,
         "multiprocessors": properties.multi_processor_count,
         "torch": torch.__version__,
@@ -46,52 +52,53 @@ def environment() -> list[dict[str, Any]]:
         "cuda": torch.version.cuda,
         "commit": commit.strip(),
     }
-    return [row]
 
 
-def ops() -> list[dict[str, Any]]:
-    """Milliseconds of forward and of forward and backward, and the worst relative error of a gradient."""
-    rows = []
+def ops() -> Iterator[Row]:
     for dtype in (torch.float32, torch.bfloat16):
         for case in CASES:
-            inputs = case.inputs(SHAPE, dtype, torch.float32, normal)
-            inputs = [value.cuda() if isinstance(value, Tensor) else value for value in inputs]
-            tensors = [value for value in inputs if isinstance(value, Tensor)]
-            grad = torch.randn(SHAPE, device="cuda", dtype=dtype)
-            plain = import_module(f"seemore_fast.ops.{case.name}").reference
-            kernels = import_module(f"seemore_fast.kernels.{case.name}")
-
-            def ours(kernels=kernels, tensors=tensors, inputs=inputs, grad=grad) -> list[Tensor]:
-                _, *saved = kernels.forward(*inputs)
-                return kernels.backward(grad, *saved, *inputs, [True] * len(tensors))
-
-            def theirs(plain=plain, tensors=tensors, inputs=inputs, grad=grad) -> list[Tensor]:
-                leaves = [t.detach().requires_grad_() for t in tensors]
-                out = plain(*leaves, *inputs[len(leaves) :])[0]
-                return list(torch.autograd.grad(out, leaves, grad, materialize_grads=True))
-
-            error = max(relative(a, b) for a, b in zip(ours(), theirs(), strict=True))
-            with torch.no_grad():
-                forward = {"ours": bench(lambda k=kernels, i=inputs: k.forward(*i))}
-                forward["eager"] = bench(lambda p=plain, i=inputs: p(*i))
-            both = {"ours": bench(ours), "eager": bench(theirs)}
-            rows.append(
-                {"op": str(case), "dtype": str(dtype)[6:], "forward": forward, "both": both, "error": error}
-            )
-            print_row(rows[-1])
-    return rows
+            row = {"op": str(case), "dtype": str(dtype)[6:]}
+            try:
+                yield row | op(case, dtype)
+            except Exception as error:  # the others can still be measured
+                yield row | {"failed": repr(error)[:200]}
 
 
-def train() -> list[dict[str, Any]]:
+def op(case: Case, dtype: torch.dtype) -> Row:
+    """Milliseconds of forward and of forward and backward, and the worst relative error of a gradient."""
+    inputs = case.inputs(SHAPE, dtype, torch.float32, normal)
+    inputs = [value.cuda() if isinstance(value, Tensor) else value for value in inputs]
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    grad = torch.randn(SHAPE, device="cuda", dtype=dtype)
+    plain = import_module(f"seemore_fast.ops.{case.name}").reference
+    kernels = import_module(f"seemore_fast.kernels.{case.name}")
+
+    def ours() -> list[Tensor]:
+        _, *saved = kernels.forward(*inputs)
+        return kernels.backward(grad, *saved, *inputs, [True] * len(tensors))
+
+    def theirs() -> list[Tensor]:
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        out = plain(*leaves, *inputs[len(leaves) :])[0]
+        return list(torch.autograd.grad(out, leaves, grad, materialize_grads=True))
+
+    error = max(relative(a, b) for a, b in zip(ours(), theirs(), strict=True))
+    with torch.no_grad():
+        forward = {"ours": bench(lambda: kernels.forward(*inputs)), "eager": bench(lambda: plain(*inputs))}
+    return {"forward": forward, "both": {"ours": bench(ours), "eager": bench(theirs)}, "error": error}
+
+
+def train() -> Iterator[Row]:
     """A training step of 32 patches of 64 x 64, as `seemore-fast bench --train` measures it."""
-    rows = []
     for variant in ("t-x4", "b-x4"):
         for dtype in ("fp32", "bf16"):
-            for result in steps.run(variant, 32, 64, dtype, runs=10, device="cuda"):
-                rows.append({"model": variant, "dtype": dtype, **asdict(result)})
-                print_row(rows[-1])
+            row = {"model": variant, "dtype": dtype}
+            try:
+                for result in steps.run(variant, 32, 64, dtype, runs=10, device="cuda"):
+                    yield row | asdict(result)
+            except Exception as error:  # the others can still be measured
+                yield row | {"failed": repr(error)[:200]}
             torch._dynamo.reset()
-    return rows
 
 
 def bench(call: Callable[[], Any]) -> float:
@@ -102,7 +109,7 @@ def relative(got: Tensor, want: Tensor) -> float:
     return float((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
 
 
-def print_row(row: dict[str, Any]) -> None:
+def print_row(row: Row) -> None:
     print(
         "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True
     )
@@ -115,8 +122,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here")
-    rows = {"environment": environment, "ops": ops, "train": train}[arguments.what]()
-    arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    rows = []
+    for row in {"environment": environment, "ops": ops, "train": train}[arguments.what]():
+        rows.append(row)
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        print_row(row)
 
 
 if __name__ == "__main__":

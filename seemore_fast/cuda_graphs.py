@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -27,6 +29,20 @@ MOST_GRAPHS = 8
 
 MOST_BYTES = 48 << 20
 """Held by one graph: SeemoRe-T, B and L at 320x180 in 16 bit."""
+
+
+_CAPTURING = threading.Lock()
+"""Captures take turns, for they share a stream."""
+
+
+@cache
+def _capturing_stream(device: int) -> torch.cuda.Stream:
+    """PyTorch hands out its 32 streams of a priority in turn, to all threads.
+
+    What another thread does meanwhile on the stream that captures would be captured too, and not happen: so
+    this is one for good, and of the priority that few ask for.
+    """
+    return torch.cuda.Stream(device, priority=-1)
 
 
 class Launchable(Protocol):
@@ -50,11 +66,11 @@ class Graphs:
     """Forwards of one packed network, by shape and dtype of the input; the least recently used go first.
 
     A shape is captured when it comes the second time.  Any number of threads and streams may share a graph:
-    its uses queue up on the GPU.
+    its uses queue up on the GPU.  The network, which must be there for each run, owns the graphs.
     """
 
     def __init__(self, network: Launchable):
-        self._network = network
+        self._network = weakref.proxy(network)  # no cycle: a GPU's memory must not wait for the collector
         self._lock = threading.Lock()
         self._graphs: OrderedDict[Hashable, _Captured | None] = OrderedDict()  # None: seen once
         self._failed = False
@@ -65,7 +81,8 @@ class Graphs:
     def run(self, x: Tensor, out: Tensor) -> bool:
         """Fills ``out`` by a graph, on the current stream of the current device; False if there is none.
 
-        What PyTorch refuses to capture is no error: forwards do without graphs from then on.
+        What PyTorch refuses to capture is no error: forwards do without graphs from then on.  Without memory
+        for a graph, this one does.
         """
         if self._failed or x.nbytes + out.nbytes + self._network.workspace(x) > MOST_BYTES:
             return False
@@ -76,6 +93,8 @@ class Graphs:
                 return False
             try:
                 captured = self._graphs[key] or self._capture(x, out)
+            except torch.OutOfMemoryError:
+                return False
             except RuntimeError as reason:
                 log.warning("going on without CUDA graphs: %s", reason)
                 self._failed = True
@@ -92,17 +111,18 @@ class Graphs:
 
     def _capture(self, x: Tensor, out: Tensor) -> _Captured:
         start = time.perf_counter()
-        with torch.inference_mode(False):  # tensors that may be written in any mode
+        graph = torch.cuda.CUDAGraph()
+        # Tensors that may be written in any mode: ours, and those that PyTorch makes for its random numbers.
+        with torch.inference_mode(False):
             x, out = x.new_empty(x.shape), out.new_empty(out.shape)
             workspace = self._network.allocate(x)
-        graph = torch.cuda.CUDAGraph()
-        # Not torch.cuda.graph, which waits for the GPU and empties the allocator's cache.
-        with torch.cuda.stream(torch.cuda.Stream()):
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                self._network.launch(x, out, workspace)
-            finally:
-                graph.capture_end()
+            # Not torch.cuda.graph, which waits for the GPU and empties the allocator's cache.
+            with _CAPTURING, torch.cuda.stream(_capturing_stream(x.get_device())):
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    self._network.launch(x, out, workspace)
+                finally:
+                    graph.capture_end()
         log.info("captured a graph for %s: %.1f ms", tuple(x.shape), 1e3 * (time.perf_counter() - start))
         return _Captured(graph, x, out, workspace, torch.cuda.Event())
 

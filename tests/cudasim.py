@@ -77,6 +77,9 @@ class Simulated:
 class _Stream:
     cuda_stream = 0
 
+    def __init__(self, device: int = 0, priority: int = 0) -> None:
+        pass
+
     def wait_event(self, event: _Event) -> None:
         pass
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import weakref
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -392,6 +394,26 @@ def test_what_cannot_be_captured_runs_all_the_same(device, launches, monkeypatch
     assert all(torch.equal(out, outs[0]) for out in outs)
     assert len(launches) == 3
     assert caplog.text.count("going on without CUDA graphs: another capture is underway") == 1
+
+
+def test_without_memory_for_a_graph_the_next_call_tries_again(device, monkeypatch):
+    model, x = small(device), torch.rand(1, 3, 16, 16, device=device)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda.CUDAGraph, "capture_begin", Mock(side_effect=torch.OutOfMemoryError))
+        outs = [run(model, x) for _ in range(2)]
+    outs.append(run(model, x))
+    assert len(network_of(model, x).graphs) == 1
+    assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+def test_forgotten_weights_and_graphs_are_freed_at_once(device):
+    model, x = small(device), torch.rand(1, 3, 16, 16, device=device)
+    for _ in range(3):
+        run(model, x)
+    network = weakref.ref(network_of(model, x))
+    assert len(network().graphs) == 1
+    model.invalidate()
+    assert network() is None
 
 
 def test_inside_a_users_capture_nothing_is_packed(device, launches, monkeypatch):

@@ -41,7 +41,13 @@ struct Run {
   template <class Params>
   void start(const Kernel<Params>& kernel, const Params& p, Grid grid, size_t shared) {
     status = SM_OK;
-    const char* error = shared > kSharedOfAll ? kernel.prepare(shared) : nullptr;
+    const char* error = nullptr;
+    if (shared > kSharedOfAll) {
+      // All there is: for less, another thread's launch of the same kernel might find too little.
+      DeviceInfo info = {};
+      error = describe_device(params.device, &info);
+      if (!error) error = kernel.prepare(info.shared_limit);
+    }
     if (!error) error = kernel.start(p, grid, shared, params.stream);
     if (error) status = fail(SM_ERROR_DEVICE, "CUDA: %s", error);
   }
