@@ -11,7 +11,7 @@ import pytest
 from .test_build import PATHS, ROOT, run, tool
 
 CUDA = ROOT / "csrc/cuda"
-ENGINE = sorted(set(CUDA.glob("*.cu")) - {CUDA / "runtime.cu"})
+ENGINE = sorted(CUDA.glob("engine/*.cu"))
 OPS = sorted(CUDA.glob("ops/*.cu"))
 
 ARCHITECTURES = ("sm_80", "sm_90")

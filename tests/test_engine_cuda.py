@@ -18,7 +18,7 @@ LIMIT = 1e-5
 """Largest relative L2 error of fp32 against float64."""
 
 WIDE = 72
-"""Channels of a network that the fused kernels do not hold: those of csrc/cuda/wide.cuh run it."""
+"""Channels of a network that the fused kernels do not hold: those of csrc/cuda/engine/wide.cuh run it."""
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
 

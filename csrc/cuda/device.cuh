@@ -4,9 +4,7 @@
 // memory through SM_DYNAMIC_SHARED, PTX through ptx.cuh, shuffles with the full mask, and assume no lockstep.
 #pragma once
 
-#include <cstdint>
-
-#include "cuda/params.h"
+#include "cuda/common.h"
 
 #ifdef SEEMORE_CUDASIM
 #include "cudasim/cuda_on_host.h"

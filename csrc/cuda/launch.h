@@ -1,9 +1,9 @@
-// Starting kernels, on a GPU or in cudasim, and the table of those that one engine uses.
+// Starting kernels, on a GPU or in cudasim.
 #pragma once
 
 #include <cstddef>
 
-#include "cuda/params.h"
+#include "cuda/common.h"
 
 #if defined(SEEMORE_CUDASIM) || defined(__CUDACC__)
 #include "cuda/device.cuh"
@@ -66,41 +66,6 @@ Kernel<Params> kernel_of() {
   return {prepare<kernel, Params>, start<kernel, Params>};
 }
 #endif
-
-struct Kernels {
-  Kernel<HeadParams> head;
-  Kernel<RmeParams> rme;
-  Kernel<FfnParams> mix_ffn, ffn;
-  Kernel<SmeParams> sme11;  // kernel 11, all channels at once
-  Kernel<SmeParams> sme;    // any kernel, 8 channels at once
-  Kernel<ConvParams> conv;
-  Kernel<UpsampleParams> upsample;
-  // Any width; all but head and filter_low are for wide networks alone.
-  Kernel<FilterParams> filter_low;  // float32 -> float32: levels of aggregation
-  Kernel<FilterParams> filter, filter_to_float;
-  Kernel<NormaliseParams> normalise;
-  Kernel<ProductParams> product;
-  Kernel<LogitsParams> logits;
-  Kernel<WideMixParams> route, project_low, expert_products;
-  Kernel<UpsampleParams> upsample_wide;
-};
-
-// Fills in the part of the table that one .cu file has, for a width of kWidths; add_wide the part for any
-// width. Each file is compiled once per precision.
-#define SM_DECLARE_KERNELS(precision)             \
-  namespace precision##_kernels {                 \
-    void add_ends(Kernels & table, int width);    \
-    void add_rme(Kernels & table, int width);     \
-    void add_mix_ffn(Kernels & table, int width); \
-    void add_ffn(Kernels & table, int width);     \
-    void add_sme(Kernels & table, int width);     \
-    void add_wide(Kernels & table);               \
-  }
-SM_DECLARE_KERNELS(Fp32)
-SM_DECLARE_KERNELS(Tf32)
-SM_DECLARE_KERNELS(Fp16)
-SM_DECLARE_KERNELS(Bf16)
-#undef SM_DECLARE_KERNELS
 
 }  // namespace cuda
 }  // namespace seemore

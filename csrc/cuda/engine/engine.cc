@@ -3,10 +3,10 @@
 #include <memory>
 #include <new>
 
-#include "cuda/launch.h"
-#include "cuda/pack.h"
-#include "cuda/plan.h"
-#include "cuda/run.h"
+#include "cuda/engine/kernels.h"
+#include "cuda/engine/pack.h"
+#include "cuda/engine/plan.h"
+#include "cuda/engine/run.h"
 #include "cuda/runtime.h"
 #include "seemore_cuda.h"
 #include "status.h"

@@ -4,7 +4,7 @@
 // Shared memory: normalised input with halo 2 (later the sums of x), x with halo 1, k.
 #pragma once
 
-#include "cuda/stripes.cuh"
+#include "cuda/engine/stripes.cuh"
 
 namespace seemore {
 namespace cuda {

@@ -1,6 +1,6 @@
 // Compiles the feed-forward after SME (instantiate.cuh).
-#include "cuda/ffn.cuh"
-#include "cuda/instantiate.cuh"
+#include "cuda/engine/ffn.cuh"
+#include "cuda/engine/instantiate.cuh"
 
 void seemore::cuda::SM_KERNELS::add_ffn(Kernels& table, int width) {
   for_width(width, [&](auto w) {

@@ -5,8 +5,8 @@
 // The depthwise convolution also serves narrow networks, for levels of aggregation between others.
 #pragma once
 
-#include "cuda/mix.cuh"
-#include "cuda/tail.cuh"
+#include "cuda/engine/mix.cuh"
+#include "cuda/engine/tail.cuh"
 
 namespace seemore {
 namespace cuda {

@@ -1,5 +1,5 @@
 // A forward's launches for networks that the fused kernels do not hold: wide.cuh's, stage by stage.
-#include "cuda/run.h"
+#include "cuda/engine/run.h"
 
 namespace seemore {
 namespace cuda {

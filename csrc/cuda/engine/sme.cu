@@ -1,6 +1,6 @@
 // Compiles SME's striped attention (instantiate.cuh).
-#include "cuda/instantiate.cuh"
-#include "cuda/sme.cuh"
+#include "cuda/engine/instantiate.cuh"
+#include "cuda/engine/sme.cuh"
 
 void seemore::cuda::SM_KERNELS::add_sme(Kernels& table, int width) {
   for_width(width, [&](auto w) {

@@ -2,8 +2,8 @@
 // wide.cc those of wide ones.
 #pragma once
 
-#include "cuda/launch.h"
-#include "cuda/plan.h"
+#include "cuda/engine/kernels.h"
+#include "cuda/engine/plan.h"
 #include "seemore_cuda.h"
 
 namespace seemore {

@@ -1,7 +1,7 @@
 // Tail: conv_2(LN x) + skip; then the upsampler's convolution, PixelShuffle, scaling and mean.
 #pragma once
 
-#include "cuda/tile.cuh"
+#include "cuda/engine/tile.cuh"
 
 namespace seemore {
 namespace cuda {

@@ -1,6 +1,6 @@
 // Compiles the kernels that take any number of channels (instantiate.cuh).
-#include "cuda/instantiate.cuh"
-#include "cuda/wide.cuh"
+#include "cuda/engine/instantiate.cuh"
+#include "cuda/engine/wide.cuh"
 
 void seemore::cuda::SM_KERNELS::add_wide(Kernels& table) {
   using P = SM_PRECISION;

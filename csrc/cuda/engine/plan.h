@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "cuda/pack.h"
+#include "cuda/engine/pack.h"
 #include "cuda/runtime.h"
 
 namespace seemore {

@@ -1,7 +1,7 @@
 // Compiles head and tail (instantiate.cuh).
-#include "cuda/head.cuh"
-#include "cuda/instantiate.cuh"
-#include "cuda/tail.cuh"
+#include "cuda/engine/head.cuh"
+#include "cuda/engine/instantiate.cuh"
+#include "cuda/engine/tail.cuh"
 
 void seemore::cuda::SM_KERNELS::add_ends(Kernels& table, int width) {
   table.head = kernel_of<HeadParams, head_kernel<SM_PRECISION>>();

@@ -1,7 +1,7 @@
 // For the .cu files: compiles a piece of the kernel table for every width, in the precision SM_PRECISION.
 #pragma once
 
-#include "cuda/launch.h"
+#include "cuda/engine/kernels.h"
 #include "cuda/numeric.cuh"
 
 #define SM_JOIN_(a, b) a##b

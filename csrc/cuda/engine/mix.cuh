@@ -2,7 +2,7 @@
 // the rows of pixels that the feed-forward (ffn.cuh) loads.
 #pragma once
 
-#include "cuda/tile.cuh"
+#include "cuda/engine/tile.cuh"
 
 namespace seemore {
 namespace cuda {

@@ -5,7 +5,7 @@
 // stripes' results are kept beside them and q is made in several rounds.
 #pragma once
 
-#include "cuda/stripes.cuh"
+#include "cuda/engine/stripes.cuh"
 
 namespace seemore {
 namespace cuda {

@@ -1,8 +1,8 @@
 // What the kernels share: rows of pixels in fragments, LayerNorm, dense layers, tiles of the image.
 #pragma once
 
+#include "cuda/engine/params.h"
 #include "cuda/numeric.cuh"
-#include "cuda/params.h"
 
 namespace seemore {
 namespace cuda {

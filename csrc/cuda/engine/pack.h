@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/params.h"
+#include "cuda/engine/params.h"
 #include "seemore_cuda.h"
 
 namespace seemore {

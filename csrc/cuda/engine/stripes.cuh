@@ -1,7 +1,7 @@
 // Depthwise 1 x k and k x 1 convolutions along lines of shared memory, a pair of channels to a thread.
 #pragma once
 
-#include "cuda/tile.cuh"
+#include "cuda/engine/tile.cuh"
 
 namespace seemore {
 namespace cuda {

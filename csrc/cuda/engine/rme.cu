@@ -1,6 +1,6 @@
 // Compiles the first half of RME (instantiate.cuh).
-#include "cuda/instantiate.cuh"
-#include "cuda/rme.cuh"
+#include "cuda/engine/instantiate.cuh"
+#include "cuda/engine/rme.cuh"
 
 void seemore::cuda::SM_KERNELS::add_rme(Kernels& table, int width) {
   for_width(width, [&](auto w) {

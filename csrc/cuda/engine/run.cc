@@ -1,5 +1,5 @@
 // A forward's launches: both ends, and the groups of narrow networks.
-#include "cuda/run.h"
+#include "cuda/engine/run.h"
 
 #include <algorithm>
 

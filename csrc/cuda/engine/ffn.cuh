@@ -5,7 +5,7 @@
 // With kMix its input is yp plus the chosen experts (mix.cuh), so that RME's output is never stored.
 #pragma once
 
-#include "cuda/mix.cuh"
+#include "cuda/engine/mix.cuh"
 
 namespace seemore {
 namespace cuda {

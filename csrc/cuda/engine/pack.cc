@@ -1,5 +1,5 @@
 // Packs folded weights: matrices in fragments (numeric.cuh), depthwise kernels with channels last.
-#include "cuda/pack.h"
+#include "cuda/engine/pack.h"
 
 #include <cmath>
 #include <cstring>

@@ -1,7 +1,7 @@
 // Head: conv_1((x - mean) * range), 3x3, zero padded, in float32. A thread computes 8 channels of a pixel.
 #pragma once
 
-#include "cuda/tile.cuh"
+#include "cuda/engine/tile.cuh"
 
 namespace seemore {
 namespace cuda {

@@ -4,14 +4,10 @@
 // networks to 16; the channels beyond it hold zeros. RP is the sum of the experts' ranks rounded up to 16.
 #pragma once
 
-#include <cstdint>
+#include "cuda/common.h"
 
 namespace seemore {
 namespace cuda {
-
-constexpr int kThreads = 256;  // of every block
-constexpr int kWarps = kThreads / 32;
-constexpr int kMostExperts = 64;
 
 // Widths that kernels are compiled for, in tiles of 8 channels: the narrowest that holds a network's is used.
 // Networks beyond the last run on the kernels of wide.cuh.

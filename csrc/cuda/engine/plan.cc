@@ -1,5 +1,5 @@
 // Chooses tiles by a simple model: waves of blocks, each as long as the pixels it computes, halo included.
-#include "cuda/plan.h"
+#include "cuda/engine/plan.h"
 
 #include <algorithm>
 
