@@ -63,7 +63,7 @@ def test_only_the_module_and_the_c_api_are_exported():
 def test_no_code_of_one_isa_can_replace_another(build):
     """The linker merges a weak symbol of two objects, and may keep the one that this CPU cannot run."""
     run(tool("ninja"), "-C", build, *isa_targets(build))
-    objects = sorted(build.glob("CMakeFiles/seemore_cpu_*.dir/csrc/cpu/*.o"))
+    objects = sorted(build.glob("CMakeFiles/seemore_cpu_*.dir/csrc/cpu/*/*.o"))
     assert objects
     weak: dict[str, set[str]] = defaultdict(set)  # symbol -> ISAs that define it
     tables = set()
@@ -99,7 +99,7 @@ def test_the_thread_pool_under_stress(sanitizer, tmp_path):
     flags = ["-O1", "-g", "-std=c++20", "-pthread", "-Icsrc"]
     if sanitizer:
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
-    run(tool("g++"), *flags, "tests/native/pool_stress.cc", "csrc/cpu/pool.cc", "-o", program)
+    run(tool("g++"), *flags, "tests/native/pool_stress.cc", "csrc/cpu/isa/pool.cc", "-o", program)
     run(program, *(["without-fork"] if sanitizer == "thread" else []))
 
 

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <string>
 
-#include "bindings.h"
+#include "bindings/bindings.h"
 #include "cudasim/device.h"
 #include "cudasim/executor.h"
 #include "cudasim/faults.h"

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/pool.h"
+#include "cpu/isa/pool.h"
 
 namespace {
 

@@ -1,0 +1,131 @@
+// Binds seemore_cuda.h: class CudaEngine and cuda_op. Also part of the module that runs the kernels in
+// cudasim.
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/network.h"
+#include "seemore_cuda.h"
+
+namespace py = pybind11;
+
+namespace seemore {
+namespace {
+
+struct Destroy {
+  void operator()(sm_cuda_engine* engine) const { sm_cuda_engine_destroy(engine); }
+};
+
+class CudaEngine {
+ public:
+  CudaEngine(const py::dict& network, int precision, int device) {
+    const NetworkWeights weights(network);
+    sm_cuda_engine* engine = nullptr;
+    sm_status status;
+    {
+      py::gil_scoped_release release;
+      status =
+          sm_cuda_engine_create(&weights.net, static_cast<sm_cuda_precision>(precision), device, &engine);
+    }
+    check(status);
+    engine_.reset(engine);
+  }
+
+  int64_t workspace(int64_t n, int64_t h, int64_t w) const {
+    int64_t bytes = 0;
+    check(sm_cuda_engine_workspace(engine_.get(), n, h, w, &bytes));
+    return bytes;
+  }
+
+  // Pointers and the stream as integers: this module does not know torch.
+  void forward(uintptr_t input, uintptr_t output, int pixels, int64_t n, int64_t h, int64_t w,
+               uintptr_t workspace, int64_t workspace_bytes, uintptr_t stream) const {
+    const sm_cuda_forward_params params = {engine_.get(),
+                                           reinterpret_cast<const void*>(input),
+                                           reinterpret_cast<void*>(output),
+                                           static_cast<sm_cuda_pixels>(pixels),
+                                           n,
+                                           h,
+                                           w,
+                                           reinterpret_cast<void*>(workspace),
+                                           workspace_bytes,
+                                           reinterpret_cast<void*>(stream)};
+    sm_status status;
+    {
+      py::gil_scoped_release release;
+      status = sm_cuda_engine_forward(&params);
+    }
+    check(status);
+  }
+
+ private:
+  std::unique_ptr<sm_cuda_engine, Destroy> engine_;
+};
+
+using Buffer = std::pair<uintptr_t, int64_t>;  // address and bytes
+
+std::vector<sm_cuda_buffer> buffers_of(const std::vector<Buffer>& given) {
+  std::vector<sm_cuda_buffer> buffers;
+  for (const auto& [address, bytes] : given) buffers.push_back({reinterpret_cast<void*>(address), bytes});
+  return buffers;
+}
+
+void run_op(const std::string& kernel, const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs,
+            int pixels, const std::array<int64_t, 4>& shape, int64_t shares, int device, uintptr_t stream,
+            int64_t taps, bool gelu, const std::vector<int64_t>& ranks, int64_t topk) {
+  const auto [n, c, h, w] = shape;
+  const auto from = buffers_of(inputs), to = buffers_of(outputs);
+  const sm_cuda_op_params params = {kernel.c_str(),
+                                    from.data(),
+                                    to.data(),
+                                    static_cast<int>(from.size()),
+                                    static_cast<int>(to.size()),
+                                    static_cast<sm_cuda_pixels>(pixels),
+                                    n,
+                                    c,
+                                    h,
+                                    w,
+                                    shares,
+                                    taps,
+                                    gelu,
+                                    ranks.data(),
+                                    static_cast<int64_t>(ranks.size()),
+                                    topk,
+                                    device,
+                                    reinterpret_cast<void*>(stream)};
+  sm_status status;
+  {
+    py::gil_scoped_release release;
+    status = sm_cuda_op(&params);
+  }
+  check(status);
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  using py::arg;
+  m.def(
+      "cuda_devices",
+      [] {
+        int count = 0;
+        check(sm_cuda_devices(&count));
+        return count;
+      },
+      "How many GPUs can be used. Raises BackendError with the reason where there is none.");
+  py::class_<CudaEngine>(m, "CudaEngine",
+                         "The packed network on a GPU; see seemore_fast.engine_cuda, which is its only user.")
+      .def(py::init<const py::dict&, int, int>(), arg("network"), arg("precision"), arg("device"))
+      .def("workspace", &CudaEngine::workspace, arg("n"), arg("h"), arg("w"),
+           "Bytes of device memory for one forward.")
+      .def("forward", &CudaEngine::forward, arg("input"), arg("output"), arg("pixels"), arg("n"), arg("h"),
+           arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"));
+  m.def("cuda_op", run_op, "One kernel of the operators; see seemore_fast.ops._cuda, which is its only user.",
+        arg("kernel"), arg("inputs"), arg("outputs"), arg("pixels"), arg("shape"), arg("shares"),
+        arg("device"), arg("stream"), py::kw_only(), arg("taps") = 1, arg("gelu") = false,
+        arg("ranks") = std::vector<int64_t>(), arg("topk") = 1);
+}
+
+}  // namespace seemore

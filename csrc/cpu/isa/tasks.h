@@ -1,0 +1,50 @@
+// What the op kernels share beside vectors: division of work into tasks, and scratch memory.
+#pragma once
+
+#include "cpu/isa/pool.h"
+#include "cpu/isa/simd.h"
+
+namespace seemore {
+namespace SM_ISA {
+
+// Pixels of one image that one task takes, where tasks are ranges of pixels: enough to be worth a thread.
+constexpr int64_t kTaskPixels = 4096;
+
+SM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+SM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// No more threads than tasks.
+SM_INLINE int useful_threads(int threads, int64_t tasks) { return tasks < threads ? (int)tasks : threads; }
+
+// Calls f(task, thread) for task = 0 .. tasks - 1, on up to `threads` threads, consecutive tasks on the same
+// one. Tasks must not depend on the number of threads: then neither does the result, in any bit.
+template <class F>
+void run_tasks(int threads, int64_t tasks, const F& f) {
+  struct Context {
+    int64_t tasks;
+    const F* f;
+  } context = {tasks, &f};
+  parallel(
+      useful_threads(threads, tasks),
+      [](void* ctx, int thread, int count) {
+        const Context& c = *static_cast<Context*>(ctx);
+        const int64_t end = c.tasks * (thread + 1) / count;
+        for (int64_t task = c.tasks * thread / count; task < end; ++task) (*c.f)(task, thread);
+      },
+      &context);
+}
+
+// Uninitialised memory, aligned to a cache line, freed with the scope; test it for null. `count` may be 0.
+template <class T>
+struct Scratch {
+  T* const data;
+
+  explicit Scratch(int64_t count)
+      : data(static_cast<T*>(__builtin_aligned_alloc(64, (sizeof(T) * count / 64 + 1) * 64))) {}
+  ~Scratch() { __builtin_free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+}  // namespace SM_ISA
+}  // namespace seemore

@@ -1,0 +1,118 @@
+// Rows of pixels times packed matrices, in fp32 or bf16 operands.
+//
+// The micro-kernel keeps 12 output channels x 2 vectors of pixels in registers (x 1 with 16 registers).
+#pragma once
+
+#include "cpu/isa/gelu.h"
+#include "cpu/rows/matrix.h"
+#include "cpu/rows/operand.h"
+
+namespace seemore {
+namespace SM_ISA {
+
+// Vectors of pixels in one micro-kernel call: what 12 rows of accumulators leave room for.
+constexpr int kTileVectors = VL == 16 ? 2 : 1;
+
+enum class Epilogue {
+  kStore,        // out = W x + b
+  kOperand,      // the same, to an operand row
+  kGeluOperand,  // GELU(W x + b) to an operand row
+  kResidual,     // out = residual + W x + b
+  kGeluResidual  // out = residual + GELU(W x + b)
+};
+
+// The operand rows of each tap, already shifted; at most 9 are used at once.
+struct Taps {
+  const float* p[9];  // channel unit 0, column 0
+  ptrdiff_t pitch;
+};
+
+SM_INLINE Taps one_tap(const Row& row) { return {{row.p}, row.pitch}; }
+
+SM_INLINE Taps nine_taps(const Row in[3]) {
+  Taps taps = {{}, in[0].pitch};
+  for (int t = 0; t < 9; ++t) taps.p[t] = in[t / 3].p + t % 3 - 1;
+  return taps;
+}
+
+template <class Op, int MR, int NV, Epilogue E>
+SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps, int k, int x, const Row& out,
+                    int m0, const Row& residual) {
+  constexpr bool kAdds = E == Epilogue::kResidual || E == Epilogue::kGeluResidual;
+  constexpr bool kGelu = E == Epilogue::kGeluOperand || E == Epilogue::kGeluResidual;
+  constexpr bool kOperand = E == Epilogue::kOperand || E == Epilogue::kGeluOperand;
+  constexpr int kPack = kOperand ? Op::kPack : 1;
+  // Copies, for the compiler must assume that stores change what it has by reference.
+  float* to = out.at(m0 / kPack, x);
+  const float* from = kAdds ? residual.at(m0, x) : nullptr;
+  const ptrdiff_t to_pitch = out.pitch, from_pitch = residual.pitch;
+  vf acc[MR][NV];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i)
+    for (int v = 0; v < NV; ++v) {
+      acc[i][v] = splat(bias[i]);
+      // Stores retire in order: 24 of them to lines that come one after the other from the L2 or L3 cache
+      // can take longer than the products.  Asked for here, the lines come together, and meanwhile.
+      if (i % kPack == 0) __builtin_prefetch(to + i / kPack * to_pitch + (NV + v) * VL, 1);
+      if (kAdds) __builtin_prefetch(from + i * from_pitch + (NV + v) * VL, 0);
+    }
+  for (int t = 0; t < taps; ++t) {
+    const float* p = in.p[t] + x;
+    for (int u = 0; u < k; ++u) {
+      vf xv[NV];
+      for (int v = 0; v < NV; ++v) xv[v] = load(p + v * VL);
+#pragma GCC unroll 12
+      for (int i = 0; i < MR; ++i)
+        for (int v = 0; v < NV; ++v) acc[i][v] = Op::multiply_add(acc[i][v], xv[v], w + i);
+      p += in.pitch;
+      w += MR;
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < MR; i += 2) {
+    for (int v = 0; v < NV; ++v) {
+      vf first = acc[i][v], second = acc[i + 1][v];
+      if (kGelu) first = gelu(first), second = gelu(second);
+      if (kAdds) {
+        first += load(from + v * VL);
+        second += load(from + from_pitch + v * VL);
+      }
+      if constexpr (kOperand)
+        Op::put({to, to_pitch}, 0, v * VL, first, second);
+      else
+        Fp32::put({to, to_pitch}, 0, v * VL, first, second);
+    }
+    to += 2 / kPack * to_pitch;
+    from += 2 * from_pitch;
+  }
+}
+
+template <class Op, int NV, Epilogue E>
+__attribute__((noinline)) void block(const float* w, const float* bias, const Taps& in, int taps, int k,
+                                     int rows, int x, const Row& out, int m0, const Row& residual) {
+  if (rows == 12) return tile<Op, 12, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
+  if (rows == 8) return tile<Op, 8, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
+  tile<Op, 4, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
+}
+
+// All of a matrix for columns [x0, x1); both are multiples of VL.
+template <class Op, Epilogue E>
+SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row& out,
+                      const Row& residual = Row()) {
+  const int step = a.taps * a.k;
+  for (int x = x0; x < x1;) {
+    const bool pair = x + kTileVectors * VL <= x1;
+    for (int m = 0; m < a.m; m += kBlock) {
+      const int rows = a.m - m < kBlock ? a.m - m : kBlock;
+      const float* w = a.weight + (size_t)m * step;
+      if (pair)
+        block<Op, kTileVectors, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
+      else
+        block<Op, 1, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
+    }
+    x += pair ? kTileVectors * VL : VL;
+  }
+}
+
+}  // namespace SM_ISA
+}  // namespace seemore

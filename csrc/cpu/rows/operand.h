@@ -1,0 +1,76 @@
+// What matrix products multiply with: rows in fp32, or pairs of channels in bf16.
+#pragma once
+
+#include "cpu/isa/simd.h"
+#include "cpu/rows/row.h"
+
+namespace seemore {
+namespace SM_ISA {
+
+// Matrix operands as fp32: one channel a unit.
+struct Fp32 {
+  static constexpr int kPack = 1;
+  SM_INLINE static vf multiply_add(vf acc, vf x, const float* w) { return acc + x * *w; }
+  // Stores channels c and c + 1 of an operand row.
+  SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
+    store(row.at(c, x), first);
+    store(row.at(c + 1, x), second);
+  }
+  // Loads channels c and c + 1 of one.
+  SM_INLINE static void get(const Row& row, int c, int x, vf& first, vf& second) {
+    first = load(row.at(c, x));
+    second = load(row.at(c + 1, x));
+  }
+};
+
+#if defined(__AVX512BF16__)
+// Matrix operands as pairs of bf16 channels, side by side in 32 bits: what vdpbf16ps multiplies.
+struct Bf16 {
+  static constexpr int kPack = 2;
+  SM_INLINE static vf multiply_add(vf acc, vf x, const float* w) {
+    int32_t pair;
+    memcpy(&pair, w, 4);
+    return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)_mm512_set1_epi32(pair));
+  }
+  SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+    const __m512i low =
+        _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008,
+                         0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    store(row.at(c / 2, x), (vf)_mm512_permutexvar_epi16(low, both));
+  }
+  SM_INLINE static void get(const Row& row, int c, int x, vf& first, vf& second) {
+    split(load(row.at(c / 2, x)), first, second);
+  }
+  SM_INLINE static void split(vf pairs, vf& first, vf& second) {
+    first = (vf)((vi)pairs << 16);
+    second = (vf)((vi)pairs & (int32_t)0xffff0000);
+  }
+};
+#endif
+
+// Fills channels [0, channels) of an operand row; f(vf (&out)[2][n], channel, x) computes n vectors of two
+// channels.
+template <class Op, class F>
+SM_INLINE void put_row(const Row& row, int channels, int x0, int x1, F f) {
+  for (int c = 0; c < channels; c += 2)
+    each_column(x0, x1, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
+      vf values[2][N];
+      f(values, c, x);
+      for (int v = 0; v < N; ++v) Op::put(row, c, x + v * VL, values[0][v], values[1][v]);
+    });
+}
+
+// Channels c and c + 1 times those of an operand row.
+template <class Op, int N>
+SM_INLINE void multiply(vf (&values)[2][N], const Row& by, int c, int x) {
+  for (int v = 0; v < N; ++v) {
+    vf first, second;
+    Op::get(by, c, x + v * VL, first, second);
+    values[0][v] *= first;
+    values[1][v] *= second;
+  }
+}
+
+}  // namespace SM_ISA
+}  // namespace seemore
