@@ -32,7 +32,11 @@ class CMakeBuild(build_ext):
 setup(
     packages=[*find_packages(include=["seemore_fast", "seemore_fast.*"]), "seemore_fast.kernels"],
     package_dir={"seemore_fast": "seemore_fast", "seemore_fast.kernels": "kernels"},
-    package_data={"seemore_fast": ["py.typed", "weights/*.safetensors", "weights/*.md", "samples/*"]},
+    package_data={
+        "seemore_fast": ["py.typed"],
+        "seemore_fast.network.weights": ["*.safetensors", "*.md"],
+        "seemore_fast.demo": ["samples/*"],
+    },
     ext_modules=[Extension("seemore_fast._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 import seemore_fast
-from seemore_fast import export
+from seemore_fast.export import check
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 3e-3}
 """Largest relative L2 error against float64."""
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=20)
     given = parser.parse_args(arguments)
 
-    exact = export.plain(seemore_fast.load(given.model), torch.float64)
+    exact = check.plain(seemore_fast.load(given.model), torch.float64)
     runtimes = {"ONNX Runtime": onnx_runtime(given.onnx), "OpenVINO": open_vino(given.onnx)}
     half = "float16" in _input_type(given.onnx)
     dtype = torch.float16 if half else torch.float32
@@ -72,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name, photo in photographs(given.photos, given.count):
         batch = torch.cat([photo, photo.flip(3), 1 - photo]).to(dtype)
         want = exact(batch.double())
-        ways |= set(export.routes(exact, batch.double()))
+        ways |= set(check.routes(exact, batch.double()))
         errors = []
         for runtime, run in runtimes.items():
             for part in (slice(0, 1), slice(None)):
-                errors.append(export.relative_error(run(batch[part]), want[part]))
+                errors.append(check.relative_error(run(batch[part]), want[part]))
                 worst[runtime] = max(worst[runtime], errors[-1])
                 bad += not errors[-1] <= LIMITS[dtype]
         size = f"{photo.shape[3]}x{photo.shape[2]}"

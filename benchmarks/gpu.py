@@ -25,10 +25,10 @@ import torch
 import triton
 from torch import Tensor
 
-from seemore_fast.peers import steps
+from seemore_fast.measure.peers import steps
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
-from cases import CASES, Case, normal
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.triton_cases import CASES, Case, normal
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (32, 48, 64, 64)

@@ -51,7 +51,7 @@ sanitizers() {
   trap 'kill 0' INT # which jobs in the background ignore
   for tool in memcheck racecheck initcheck synccheck; do
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 --report-api-errors no \
-      --kernel-name kns=seemore python3 -m pytest -q tests/test_cuda_gpu.py -k small >"$out/$tool.log" 2>&1 &
+      --kernel-name kns=seemore python3 -m pytest -q tests/cuda/test_on_a_gpu.py -k small >"$out/$tool.log" 2>&1 &
     pids+=($!)
   done
   for tool in "${pids[@]}"; do wait "$tool" || status=$?; done
@@ -66,9 +66,9 @@ export out
 step environment 30 python3 benchmarks/gpu.py environment --json "$out/environment.json"
 if [[ $part == engine ]]; then
   step build 100 bash -c build
-  step parity 65 python3 -m pytest -q tests/test_cuda_gpu.py tests/test_cuda_backend.py -k "not bitwise"
-  step operators 35 python3 -m pytest -q "${parallel[@]}" tests/test_cuda_ops.py
-  step bitwise 25 python3 -m pytest -q tests/test_cuda_gpu.py -k bitwise
+  step parity 65 python3 -m pytest -q tests/cuda/test_on_a_gpu.py tests/engines/test_cuda_engine.py -k "not bitwise"
+  step operators 35 python3 -m pytest -q "${parallel[@]}" tests/cuda/test_operators.py
+  step bitwise 25 python3 -m pytest -q tests/cuda/test_on_a_gpu.py -k bitwise
   step sanitizers 65 bash -c sanitizers
   step times 90 python3 benchmarks/gpu_engine.py times --limit 75 --json "$out/times.json"
   step per-kernel 25 python3 benchmarks/gpu_engine.py kernels --limit 15 --json "$out/per-kernel.json"

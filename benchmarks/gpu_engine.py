@@ -27,7 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast import SeemoRe, arithmetic, bench, reference
+from seemore_fast import SeemoRe
+from seemore_fast.measure import bench
+from seemore_fast.network import flops, reference
 
 CASES = (
     "t-x4 320x180",
@@ -208,7 +210,7 @@ def floors(case: Case, precision: str, ceilings: dict[str, float]) -> dict[str, 
     ranks = sum(reference.expert_ranks(config["num_experts"], config["lr_space"]))
     streams = config["num_layers"] * (8 * width + 4 * ranks) + 6 * width
     bytes_moved = h * w * element * (streams + colours * (1 + config["scale"] ** 2))
-    operations = 2 * arithmetic.macs(config, h, w)
+    operations = 2 * flops.macs(config, h, w)
     return {
         "memory_floor_ms": 1e3 * bytes_moved / ceilings["bytes_per_s"],
         "matrix_floor_ms": 1e3 * operations / ceilings["flop_per_s"],

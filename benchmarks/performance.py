@@ -18,7 +18,7 @@ from pathlib import Path
 
 import plot
 
-from seemore_fast.environment import environment
+from seemore_fast.measure.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,26 +14,27 @@ from functools import cache
 
 import pytest
 
-from seemore_fast import _native, arithmetic, backends
+from seemore_fast.backends import choice, native
+from seemore_fast.measure.peak import fma_peak
 
-if (why := backends.missing("cpu")) is not None:
+if (why := choice.missing("cpu")) is not None:
     pytest.skip(f"backend cpu: {why}", allow_module_level=True)
 
-NAMES = [name for name in _native.require().kernel_names() if name != "fma"]
+NAMES = [name for name in native.require().kernel_names() if name != "fma"]
 REPEATS = 5000  # a call then takes long beside what it allocates
 
 
 @cache
 def peak() -> float:
     """GFLOP/s of one thread."""
-    return arithmetic.fma_peak(1)
+    return fma_peak(1)
 
 
 @pytest.mark.parametrize("width", [64, 320])
 @pytest.mark.parametrize("channels", [36, 48])
 @pytest.mark.parametrize("name", NAMES)
 def test_kernel(name: str, channels: int, width: int, benchmark) -> None:
-    run = _native.require().run_kernel
+    run = native.require().run_kernel
     operations = benchmark(run, name, channels=channels, width=width, repeats=REPEATS, threads=1)
     assert operations >= REPEATS * channels * width
     if benchmark.enabled:

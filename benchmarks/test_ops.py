@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from seemore_fast import backends
+from seemore_fast.backends import choice
 from seemore_fast.ops._common import FIRST_ON_GPU
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
-from cases import CASES, Case, normal
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.triton_cases import CASES, Case, normal
 
 SHAPE = (8, 36, 32, 32)
 GATE = 1e-3
@@ -41,7 +41,7 @@ def operator(case: Case, path: str, device: str) -> Callable[..., Tensor]:
     backend = "cuda" if path == "CUDA C++" else "cpu" if device == "cpu" else "triton"
     if backend == "cuda" and (device == "cpu" or case.name not in FIRST_ON_GPU):
         pytest.skip(f"CUDA C++ has no kernels of {case.name} on {device}")
-    if (why := backends.missing(backend)) is not None:
+    if (why := choice.missing(backend)) is not None:
         pytest.skip(f"{backend}: {why}")
     packet = getattr(torch.ops.seemore_fast, case.name)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from seemore_fast import tiling
-from seemore_fast.bench import network_for
+from seemore_fast.measure.bench import network_for
+from seemore_fast.upscale import exact
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def measure(
         with torch.no_grad():
             network(x)
     else:
-        tiling.upscale_exact(
+        exact.upscale_exact(
             network,
             x,
             tile,
@@ -74,7 +74,7 @@ def measure(
             folder=folder,
         )
     seconds, peak = time.perf_counter() - start, status("VmHWM") - before
-    foretold = tiling.memory_needed(network, 1, height, width, tile, stream_in_file=place == "file")
+    foretold = exact.memory_needed(network, 1, height, width, tile, stream_in_file=place == "file")
     print(f"{tile:5} {place:>7} {seconds:8.1f} {peak / 1e6:8.0f} {foretold / 1e6:8.0f}", flush=True)
 
 

@@ -8,19 +8,14 @@ picture = seemore_fast.Upscaler("t-x4").up(array_or_pil_image)
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import ops as ops
-    from .model import SeemoRe as SeemoRe
-    from .model import accelerate as accelerate
-    from .model import load as load
-    from .upscale import Upscaler as Upscaler
-
-if not (_beside := Path(__file__).with_name("kernels")).is_dir():
-    # In a source tree the Triton kernels lie beside the package; an installed one has them inside.
-    __path__.append(str(_beside.parents[1]))
+    from seemore_fast import ops as ops
+    from seemore_fast.model import SeemoRe as SeemoRe
+    from seemore_fast.model import accelerate as accelerate
+    from seemore_fast.model import load as load
+    from seemore_fast.upscale.upscaler import Upscaler as Upscaler
 
 __version__ = "0.1.0"
 __all__ = ["SeemoRe", "Upscaler", "accelerate", "load", "ops"]

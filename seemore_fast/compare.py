@@ -16,11 +16,11 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 from torch import nn
 
-from .errors import CheckpointError, SeemoreError
-from .metrics import psnr, ssim
-from .model import load
-from .peers.memory import peak_of
-from .resize import enlarge, imresize
+from seemore_fast.data.metrics import psnr, ssim
+from seemore_fast.data.resize import enlarge, imresize
+from seemore_fast.errors import CheckpointError, SeemoreError
+from seemore_fast.measure.peers.memory import peak_of
+from seemore_fast.model import load
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")
 _CROP, _GAP, _LINE = 220, 12, 18  # pixels of the figure

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import metrics, pretrained, variants
-from .data import Pair, check_sizes, find_pairs, first_five, read_pair
-from .errors import CheckpointError, SeemoreError
-from .image import Image, write
-from .model import SeemoRe
-from .options import Metric, Options
-from .resize import enlarge
-from .upscale import Upscaler
+from seemore_fast.data import metrics
+from seemore_fast.data.pairs import Pair, check_sizes, find_pairs, first_five, read_pair
+from seemore_fast.data.resize import enlarge
+from seemore_fast.errors import CheckpointError, SeemoreError
+from seemore_fast.image import Image, write
+from seemore_fast.model import SeemoRe
+from seemore_fast.network import variants
+from seemore_fast.options import pretrained
+from seemore_fast.options.schema import Metric, Options
+from seemore_fast.upscale.upscaler import Upscaler
 
 PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
     "t-x2": {

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import backends, checkpoint, engine_cuda, reference, training, weights
-from .engine import Engine
-from .errors import BackendError, CheckpointError
+from seemore_fast.backends import choice
+from seemore_fast.engines import cuda_engine, fused
+from seemore_fast.engines.cpu_engine import Engine
+from seemore_fast.errors import BackendError, CheckpointError
+from seemore_fast.network import checkpoint, reference, weights
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,10 @@ class SeemoRe(reference.SeemoRe):
     Images smaller than ``4 ** recursive`` are extended by repeating their last row and column, and the
     result cropped.  uint8 input in 0..255 gives uint8 output, clamped and rounded.  Each image of a batch
     is routed on its own.  Without gradients the backend's engine runs; with them, the fused operators of
-    `seemore_fast.training`; inside export and torch.func's transforms, plain PyTorch.  ``torch.autocast`` to
-    bfloat16, or bfloat16 parameters, select the engine's bf16 mode; on a GPU float16 likewise, and TF32
-    where ``torch.backends.cuda.matmul`` allows it.  float64 always takes the reference.
+    `seemore_fast.engines.fused`; inside export and torch.func's transforms, plain PyTorch.
+    ``torch.autocast`` to bfloat16, or bfloat16 parameters, select the engine's bf16 mode; on a GPU
+    float16 likewise, and TF32 where ``torch.backends.cuda.matmul`` allows it.  float64 always takes the
+    reference.
 
     ``workspace_limit`` (an attribute, bytes; 0: none) bounds an engine's working memory: below its
     least need the call raises MemoryError with the figure.
@@ -76,9 +79,9 @@ class SeemoRe(reference.SeemoRe):
             mean=mean,
         )
         self.workspace_limit = 0
-        self._backend = backends.check(backend)
+        self._backend = choice.check(backend)
         self.engine = Engine()
-        self.cuda_engine = engine_cuda.Engine()
+        self.cuda_engine = cuda_engine.Engine()
         self._refused: set[tuple[str, torch.device]] = set()  # backends that this configuration is beyond
 
     @property
@@ -88,7 +91,7 @@ class SeemoRe(reference.SeemoRe):
 
     @backend.setter
     def backend(self, name: str) -> None:
-        self._backend = backends.check(name)
+        self._backend = choice.check(name)
 
     def invalidate(self) -> None:
         """Drops packed weights and working memory; needed only after writing weights through ``.data``."""
@@ -119,10 +122,10 @@ class SeemoRe(reference.SeemoRe):
 
     def _plain(self, x: Tensor) -> Tensor:
         """Module by module: on fused operators where there are any for this input, else on PyTorch's."""
-        backend = training.backend_for(backends.asked_for(self._backend), x, self.conv_1.weight)
-        return super().forward(x) if backend == "reference" else training.forward(self, x, backend)
+        backend = fused.backend_for(choice.asked_for(self._backend), x, self.conv_1.weight)
+        return super().forward(x) if backend == "reference" else fused.forward(self, x, backend)
 
-    def packed_for(self, x: Tensor) -> tuple[Engine | engine_cuda.Engine, Any] | None:
+    def packed_for(self, x: Tensor) -> tuple[Engine | cuda_engine.Engine, Any] | None:
         """The engine that is to run for input like ``x``, and the network packed for it; None: the plain one.
 
         Raises BackendError where the engine was asked for by name and this network is beyond its limits.
@@ -134,7 +137,7 @@ class SeemoRe(reference.SeemoRe):
         try:
             return engine, engine.native_for(self, x)
         except BackendError as reason:
-            if backends.asked_for(self._backend) != "auto":
+            if choice.asked_for(self._backend) != "auto":
                 raise
             log.info("backend %s cannot run this network: %s", backend, reason)
             self._refused.add((backend, x.device))
@@ -154,10 +157,10 @@ class SeemoRe(reference.SeemoRe):
         # torch.func's transforms, and forward-mode differentiation, which no_grad does not turn off.
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return None
-        backend = backends.resolve(self._backend, x.device.type)
+        backend = choice.resolve(self._backend, x.device.type)
         if backend not in ("cpu", "cuda"):
             return None
-        if (backend, x.device) in self._refused and backends.asked_for(self._backend) == "auto":
+        if (backend, x.device) in self._refused and choice.asked_for(self._backend) == "auto":
             return None
         weight = self.conv_1.weight
         if torch.float64 in (x.dtype, weight.dtype) or weight.device != x.device or x.numel() == 0:
@@ -174,7 +177,7 @@ class SeemoRe(reference.SeemoRe):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.engine = Engine()
-        self.cuda_engine = engine_cuda.Engine()
+        self.cuda_engine = cuda_engine.Engine()
 
 
 def extend(x: Tensor, h: int, w: int) -> Tensor:

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seemore_fast import _native
-
-ISAS = _native.lib.isas() if _native.lib else []
+from seemore_fast.backends import native
+from tests.support.isas import ISAS
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +43,9 @@ def _threads() -> Iterator[None]:
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs once with each instruction set that works here."""
-    _native.require().set_isa(request.param)
+    native.require().set_isa(request.param)
     yield request.param
-    _native.require().set_isa(None)
+    native.require().set_isa(None)
 
 
 @pytest.fixture

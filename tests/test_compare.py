@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from seemore_fast import compare
 from seemore_fast.cli import app
+from seemore_fast.data.metrics import psnr, ssim
+from seemore_fast.data.resize import enlarge, imresize
 from seemore_fast.errors import CheckpointError, SeemoreError
-from seemore_fast.metrics import psnr, ssim
 from seemore_fast.model import load
-from seemore_fast.resize import enlarge, imresize
 
 CAT = Path(__file__).resolve().parents[1] / "examples/cat.png"
 

@@ -13,17 +13,18 @@ import torch
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from seemore_fast import checkpoint, evaluate, options, variants
+from seemore_fast import evaluate
 from seemore_fast.cli import app
-from seemore_fast.data import Pair, check_sizes, find_pairs, read_pair
+from seemore_fast.data.metrics import psnr, ssim
+from seemore_fast.data.pairs import Pair, check_sizes, find_pairs, read_pair
+from seemore_fast.data.resize import enlarge, imresize
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import Image, read, write
-from seemore_fast.metrics import psnr, ssim
 from seemore_fast.model import SeemoRe, load
-from seemore_fast.resize import enlarge, imresize
-from seemore_fast.upscale import Upscaler
-
-from .small import SMALL
+from seemore_fast.network import checkpoint, variants
+from seemore_fast.options import schema
+from seemore_fast.upscale.upscaler import Upscaler
+from tests.support.small import SMALL
 
 NAMES = ["bird", "cat", "dog"]
 
@@ -96,7 +97,7 @@ def test_the_network_goes_to_the_device_that_is_named(monkeypatch: pytest.Monkey
     def load(name: str, device: object, backend: str) -> None:
         raise SeemoreError(f"on {device}")
 
-    monkeypatch.setattr("seemore_fast.devices.pick_device", torch.device)
+    monkeypatch.setattr("seemore_fast.backends.devices.pick_device", torch.device)
     monkeypatch.setattr("seemore_fast.model.load", load)
     fails("on cuda:1", "--model", "t-x4", "--data", "gt", "lq", "--device", "cuda:1")
 
@@ -304,9 +305,9 @@ def test_variants_are_recognised(name: str) -> None:
 
 
 def test_the_papers_row_is_for_its_metrics_only() -> None:
-    y = options.Metric(type="calculate_psnr", crop_border=4, test_y_channel=True)
-    rgb = options.Metric(type="calculate_psnr", crop_border=4)
-    s = options.Metric(type="calculate_ssim", crop_border=4, test_y_channel=True)
+    y = schema.Metric(type="calculate_psnr", crop_border=4, test_y_channel=True)
+    rgb = schema.Metric(type="calculate_psnr", crop_border=4)
+    s = schema.Metric(type="calculate_ssim", crop_border=4, test_y_channel=True)
     asked = {"y": y, "rgb": rgb, "s": s}
     assert evaluate._paper("t-x4", "BSD100", asked) == {"y": 27.65, "s": 0.7384}
     assert evaluate._paper("b-x4", "Manga109", asked) == {"y": 31.12}
@@ -322,7 +323,7 @@ def test_param_key_g_chooses_among_weights(folder: Path) -> None:
     torch.save(states, folder / "both.pth")
     (folder / "o.yml").write_text(OPTIONS.replace("small.safetensors", "both.pth"))
     for key, chosen in [("params", "params"), ("params_ema", "params_ema"), ("other", "params_ema")]:
-        read_options = options.load(folder / "o.yml", [f"path:param_key_g={key}"])
+        read_options = schema.load(folder / "o.yml", [f"path:param_key_g={key}"])
         plan = evaluate.from_options(read_options, folder, "cpu")
         assert torch.equal(plan.model.conv_1.weight, states[chosen]["conv_1.weight"])
 

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seemore_fast
-from seemore_fast import SeemoRe, _native, accelerate, checkpoint, load, reference
+from seemore_fast import SeemoRe, accelerate, load
+from seemore_fast.backends import native
 from seemore_fast.errors import BackendError, CheckpointError
-
-from . import golden
+from seemore_fast.network import checkpoint, reference
+from tests.support import golden
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 8, "lr_space": "exp", "topk": 1}
 
-BACKENDS = ["reference", *(["cpu"] if _native.lib else [])]
+BACKENDS = ["reference", *(["cpu"] if native.lib else [])]
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,4 +1,4 @@
-// Reads the folded weights (seemore_fast/fold.py) that both engines take.
+// Reads the folded weights (seemore_fast/network/fold.py) that both engines take.
 #pragma once
 
 #include <pybind11/numpy.h>

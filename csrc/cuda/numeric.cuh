@@ -202,7 +202,7 @@ using Bf16 = Narrow<Bf16Format>;
 
 // For __launch_bounds__, the blocks of a kernel that a multiprocessor is to hold: 2 leave a thread 128
 // registers, 1 all 255. Where it is not told, ptxas aims at a number of its own, and spills a few registers
-// where that was too high; tests/test_cuda_build.py watches over the kernels that let it.
+// where that was too high; tests/cuda/test_build.py watches over the kernels that let it.
 constexpr int kPtxasChooses = 0;
 
 // Whether the registers of two blocks hold all channels of a warp's pixels: input, hidden layer and output.

@@ -1,6 +1,7 @@
 """For mkdocs: links to files outside docs/ lead to the repository, or without a repo_url become text.
 
-The pages are written to be read in the repository, where such links resolve; tests/test_house.py checks them.
+The pages are written to be read in the repository, where such links resolve;
+tests/house/test_repository.py checks them.
 """
 
 from __future__ import annotations

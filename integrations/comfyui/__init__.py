@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 import seemore_fast
-from seemore_fast import weights
 from seemore_fast.errors import BackendError
+from seemore_fast.network import weights
 
 with contextlib.suppress(BackendError):  # a ComfyUI without spandrel has only our node
     import seemore_fast.plugins.spandrel

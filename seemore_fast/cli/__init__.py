@@ -10,9 +10,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..errors import SeemoreError
-from . import bench, compare, demo, eval, export, info, train, upscale, video
-from .options import messages
+from seemore_fast.cli import bench, compare, demo, eval, export, info, train, upscale, video
+from seemore_fast.cli.options import messages
+from seemore_fast.errors import SeemoreError
 
 
 class _OneLineErrors(TyperGroup):

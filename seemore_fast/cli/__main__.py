@@ -1,5 +1,5 @@
 """``python -m seemore_fast.cli``: the command, where its script is not on the PATH."""
 
-from . import main
+from seemore_fast.cli import main
 
 main()

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..atomic import write_text
-from ..errors import SeemoreError
-from .options import Dtype, DtypeOption, ThreadsOption, check_folders
+from seemore_fast.cli.options import Dtype, DtypeOption, ThreadsOption, check_folders
+from seemore_fast.errors import SeemoreError
+from seemore_fast.system.atomic import write_text
 
 if TYPE_CHECKING:
-    from ..peers import Comparison, PeerResult
+    from seemore_fast.measure.peers.comparison import Comparison, PeerResult
 
 Sized = tuple[str, tuple[int, int]]
 """A model and the size of its input (W, H)."""
@@ -70,7 +70,7 @@ def command(
     """
     import torch
 
-    from .. import bench
+    from seemore_fast.measure import bench
 
     if peers and train:
         raise SeemoreError("--peers and --train are two comparisons: choose one")
@@ -80,7 +80,7 @@ def command(
     settings: dict[str, Any] = {"runs": runs, "threads": torch.get_num_threads()}
     models = model or ["t-x4"]
     if peers:
-        from ..peers import versions
+        from seemore_fast.measure.peers.comparison import versions
 
         settings["peers"] = versions()
         cases = _against_peers(_cases(models, size or []), runs)
@@ -106,7 +106,7 @@ def command(
 
 def _cases(models: list[str], sizes: list[str]) -> list[Sized]:
     """Each model at each size; all arguments are read before anything is measured."""
-    from .. import bench
+    from seemore_fast.measure import bench
 
     scales = {model: bench.network_for(model, "reference").scale for model in models}
     known = [bench.parse_size(size) for size in sizes]
@@ -114,7 +114,7 @@ def _cases(models: list[str], sizes: list[str]) -> list[Sized]:
 
 
 def _backends(cases: list[Sized], dtype: str, names: list[str], runs: int) -> Iterator[Measured]:
-    from .. import bench
+    from seemore_fast.measure import bench
 
     for model, size in cases:
         results = bench.run(model, size, dtype, names, runs)
@@ -135,16 +135,16 @@ def _backends(cases: list[Sized], dtype: str, names: list[str], runs: int) -> It
 
 
 def _against_peers(cases: list[Sized], runs: int) -> Iterator[Measured]:
-    from .. import peers
+    from seemore_fast.measure.peers import comparison
 
     for model, size in cases:
         with Console(stderr=True).status("") as status:
-            comparison = peers.run(model, size, runs, lambda doing, m=model: status.update(f"{m}: {doing}"))
-        yield _peers_table(_what(model, size), comparison), comparison.passed, asdict(comparison)
+            found = comparison.run(model, size, runs, lambda doing, m=model: status.update(f"{m}: {doing}"))
+        yield _peers_table(_what(model, size), found), found.passed, asdict(found)
 
 
 def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> Iterator[Measured]:
-    from ..peers import steps
+    from seemore_fast.measure.peers import steps
 
     for model in models:
         with Console(stderr=True).status("") as status:

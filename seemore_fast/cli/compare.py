@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import SeemoreError
-from .options import ThreadsOption, check_folders
+from seemore_fast.cli.options import ThreadsOption, check_folders
+from seemore_fast.errors import SeemoreError
 
 if TYPE_CHECKING:
-    from ..compare import Box
+    from seemore_fast.compare import Box
 
 
 def command(
@@ -45,9 +45,9 @@ def command(
     """
     import torch
 
-    from .. import compare
-    from ..data import read_rgb
-    from ..image import Image, check_writable, write
+    from seemore_fast import compare
+    from seemore_fast.data.pairs import read_rgb
+    from seemore_fast.image import Image, check_writable, write
 
     named = _named(model or ["t-x4"])
     wanted = [_box(text) for text in boxes or []]
@@ -92,7 +92,7 @@ def _named(models: list[str]) -> dict[str, str]:
 
 
 def _box(text: str) -> Box:
-    from ..compare import Box
+    from seemore_fast.compare import Box
 
     try:
         return Box(*map(int, text.split(",")))

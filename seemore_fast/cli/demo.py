@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SeemoreError
-from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages
+from seemore_fast.cli.options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages
+from seemore_fast.errors import SeemoreError
 
 
 def command(
@@ -48,9 +48,9 @@ def command(
     """
     import torch
 
-    from .. import weights
-    from ..demo import Limits, serving
-    from ..upscale import Upscaler
+    from seemore_fast.demo.page import Limits, serving
+    from seemore_fast.network import weights
+    from seemore_fast.upscale.upscaler import Upscaler
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -17,9 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..atomic import write_text
-from ..errors import SeemoreError
-from .options import (
+from seemore_fast.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -29,12 +27,14 @@ from .options import (
     prepare_folder,
     progress_bar,
 )
+from seemore_fast.errors import SeemoreError
+from seemore_fast.system.atomic import write_text
 
 if TYPE_CHECKING:
     import torch
 
-    from ..data import Pair
-    from ..evaluate import Plan, SetScores
+    from seemore_fast.data.pairs import Pair
+    from seemore_fast.evaluate import Plan, SetScores
 
 
 def command(
@@ -76,9 +76,9 @@ def command(
     """
     import torch
 
-    from .. import evaluate
-    from ..devices import pick_device
-    from ..precision import autocast
+    from seemore_fast import evaluate
+    from seemore_fast.backends.devices import pick_device
+    from seemore_fast.backends.precision import autocast
 
     more = more or []
     _check_arguments(opt, force_yml, more, model, data)
@@ -86,14 +86,14 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     if opt is not None:
-        from .. import options
+        from seemore_fast.options import schema
 
-        read = options.load(opt, [*(force_yml or []), *more])
+        read = schema.load(opt, [*(force_yml or []), *more])
         where = pick_device("cpu" if device == "auto" and read.num_gpu == 0 else device)
         precision = autocast(where.type, dtype.value)
         plan = evaluate.from_options(read, output, str(where), backend, save_images)
     else:
-        from ..model import load
+        from seemore_fast.model import load
 
         assert model is not None  # it has been checked, as data has
         assert data is not None
@@ -154,7 +154,7 @@ def _check_arguments(
 def _settings(plan: Plan, device: torch.device, dtype: str) -> dict[str, Any]:
     import torch
 
-    from ..backends import resolve
+    from seemore_fast.backends.choice import resolve
 
     return {
         "name": plan.name,
@@ -207,7 +207,7 @@ def _as_csv(scores: list[SetScores]) -> str:
 
 
 def _as_json(scores: list[SetScores], settings: dict[str, Any]) -> str:
-    from ..environment import environment
+    from seemore_fast.measure.environment import environment
 
     sets = [
         {

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SeemoreError
-from .options import check_folders, messages
+from seemore_fast.cli.options import check_folders, messages
+from seemore_fast.errors import SeemoreError
 
 
 class Format(str, Enum):
@@ -58,22 +58,22 @@ def command(
     if dtype is Precision.fp16 and chosen is not Format.onnx:
         raise SeemoreError("--dtype fp16 is for ONNX files only")
 
-    from ..model import load
+    from seemore_fast.model import load
 
     network = load(model)
     console = messages()
     checked = True
     with console.status(f"exporting {model}"):
         if chosen is Format.onnx:
-            from ..export import export_onnx
+            from seemore_fast.export.onnx_graph import export_onnx
 
             checked = export_onnx(network, output, opset=opset, fp16=dtype is Precision.fp16)
         elif chosen is Format.torch:
-            from ..export_torch import export_program
+            from seemore_fast.export.torch_program import export_program
 
             export_program(network, output)
         else:
-            from ..export_torch import export_aoti
+            from seemore_fast.export.torch_program import export_aoti
 
             export_aoti(network, output)
     said = "checked against float64" if checked else "not run: onnxruntime is not installed"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for tools.")] = False) -> None:
     """Show versions, processor, backends, GPUs and bundled weights; names no path of yours."""
-    from ..environment import environment
+    from seemore_fast.measure.environment import environment
 
     found = environment()
     if as_json:

@@ -11,7 +11,7 @@ import typer
 from rich import progress
 from rich.console import Console
 
-from ..errors import ImageError, SeemoreError
+from seemore_fast.errors import ImageError, SeemoreError
 
 
 class Dtype(str, Enum):

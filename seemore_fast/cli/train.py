@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import ThreadsOption
+from seemore_fast.cli.options import ThreadsOption
 
 
 class LauncherName(str, Enum):
@@ -48,10 +48,10 @@ def command(
     """
     import torch
 
-    from .. import options
-    from ..errors import SeemoreError
-    from ..train.loop import train
-    from ..train.processes import one_failure
+    from seemore_fast.errors import SeemoreError
+    from seemore_fast.options import schema
+    from seemore_fast.train.loop import train
+    from seemore_fast.train.processes import one_failure
 
     more = more or []
     if more and not force_yml:
@@ -59,9 +59,9 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     with one_failure():
-        read = options.load(opt, [*(force_yml or []), *more])
+        read = schema.load(opt, [*(force_yml or []), *more])
     if debug and not read.name.startswith("debug"):
         read = read.model_copy(update={"name": f"debug_{read.name}"})
-    ended_by = train(options.shortened(read), launcher.value, auto_resume)
+    ended_by = train(schema.shortened(read), launcher.value, auto_resume)
     if ended_by:
         raise typer.Exit(128 + ended_by)

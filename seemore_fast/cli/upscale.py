@@ -12,15 +12,23 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
 
-from ..atomic import remove_stale
-from ..errors import SeemoreError
-from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages, prepare_folder, progress_bar
+from seemore_fast.cli.options import (
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ThreadsOption,
+    messages,
+    prepare_folder,
+    progress_bar,
+)
+from seemore_fast.errors import SeemoreError
+from seemore_fast.system.atomic import remove_stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .jobs import Job
-    from .pipeline import Listener, Outcome, Settings
+    from seemore_fast.upscale.folders import Listener, Outcome, Settings
+    from seemore_fast.upscale.jobs import Job
 
     _Run = Callable[[list[Job], Settings, Listener], Outcome]
 
@@ -131,8 +139,8 @@ def command(
         device = "cpu" if gpu < 0 else f"cuda:{gpu}"
     ext = _known(ext)
 
-    from .jobs import PIPE, plan_jobs
-    from .pipeline import Settings
+    from seemore_fast.upscale.folders import Settings
+    from seemore_fast.upscale.jobs import PIPE, plan_jobs
 
     jobs = plan_jobs([*(inputs or []), *(more or [])], output, ext, suffix, manifest)
     network = {
@@ -171,7 +179,7 @@ def command(
 
 
 def _known(ext: str | None) -> str | None:
-    from ..image import FORMATS
+    from seemore_fast.image import FORMATS
 
     if ext is None:
         return None
@@ -187,8 +195,8 @@ def _here(network: dict[str, Any], threads: int | None) -> _Run:
     """What runs jobs in this process."""
     import torch
 
-    from ..upscale import Upscaler
-    from .pipeline import upscale_files
+    from seemore_fast.upscale.folders import upscale_files
+    from seemore_fast.upscale.upscaler import Upscaler
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -197,8 +205,8 @@ def _here(network: dict[str, Any], threads: int | None) -> _Run:
 
 def _on_ray(network: dict[str, Any], threads: int | None, address: str | None, jobs: list[Job]) -> _Run:
     """What runs jobs on a Ray cluster.  Raises SeemoreError for what cannot."""
-    from .. import weights
-    from .jobs import PIPE
+    from seemore_fast.network import weights
+    from seemore_fast.upscale.jobs import PIPE
 
     if any(PIPE in job for job in jobs):
         raise SeemoreError("--ray takes and writes files, not standard input and output")
@@ -208,7 +216,7 @@ def _on_ray(network: dict[str, Any], threads: int | None, address: str | None, j
         )
     if network["model"] not in weights.names():
         network["model"] = os.path.abspath(network["model"])
-    from .ray_jobs import upscale_on_ray
+    from seemore_fast.upscale.ray_jobs import upscale_on_ray
 
     return partial(upscale_on_ray, network, threads, address)
 

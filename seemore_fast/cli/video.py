@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import TextColumn
 
-from .options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages, progress_bar
+from seemore_fast.cli.options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages, progress_bar
 
 
 def command(
@@ -48,8 +48,8 @@ def command(
     """
     import torch
 
-    from ..upscale import Upscaler
-    from ..video import upscale_video
+    from seemore_fast.upscale.upscaler import Upscaler
+    from seemore_fast.video import upscale_video
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .formats import FORMATS, Format
-from .picture import Animation, Image
-from .reading import MAX_PIXELS, read, size
-from .writing import Writer, check_writable, write
+from seemore_fast.image.formats import FORMATS, Format
+from seemore_fast.image.picture import Animation, Image
+from seemore_fast.image.reading import MAX_PIXELS, read, size
+from seemore_fast.image.writing import Writer, check_writable, write
 
 __all__ = [
     "FORMATS",

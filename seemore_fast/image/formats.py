@@ -9,7 +9,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from ..errors import ImageError
+from seemore_fast.errors import ImageError
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import temporary_file
-from ..errors import ImageError
-from .formats import HEAD, NAMES, Format, animated_png, reason, sniff, vips
-from .picture import PROFILE, Animation, Image, profile_fits
+from seemore_fast.errors import ImageError
+from seemore_fast.image.formats import HEAD, NAMES, Format, animated_png, reason, sniff, vips
+from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
+from seemore_fast.system.atomic import temporary_file
 
 MAX_PIXELS = 100_000_000
 """Default limit of `read`: 100 megapixels are 1.6 gigapixels after x4."""

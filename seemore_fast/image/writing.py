@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..atomic import atomic_path, temporary_file
-from ..errors import ImageError
-from .formats import FORMATS, Format, reason, vips
-from .picture import PROFILE, Image, profile_fits
+from seemore_fast.errors import ImageError
+from seemore_fast.image.formats import FORMATS, Format, reason, vips
+from seemore_fast.image.picture import PROFILE, Image, profile_fits
+from seemore_fast.system.atomic import atomic_path, temporary_file
 
 STDOUT = Path("-")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 from seemore_fast.errors import BackendError
 from seemore_fast.ops import _cuda
 
@@ -112,7 +112,7 @@ def obstacle(backend: str, name: str, tensors: tuple[Tensor, ...]) -> str | None
             return f"x is on {x.device}"
         if not all(t.dtype == torch.float32 or autocast_dtype(t) is not None for t in tensors):
             return f"the native kernels take float32, x is {x.dtype}"
-        return None if _native.lib is not None else f"the native library does not load: {_native.error}"
+        return None if native.lib is not None else f"the native library does not load: {native.error}"
     if backend == "cuda":
         if x.device.type != _CUDA_DEVICE:
             return f"x is on {x.device}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 
 
 def forward(
@@ -42,7 +42,7 @@ def _run(
     outputs: Sequence[Tensor | None],
     options: dict[str, Any],
 ) -> None:
-    _native.require().run_op(
+    native.require().run_op(
         name,
         [t.data_ptr() for t in tensors],
         0 if grad is None else grad.data_ptr(),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 
 _PIXELS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _BLOCKS = 528
@@ -27,9 +27,9 @@ def obstacle(name: str, tensors: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot run the operator ``name`` on these inputs; None if they can."""
     if name not in KERNELS:
         return f"there is no CUDA C++ kernel of {name}"
-    if _native.lib is None:
-        return f"the native library does not load: {_native.error}"
-    if not hasattr(_native.lib, "cuda_op"):
+    if native.lib is None:
+        return f"the native library does not load: {native.error}"
+    if not hasattr(native.lib, "cuda_op"):
         return "the native library was built without CUDA; SEEMORE_CUDA=on, with nvcc at hand, builds it"
     if tensors[0].dtype not in _PIXELS:
         return f"the CUDA kernels take float32, float16 and bfloat16, x is {tensors[0].dtype}"
@@ -170,7 +170,7 @@ def _launch(
         return
     buffers = [[(0, 0) if t is None else (t.data_ptr(), t.nbytes) for t in ts] for ts in (inputs, outputs)]
     device = x.device.index or 0
-    _native.require().cuda_op(
+    native.require().cuda_op(
         kernel, *buffers, _PIXELS[x.dtype], x.shape, shares, device, _stream(x.device), **options
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose
 from seemore_fast.ops._register import register
@@ -43,7 +43,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor]:
     out = x.new_empty(x.shape)
-    _native.require().layer_norm2d(
+    native.require().layer_norm2d(
         x.data_ptr(),
         weight.data_ptr(),
         bias.data_ptr(),

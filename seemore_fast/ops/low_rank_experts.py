@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
 from seemore_fast.ops._register import register
@@ -72,7 +72,7 @@ def reference(
 
 def _forward(x: Tensor, *rest: Tensor) -> tuple[Tensor]:
     out = x.new_empty(x.shape)
-    _native.require().low_rank_experts(
+    native.require().low_rank_experts(
         *(t.data_ptr() for t in (x, *rest)),
         out.data_ptr(),
         x.shape,

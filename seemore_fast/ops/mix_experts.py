@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_all, check_image, check_like, choose
 from seemore_fast.ops._register import register
@@ -134,7 +134,7 @@ def empty_routing(x: Tensor, router_weight: Tensor) -> tuple[Tensor, Tensor]:
 def _forward(x: Tensor, k: Tensor, router_weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     *matrices, ranks, topk = rest
     out, (weights, mean) = x.new_empty(x.shape), empty_routing(x, router_weight)
-    _native.require().mix_experts(
+    native.require().mix_experts(
         *(t.data_ptr() for t in (x, k, router_weight, *matrices)),
         ranks,
         out.data_ptr(),

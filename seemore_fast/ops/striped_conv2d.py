@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
 from seemore_fast.ops._register import register
@@ -62,7 +62,7 @@ def _forward(
     x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: Tensor, gelu: bool
 ) -> tuple[Tensor]:
     out = x.new_empty(x.shape)
-    _native.require().striped_conv2d(
+    native.require().striped_conv2d(
         x.data_ptr(),
         weight_h.data_ptr(),
         bias_h.data_ptr(),

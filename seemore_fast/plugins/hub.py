@@ -5,7 +5,7 @@ A repository, or folder, holds config.json (the constructor's arguments), model.
 
 from __future__ import annotations
 
-from ..errors import BackendError
+from seemore_fast.errors import BackendError
 
 try:
     from huggingface_hub import PyTorchModelHubMixin
@@ -14,8 +14,8 @@ except ImportError as error:
         f"huggingface_hub does not import ({error}); pip install 'seemore-fast[hub]'"
     ) from None
 
-from .. import reference
-from ..model import SeemoRe
+from seemore_fast.model import SeemoRe
+from seemore_fast.network import reference
 
 _CARD = """---
 {{ card_data }}

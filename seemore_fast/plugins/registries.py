@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model import SeemoRe
+from seemore_fast.model import SeemoRe
 
 
 def register(registry: Any, name: str = "SeemoRe") -> None:

@@ -8,15 +8,15 @@ What goes through spandrel, chaiNNer and ComfyUI among them, then runs on our ba
 
 from __future__ import annotations
 
-from ..errors import BackendError
+from seemore_fast.errors import BackendError
 
 try:
     import spandrel
 except ImportError as error:
     raise BackendError(f"spandrel does not import ({error}); pip install 'seemore-fast[spandrel]'") from None
 
-from ..checkpoint import infer_config
-from ..model import SeemoRe
+from seemore_fast.model import SeemoRe
+from seemore_fast.network.checkpoint import infer_config
 
 _THEIRS = "SeemoRe"
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from ..cli import app
+from seemore_fast.cli import app
 
 app(["train", *sys.argv[1:]], prog_name="seemore-fast")

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..atomic import atomic_path, remove_stale
-from ..errors import CheckpointError, SeemoreError
+from seemore_fast.errors import CheckpointError, SeemoreError
+from seemore_fast.system.atomic import atomic_path, remove_stale
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 """``params``, and ``params_ema`` where there is a moving average."""

@@ -9,23 +9,24 @@ from typing import Any
 
 import torch
 
-from .. import data, pretrained
-from ..data import Pair
-from ..devices import pick_device
-from ..errors import ImageError, SeemoreError
-from ..model import SeemoRe
-from ..options import Options, TrainSet
-from ..precision import autocast
-from . import pictures, processes
-from .ahead import ahead
-from .experiment import Experiment, load_state
-from .network import NotFinite, Trainee
-from .processes import Launcher, Processes
-from .report import Report
-from .sampling import Batch, Sampler
-from .schedule import learning_rate
-from .signals import Wish
-from .validation import Validation
+from seemore_fast.backends.devices import pick_device
+from seemore_fast.backends.precision import autocast
+from seemore_fast.data import pairs
+from seemore_fast.data.pairs import Pair
+from seemore_fast.errors import ImageError, SeemoreError
+from seemore_fast.model import SeemoRe
+from seemore_fast.options import pretrained
+from seemore_fast.options.schema import Options, TrainSet
+from seemore_fast.system.ahead import ahead
+from seemore_fast.train import pictures, processes
+from seemore_fast.train.experiment import Experiment, load_state
+from seemore_fast.train.network import NotFinite, Trainee
+from seemore_fast.train.processes import Launcher, Processes
+from seemore_fast.train.report import Report
+from seemore_fast.train.sampling import Batch, Sampler
+from seemore_fast.train.schedule import learning_rate
+from seemore_fast.train.signals import Wish
+from seemore_fast.train.validation import Validation
 
 
 def train(
@@ -193,29 +194,29 @@ def _sampler(options: Options, seed: int, everyone: Processes, report: Report) -
     chosen: TrainSet = options.datasets.train
     cache, scale, patch = Path(chosen.cache_dir), options.scale, chosen.gt_size // options.scale
     if chosen.dataroot_lq is None:
-        files = data.find_pictures(chosen.dataroot_gt, chosen.meta_info_file)
+        files = pairs.find_pictures(chosen.dataroot_gt, chosen.meta_info_file)
 
         def store() -> tuple[pictures.Pictures, pictures.Pictures]:
             large = pictures.decoded(files, cache, report.preparing)
             return large, pictures.reduced(large, files, scale, cache, report.preparing)
 
     else:
-        pairs: list[Pair] = data.find_pairs(
+        paired: list[Pair] = pairs.find_pairs(
             chosen.dataroot_gt, chosen.dataroot_lq, chosen.filename_tmpl, chosen.meta_info_file
         )
-        data.check_sizes(pairs, scale)
-        files = [pair.gt for pair in pairs]
+        pairs.check_sizes(paired, scale)
+        files = [pair.gt for pair in paired]
 
         def store() -> tuple[pictures.Pictures, pictures.Pictures]:
             return tuple(
                 pictures.decoded(kind, cache, report.preparing)
-                for kind in (files, [pair.lq for pair in pairs])
+                for kind in (files, [pair.lq for pair in paired])
             )
 
     gt, lq = everyone.one_first(store)
     small = [str(file) for file, size in zip(files, lq.sizes, strict=True) if size.min() < patch]
     if small:
-        raise ImageError(f"smaller than gt_size ({chosen.gt_size}): {data.first_five(small)}")
+        raise ImageError(f"smaller than gt_size ({chosen.gt_size}): {pairs.first_five(small)}")
     sampler = Sampler(
         gt,
         lq,
@@ -237,5 +238,5 @@ def _describe(left_out: pretrained.LeftOut, source: str) -> list[str]:
     kinds = ("of another shape, not loaded", "not in the file, left as initialised", "unknown, not loaded")
     for kind, names in zip(kinds, left_out, strict=True):
         if names:
-            notes.append(f"{kind}: {data.first_five(names)}")
+            notes.append(f"{kind}: {pairs.first_five(names)}")
     return notes

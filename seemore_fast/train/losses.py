@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..options import Loss, Training
+from seemore_fast.options.schema import Loss, Training
 
 _CHARBONNIER_EPS = 1e-12
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, SeemoreError
-from ..model import SeemoRe
-from ..options import Options, Training
-from ..precision import autocast
-from .experiment import Weights
-from .losses import Criterion
-from .processes import Processes
-from .sampling import Batch
-from .schedule import learning_rate
+from seemore_fast.backends.precision import autocast
+from seemore_fast.errors import CheckpointError, SeemoreError
+from seemore_fast.model import SeemoRe
+from seemore_fast.options.schema import Options, Training
+from seemore_fast.train.experiment import Weights
+from seemore_fast.train.losses import Criterion
+from seemore_fast.train.processes import Processes
+from seemore_fast.train.sampling import Batch
+from seemore_fast.train.schedule import learning_rate
 
 
 class NotFinite(SeemoreError):

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import lmdb_pictures
-from ..atomic import atomic_path, remove_stale
-from ..data import first_five, read_rgb
-from ..errors import ImageError, SeemoreError
-from ..resize import imresize
-from .ahead import ahead
+from seemore_fast.data import lmdb_pictures
+from seemore_fast.data.pairs import first_five, read_rgb
+from seemore_fast.data.resize import imresize
+from seemore_fast.errors import ImageError, SeemoreError
+from seemore_fast.system.ahead import ahead
+from seemore_fast.system.atomic import atomic_path, remove_stale
 
 Tell = Callable[[str, int, int], None]
 """tell(what, done, total)"""

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import BackendError, SeemoreError
-from ..options import Distributed
+from seemore_fast.errors import BackendError, SeemoreError
+from seemore_fast.options.schema import Distributed
 
 Launcher = Literal["none", "pytorch", "slurm"]
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ..errors import SeemoreError
+from seemore_fast.errors import SeemoreError
 
 _SPEED_SPAN = 30.0  # seconds over which the speed is taken
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .pictures import Pictures
+from seemore_fast.train.pictures import Pictures
 
 
 class Batch(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..options import CosineAnnealingRestartLR, MultiStepLR, Training
+from seemore_fast.options.schema import CosineAnnealingRestartLR, MultiStepLR, Training
 
 
 def learning_rate(training: Training, iteration: int) -> float:

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypedDict
 
-from .. import evaluate
-from ..data import Pair
-from ..model import SeemoRe
-from ..options import Options
-from .report import Report
+from seemore_fast import evaluate
+from seemore_fast.data.pairs import Pair
+from seemore_fast.model import SeemoRe
+from seemore_fast.options.schema import Options
+from seemore_fast.train.report import Report
 
 
 class Best(TypedDict):

@@ -12,22 +12,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic import atomic_path, remove_stale
-from ..background import run_ahead
-from ..errors import SeemoreError, VideoError
+from seemore_fast.errors import SeemoreError, VideoError
+from seemore_fast.system.atomic import atomic_path, remove_stale
+from seemore_fast.system.background import run_ahead
 
 try:
     import av
 except ImportError:
     raise VideoError("video needs PyAV (and Python 3.11): pip install 'seemore-fast[video]'") from None
 
-from .encode import Segment, check_aspect, check_encoder, choose_encoding, output_size
-from .join import Times, copied_streams, join
-from .parts import Parts, file_identity
-from .source import Frame, Note, probe, read_frames
+from seemore_fast.video.encode import Segment, check_aspect, check_encoder, choose_encoding, output_size
+from seemore_fast.video.join import Times, copied_streams, join
+from seemore_fast.video.parts import Parts, file_identity
+from seemore_fast.video.source import Frame, Note, probe, read_frames
 
 if TYPE_CHECKING:
-    from ..upscale import Upscaler
+    from seemore_fast.upscale.upscaler import Upscaler
 
 __all__ = ["upscale_video"]
 

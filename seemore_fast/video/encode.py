@@ -12,8 +12,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
-from ..errors import VideoError
-from .source import ACCURATE, Note, Source
+from seemore_fast.errors import VideoError
+from seemore_fast.video.source import ACCURATE, Note, Source
 
 
 @dataclass(frozen=True)

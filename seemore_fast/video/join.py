@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import av
 from av.stream import Disposition
 
-from ..errors import VideoError
-from .source import Note, Source, open_input
+from seemore_fast.errors import VideoError
+from seemore_fast.video.source import Note, Source, open_input
 
 FORMATS = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
 

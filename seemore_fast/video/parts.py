@@ -13,9 +13,9 @@ from typing import Any
 
 import av
 
-from ..atomic import write_text
-from ..errors import VideoError
-from .source import Note
+from seemore_fast.errors import VideoError
+from seemore_fast.system.atomic import write_text
+from seemore_fast.video.source import Note
 
 _HEAD = 1 << 20
 

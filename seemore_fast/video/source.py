@@ -15,7 +15,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from ..errors import VideoError
+from seemore_fast.errors import VideoError
 
 Note = Callable[[str], None]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+BUILDS = Path(__file__).parents[1] / "support/triton_builds.py"
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -23,7 +23,7 @@ needs_triton = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def ratchet() -> dict[str, list[int]]:
-    return json.loads((HERE / "aot.json").read_text())
+    return json.loads(BUILDS.with_suffix(".json").read_text())
 
 
 def test_nothing_spills_on_sm_90(ratchet):
@@ -44,7 +44,7 @@ def test_blocks_fit_the_shared_memory(ratchet):
 def test_kernels_take_what_they_took(ratchet):
     """A process of its own, which Triton's interpreter has not touched."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, HERE / "aot.py"]
-    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, text=True, capture_output=True)
+    command = [sys.executable, BUILDS]
+    done = subprocess.run(command, cwd=BUILDS.parents[2], env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"^(\w+\.\w+ .*sm_\d+) ", done.stdout, re.MULTILINE)) == set(ratchet)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from seemore_fast.ops.low_rank_experts import reference as expert_formula
-
-sys.path.insert(0, str(Path(__file__).parent))
-from cases import CASES, RANKS, Case, normal
+from tests.support.triton_cases import CASES, RANKS, Case, normal
 
 BLOCKS = ("rme", "sme")
 

@@ -1,4 +1,4 @@
-// Stress of the thread pool, for the thread sanitizer and for fork(); run by tests/test_build.py.
+// Stress of the thread pool, for the thread sanitizer and for fork(); run by tests/house/test_build.py.
 // Exits 0 if every parallel() call ran each share of the work exactly once, and barriers held.
 #include <sys/wait.h>
 #include <unistd.h>

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.support.operators import call, outputs
 from torch import Tensor
 
-from seemore_fast import _native
+from seemore_fast.backends import native
 from seemore_fast.errors import BackendError
-
-from .conftest import call, outputs
 
 
 def tensors(args):
     return {name: value for name, value in args.items() if isinstance(value, Tensor)}
 
 
-def native(name, args):
+def on_cpu(name, args):
     return outputs(name, args, backend="cpu")
 
 
@@ -39,17 +38,17 @@ def test_channels(op_name, channels, isa, check_op):
 
 
 def test_empty_batch(op_name, make):
-    assert native(op_name, make(op_name, (0, 4, 3, 3)))[0].shape == (0, 4, 3, 3)
+    assert on_cpu(op_name, make(op_name, (0, 4, 3, 3)))[0].shape == (0, 4, 3, 3)
 
 
 def test_permuted_and_strided_inputs(op_name, isa, make):
     args = make(op_name, (2, 6, 13, 21))
-    want = native(op_name, args)
+    want = on_cpu(op_name, args)
     for name, value in tensors(args).items():
         permuted = value.movedim(0, -1).contiguous().movedim(-1, 0)
         strided = torch.stack([value, torch.full_like(value, torch.nan)], dim=-1)[..., 0]
         for layout in (permuted, strided):
-            got = native(op_name, {**args, name: layout})
+            got = on_cpu(op_name, {**args, name: layout})
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
             assert got[0].is_contiguous()
 
@@ -57,11 +56,11 @@ def test_permuted_and_strided_inputs(op_name, isa, make):
 def test_nothing_outside_the_tensor_is_read_or_written(op_name, isa, make):
     """x (and out, which copies its layout in memory) are surrounded by values that would show."""
     args = make(op_name, (1, 3, 5, 19))
-    want = native(op_name, args)
+    want = on_cpu(op_name, args)
     for name, value in tensors(args).items():
         framed = torch.full((value.numel() + 128,), torch.nan)
         inside = framed[64 : 64 + value.numel()].view(value.shape).copy_(value)
-        got = native(op_name, {**args, name: inside})
+        got = on_cpu(op_name, {**args, name: inside})
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
 
 
@@ -72,7 +71,7 @@ def test_nan_and_infinity_propagate(op_name, isa, make, assert_close):
         args = make(op_name, (1, 4, 12, 40), gelu=value != value)
         x = args["x"].clone()
         x[0, 1, 6, 37] = value
-        got = native(op_name, {**args, "x": x})[0]
+        got = on_cpu(op_name, {**args, "x": x})[0]
         want = outputs(op_name, {**args, "x": x}, backend="reference")[0]
         assert torch.equal(got.isfinite(), want.isfinite())
         assert torch.equal(got.isnan(), want.isnan())
@@ -207,8 +206,8 @@ def test_autocast_takes_any_dtypes(op_name, make):
         given = {name: args[name].to(torch.bfloat16 if name in halves else torch.float32) for name in names}
         leaves = {name: value.requires_grad_() for name, value in given.items()}
         with torch.autocast("cpu", torch.bfloat16):
-            out = native(op_name, {**args, **leaves})[0]
-        want = native(op_name, {**args, **{name: leaf.detach().float() for name, leaf in leaves.items()}})[0]
+            out = on_cpu(op_name, {**args, **leaves})[0]
+        want = on_cpu(op_name, {**args, **{name: leaf.detach().float() for name, leaf in leaves.items()}})[0]
         assert torch.equal(out, want)
         found = torch.autograd.grad(out.sum(), list(leaves.values()))
         assert [slope.dtype for slope in found] == [leaf.dtype for leaf in leaves.values()]
@@ -240,7 +239,7 @@ def test_torch_func_takes_the_formula(op_name, make, assert_close):
 def test_default_backend_is_the_native_kernel(op_name, make):
     args = make(op_name, (1, 4, 5, 7))
     default = outputs(op_name, args)
-    assert all(torch.equal(a, b) for a, b in zip(default, native(op_name, args), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(default, on_cpu(op_name, args), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -251,7 +250,7 @@ def test_other_dtypes_use_the_formula(op_name, dtype, make):
     }
     assert outputs(op_name, args)[0].dtype == dtype
     with pytest.raises(BackendError, match="float32"):
-        native(op_name, args)
+        on_cpu(op_name, args)
 
 
 def test_unknown_backend(op_name, make):
@@ -260,12 +259,12 @@ def test_unknown_backend(op_name, make):
 
 
 def test_missing_library_is_told(op_name, make, monkeypatch):
-    monkeypatch.setattr(_native, "lib", None)
-    monkeypatch.setattr(_native, "error", ImportError("no such file"))
+    monkeypatch.setattr(native, "lib", None)
+    monkeypatch.setattr(native, "error", ImportError("no such file"))
     args = make(op_name, (1, 4, 5, 7))
     call(op_name, args)  # the formula needs none
     with pytest.raises(BackendError, match="no such file"):
-        native(op_name, args)
+        on_cpu(op_name, args)
 
 
 def test_each_tensor_is_checked(op_name, make):

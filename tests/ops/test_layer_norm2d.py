@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seemore_fast import ops
-from seemore_fast.reference import LayerNorm2d
+from seemore_fast.network.reference import LayerNorm2d
 
 
 def test_equals_the_networks_layer(isa, assert_close):

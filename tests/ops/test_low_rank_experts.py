@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seemore_fast import ops
-from seemore_fast.reference import LowRankExpert
+from seemore_fast.network.reference import LowRankExpert
 
 
 def matrices(expert):

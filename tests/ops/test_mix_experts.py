@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seemore_fast import ops
-from seemore_fast.reference import MoRE
+from seemore_fast.network.reference import MoRE
 
 
 @pytest.mark.parametrize("topk", [1, 2, 3, 4, 5, 6])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seemore_fast import ops
-from seemore_fast.reference import StripedConv2d
+from seemore_fast.network.reference import StripedConv2d
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 11, 23])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from seemore_fast import weights
 from seemore_fast.model import load
+from seemore_fast.network import weights
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/plug-ins.md"
 

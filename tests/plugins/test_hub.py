@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from seemore_fast.model import SeemoRe, load
-
-from .. import golden
+from tests.support import golden
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import functional as F
 
-from seemore_fast.options import Training
+from seemore_fast.options.schema import Training
 from seemore_fast.train.losses import Criterion, charbonnier, fft_l1
 from seemore_fast.train.schedule import learning_rate
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seemore_fast import options
 from seemore_fast.errors import SeemoreError
+from seemore_fast.options import schema
 from seemore_fast.train import processes
 from seemore_fast.train.loop import train
 
@@ -38,7 +38,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(job: Path) -> None:
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
     torch.set_num_threads(1)
-    train(options.load("o.yml", ["name=one", "datasets:train:batch_size_per_gpu=4", "train:optim_g:lr=1e-4"]))
+    train(schema.load("o.yml", ["name=one", "datasets:train:batch_size_per_gpu=4", "train:optim_g:lr=1e-4"]))
     one, two = (
         torch.load(f"experiments/{name}/models/net_g_8.pth", weights_only=True) for name in ("one", "two")
     )
@@ -129,7 +129,7 @@ def test_launchers_that_are_not_there(job: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     for launcher, message in [("pytorch", "start with torchrun"), ("slurm", "SLURM_JOB_NODELIST is not set")]:
         with pytest.raises(SeemoreError, match=message):
-            processes.join(launcher, options.Distributed(), "cpu")
+            processes.join(launcher, schema.Distributed(), "cpu")
 
 
 def test_slurms_variables_become_torchs(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_slurms_variables_become_torchs(job: Path, monkeypatch: pytest.MonkeyPat
     met = []
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: met.append(a))
     monkeypatch.setattr(torch.distributed, "new_group", lambda *a, **k: "control")
-    joined = processes.join("slurm", options.Distributed(port=1234), "cpu")
+    joined = processes.join("slurm", schema.Distributed(port=1234), "cpu")
     assert (joined.rank, joined.world, joined.local_rank) == (3, 8, 1)
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("n7", "1234")
     assert met == [("gloo",)]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from seemore_fast import data
+from seemore_fast.data import pairs
+from seemore_fast.data.resize import imresize
 from seemore_fast.errors import ImageError, SeemoreError
-from seemore_fast.resize import imresize
+from seemore_fast.system.ahead import ahead
 from seemore_fast.train import pictures
-from seemore_fast.train.ahead import ahead
 from seemore_fast.train.sampling import Sampler
 
 
@@ -23,7 +23,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def both(job: Path) -> tuple[pictures.Pictures, pictures.Pictures]:
-    files = data.find_pictures(job / "photos")
+    files = pairs.find_pictures(job / "photos")
     large = pictures.decoded(files, job / "cache", silent)
     return large, pictures.reduced(large, files, 2, job / "cache", silent)
 
@@ -31,7 +31,7 @@ def both(job: Path) -> tuple[pictures.Pictures, pictures.Pictures]:
 def test_cache_holds_the_pictures_and_their_bicubic_reductions(job: Path) -> None:
     large, small = both(job)
     for number in range(2):
-        truth = data.read_rgb(job / f"photos/{number}.png")
+        truth = pairs.read_rgb(job / f"photos/{number}.png")
         h, w = (side // 2 * 2 for side in truth.shape[:2])
         assert np.array_equal(large[number], truth)
         assert np.array_equal(small[number], imresize(truth[:h, :w], 0.5, edges="repeat"))
@@ -150,16 +150,16 @@ def turned(patch: torch.Tensor, picture: np.ndarray) -> tuple[bool, bool, bool] 
 def test_lmdb_of_basicsr(job: Path) -> None:
     lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'seemore-fast[train]'")
     folder = job / "photos.lmdb"
-    names = [path.stem for path in data.find_pictures(job / "photos")]
+    names = [path.stem for path in pairs.find_pictures(job / "photos")]
     with lmdb.open(str(folder), map_size=1 << 24) as base, base.begin(write=True) as transaction:
         for name in names:
             transaction.put(name.encode(), (job / f"photos/{name}.png").read_bytes())
     (folder / "meta_info.txt").write_text("".join(f"{name}.png (9,9,3) 1\n" for name in names))
-    stored = pictures.decoded(data.find_pictures(folder), job / "cache", silent)
+    stored = pictures.decoded(pairs.find_pictures(folder), job / "cache", silent)
     for number, name in enumerate(names):
-        assert np.array_equal(stored[number], data.read_rgb(job / f"photos/{name}.png"))
-    pairs = data.find_pairs(folder, folder)
-    data.check_sizes(pairs, 1)
-    assert [pair.name for pair in pairs] == names
+        assert np.array_equal(stored[number], pairs.read_rgb(job / f"photos/{name}.png"))
+    paired = pairs.find_pairs(folder, folder)
+    pairs.check_sizes(paired, 1)
+    assert [pair.name for pair in paired] == names
     with pytest.raises(ImageError, match=r"photos\.lmdb/gone: no such key"):
-        data.read_rgb(folder / "gone")
+        pairs.read_rgb(folder / "gone")

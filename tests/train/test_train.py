@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from seemore_fast import options, variants
 from seemore_fast.cli import app
 from seemore_fast.errors import SeemoreError
+from seemore_fast.network import variants
+from seemore_fast.options import schema
 from seemore_fast.train import network
 from seemore_fast.train.loop import train
 
@@ -29,7 +30,7 @@ SECONDS = 120  # far more than any of these runs takes
 
 def run(*force: str, auto_resume: bool = False) -> int:
     torch.set_num_threads(1)  # sums in one order
-    return train(options.load("o.yml", force), auto_resume=auto_resume)
+    return train(schema.load("o.yml", force), auto_resume=auto_resume)
 
 
 def weights(path: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -295,7 +296,7 @@ def test_bfloat16_and_clipping_train(job: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "options/train").rglob("*.yml")), ids=lambda path: path.stem)
 def test_the_repositorys_train_files_describe_their_variants(file: Path) -> None:
-    read = options.load(file)
+    read = schema.load(file)
     assert read.network_g.arguments() == variants.config(file.stem.replace("finetune", "t"))
     assert read.datasets.train.gt_size in (32 * read.scale, 48 * read.scale, 64 * read.scale)
     assert all(metric.crop_border == read.scale for metric in (read.val.metrics or {}).values())
@@ -312,5 +313,5 @@ def test_an_official_train_file_runs(job: Path) -> None:
                 colour.save(folder / f"{name.format(i)}.png")
     file = ROOT / "tests/data/train_t_x2.yml"
     torch.set_num_threads(1)
-    train(options.load(file, ["datasets:train:batch_size_per_gpu=1", "train:total_iter=1", "num_gpu=0"]))
+    train(schema.load(file, ["datasets:train:batch_size_per_gpu=1", "train:total_iter=1", "num_gpu=0"]))
     assert (job / "experiments/SeemoRe_T_x2/models/net_g_latest.pth").exists()

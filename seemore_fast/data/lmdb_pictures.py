@@ -1,0 +1,61 @@
+"""Pictures in an LMDB as BasicSR makes them: a folder ``<name>.lmdb`` of encoded files, ``meta_info.txt``.
+
+A picture is addressed as a file in that folder, ``<name>.lmdb/<key>``.  Needs the package ``lmdb``.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from seemore_fast.errors import ImageError
+
+SUFFIX = ".lmdb"
+
+_OPENING = threading.Lock()  # a process must not open an environment twice
+
+
+def is_inside(path: Path) -> bool:
+    """Whether ``path`` is a picture of an LMDB rather than a file."""
+    return path.parent.suffix == SUFFIX
+
+
+def keys(folder: Path) -> dict[str, Path]:
+    """The pictures by key, as ``meta_info.txt`` has them: ``baboon.png (480,500,3) 1`` a line.
+
+    Raises ImageError where the list is missing or empty.
+    """
+    listing = folder / "meta_info.txt"
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"{listing}: {getattr(error, 'strerror', None) or 'is not a text file'}") from None
+    names = [Path(line.split(" (")[0].strip()).stem for line in lines if line.strip()]
+    if not names:
+        raise ImageError(f"{listing}: lists no pictures")
+    return {name: folder / name for name in names}
+
+
+def encoded(path: Path) -> bytes:
+    """The picture's file, as it was before it went into the LMDB.  Raises ImageError where it is missing."""
+    with _OPENING:
+        environment = _open(path.parent)
+    with environment.begin() as transaction:
+        content = transaction.get(path.name.encode())
+    if content is None:
+        raise ImageError(f"{path}: no such key")
+    return content
+
+
+@lru_cache(maxsize=16)
+def _open(folder: Path) -> Any:
+    try:
+        import lmdb
+    except ImportError:
+        raise ImageError(f"{folder}: needs lmdb: pip install 'seemore-fast[train]'") from None
+    try:
+        return lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise ImageError(f"{folder}: {error}") from None

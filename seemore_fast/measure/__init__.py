@@ -1,0 +1,1 @@
+"""How fast, how exact, in how much memory, and on which machine."""

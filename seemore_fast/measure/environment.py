@@ -1,0 +1,81 @@
+"""What a bug report or a benchmark must say about the machine: versions, processor, backends, GPUs.
+
+Plain data (str, int, list, dict, None) with no path of the user's in it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seemore_fast.backends import choice, native
+from seemore_fast.errors import BackendError
+from seemore_fast.network import weights
+
+_PACKAGES = ("seemore-fast", "torch", "numpy", "pyvips", "pyvips-binary", "safetensors", "triton")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform, CPU and its instruction sets, threads, backends, GPUs and bundled weights."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "native": _native_library(),
+        "backends": {name: without_paths(choice.missing(name)) for name in choice.NAMES},
+        "cuda": torch.version.cuda,
+        "gpus": _gpus(),
+        "weights": weights.names(),
+        "variables": {k: without_paths(v) for k, v in sorted(os.environ.items()) if k.startswith("SEEMORE_")},
+    }
+
+
+def without_paths(text: str | None) -> str | None:
+    """``text`` with each absolute path cut to its last part, for folders carry names of people."""
+    if text is None:
+        return None
+    # The home folder first: it is the one that may have a space in its name.
+    return re.sub(r"(?<![\w.])~?(?:/[^/\s:'\"]+)*/([^/\s:'\"]+)", r"\1", text.replace(str(Path.home()), "~"))
+
+
+def _version(package: str) -> str | None:
+    # torch tells its build (+cpu, +cu130) only here.
+    if package == "torch":
+        return torch.__version__
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _native_library() -> dict[str, Any]:
+    lib = native.lib
+    if lib is None:
+        return {"isa": None, "isas": [], "error": without_paths(str(native.error))}
+    try:
+        return {"isa": lib.isa(), "isas": lib.isas(), "error": None}
+    except BackendError as error:  # SEEMORE_ISA names none that works here
+        return {"isa": None, "isas": lib.isas(), "error": str(error)}
+
+
+def _gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [f"{d.name}, sm_{d.major}{d.minor}, {d.total_memory / 2**30:.0f} GiB" for d in devices]

@@ -1,0 +1,1 @@
+"""Ours against what people run today: the comparison, the contenders, memory, training steps."""

@@ -1,0 +1,1 @@
+"""The network as such: the oracle in plain PyTorch, variants, checkpoints, weights, folding."""

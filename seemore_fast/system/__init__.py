@@ -1,0 +1,1 @@
+"""What concerns files, threads and the operating system, whatever is computed."""

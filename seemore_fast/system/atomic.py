@@ -1,0 +1,93 @@
+"""Writing a file so that it appears whole or not at all, also when the process is killed half-way."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from seemore_fast.errors import SeemoreError
+
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives an empty temporary file beside ``path``; with what is written to it, it takes ``path``'s place.
+
+    On any error, an interrupt included, the temporary file is removed and ``path`` is as it was.  What a
+    killed process has left behind, `remove_stale` finds.  If ``path`` is a link, its target is replaced.
+
+    Raises OSError where the folder does not take the file.
+    """
+    # In the same folder, for a rename is atomic only within one file system.
+    target = Path(os.path.realpath(path))
+    temporary, descriptor = _create_locked(target.parent)
+    try:
+        yield temporary
+        # Opened again: some libraries put a file of their own in the place of the one they are to write.
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def remove_stale(folder: Path) -> int:
+    """Removes the temporary files in ``folder`` whose writers are gone; how many there were.
+
+    Those of living processes are recognised by their locks, which end with the process.
+    """
+    removed = 0
+    for path in folder.iterdir():
+        if not _PART.fullmatch(path.name):
+            continue
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                removed += 1
+            finally:
+                os.close(descriptor)
+        except OSError:  # its writer lives, or has just finished
+            continue
+    return removed
+
+
+def temporary_file() -> IO[bytes]:
+    """A file without a name, gone when it is closed.  Raises OSError."""
+    return tempfile.TemporaryFile()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` as UTF-8.  Raises SeemoreError, naming the file, where it cannot be written."""
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SeemoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _create_locked(folder: Path) -> tuple[Path, int]:
+    """A new file in ``folder`` and a descriptor that holds its lock."""
+    while True:
+        # Not tempfile, whose files are private to the user (mode 0600), as the result would then be.
+        temporary = folder / f".{secrets.token_hex(8)}.part"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
+                return temporary, descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass  # another process has just cleaned up here: between the two calls it looked stale
+        except OSError:
+            return temporary, descriptor  # a file system without locks: nobody can clean up there either
+        os.close(descriptor)

@@ -1,0 +1,5 @@
+"""Pictures through the network: `Upscaler` for arrays, tiles, folders, many machines."""
+
+from seemore_fast.upscale.upscaler import Upscaler
+
+__all__ = ["Upscaler"]

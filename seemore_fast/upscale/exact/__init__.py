@@ -1,0 +1,187 @@
+"""Exact tiling: an image in pieces, with bounded memory and the same result as in one call.
+
+The network sees a whole image in two ways only: routing (a mean over all pixels) and the low-resolution map
+of calibrate.  Both are gathered tile by tile before a group runs, and kept for the whole image; everything
+else reaches a few pixels far, which the tiles' halos hold.  docs/tiling.md has the scheme and its figures.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from seemore_fast.errors import Cancelled, SeemoreError
+from seemore_fast.model import SeemoRe, extend
+from seemore_fast.network import reference
+from seemore_fast.upscale.exact.grid import Grid, Span, Tile, grid_for
+from seemore_fast.upscale.exact.memory import choose_tile, memory_needed
+from seemore_fast.upscale.exact.native import NativeStages
+from seemore_fast.upscale.exact.plain import PlainStages
+from seemore_fast.upscale.exact.route import Routing, route
+from seemore_fast.upscale.exact.store import Store
+
+__all__ = ["MIN_TILE", "choose_tile", "memory_needed", "upscale_exact"]
+
+MIN_TILE = 32
+
+
+class Stages(Protocol):
+    """What the sweeps need of an implementation; `PlainStages` describes each method.
+
+    Streams are [rows, C, columns]; what a map looks like is the implementation's own affair.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def new_stream(self, tile: Tile) -> Tensor: ...
+    def new_map(self) -> Tensor: ...
+    def head(self, image: Tensor, tile: Tile) -> Tensor: ...
+    def pool(self, g: int, stream: Tensor, tile: Tile, aggregated: Tensor) -> Tensor: ...
+    def calibrate(self, g: int, aggregated: Tensor) -> Tensor: ...
+    def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor: ...
+    def tail(self, stream: Tensor, image: Tensor, tile: Tile) -> Tensor: ...
+
+
+def upscale_exact(
+    model: reference.SeemoRe,
+    x: Tensor,
+    tile: int,
+    emit: Callable[[int, Tensor], None],
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    *,
+    memory: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> None:
+    """``model(x)`` without gradients, computed in tiles, handed over in rows: the same up to rounding.
+
+    ``x``: (N, in_chans, H, W), uint8 or floating point, on any device.  ``tile``: largest side of a tile in
+    input pixels, at least 32.  ``emit(first_row, rows)`` gets the output from top to bottom, rows being
+    (N, in_chans, some, W * scale) on the CPU, of ``x``'s dtype.  ``progress(done, total)`` is called after
+    each tile of each of the ``num_layers + 1`` sweeps, ``cancelled()`` before it.
+
+    Between sweeps the residual stream (4 * embedding_dim bytes a pixel) stays in memory, if everything then
+    fits into ``memory`` bytes (None: it may), else in a temporary file in ``folder`` (None: the system's).
+
+    Raises SeemoreError for a bad ``tile`` or a folder without room (before any work), Cancelled.
+    """
+    if tile < MIN_TILE:
+        raise SeemoreError(f"tile must be at least {MIN_TILE} pixels for exact tiling, got {tile}")
+    n, _, height, width = x.shape
+    if min(height, width) < model.min_size:
+        x = extend(x, max(height, model.min_size), max(width, model.min_size))
+    grid = grid_for(model, x.shape[2], x.shape[3], tile)
+    total = grid.count * (model.config["num_layers"] + 1) if grid.count > 1 else 1
+    done = -1
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if done > 0 and progress is not None:
+            progress(done, total)
+        if done < total and cancelled is not None and cancelled():
+            raise Cancelled("cancelled")
+
+    def emit_cropped(first: int, rows: Tensor) -> None:
+        rows = rows[:, :, : height * model.scale - first, : width * model.scale]
+        if rows.shape[2] > 0:
+            emit(first, rows)
+
+    with torch.no_grad():
+        if grid.count == 1:
+            report()
+            emit_cropped(0, model(x).cpu())
+            report()
+            return
+        packed = model.native(x) if isinstance(model, SeemoRe) else None
+        stages = NativeStages(model, packed, grid) if packed else PlainStages(model, grid)  # type: ignore[arg-type]
+        in_memory = (
+            memory is None
+            or memory_needed(model, n, height, width, tile, itemsize=x.element_size()) <= memory
+        )
+        place = None if in_memory else folder or tempfile.gettempdir()
+        with Store(grid, n, model.config["embedding_dim"], stages.dtype, stages.device, place) as store:
+            _Sweeps(model, x, grid, stages, store, report).run(emit_cropped)
+
+
+@dataclass
+class _Sweeps:
+    """Sweep s computes the stream behind s groups, tile by tile, and with it what group s must know."""
+
+    model: reference.SeemoRe
+    x: Tensor  # [N, in_chans, H, W]
+    grid: Grid
+    stages: Stages
+    store: Store
+    report: Callable[[], None]  # called before each tile, and after the last
+    routings: list[Routing] = field(default_factory=list)  # of each image, for the group that the sweep runs
+    maps: list[Tensor] = field(default_factory=list)
+
+    def run(self, emit: Callable[[int, Tensor], None]) -> None:
+        layers = self.model.config["num_layers"]
+        for sweep in range(layers):
+            self._prepare(sweep)
+        for rows in self.grid.rows.spans:
+            emit(rows.start * self.model.scale, self._pixels(layers, rows))
+        self.report()
+
+    def _prepare(self, sweep: int) -> None:
+        """All of a sweep but the last: then routing and map of the next group are there."""
+        sums = torch.zeros(len(self.x), self.model.config["embedding_dim"], dtype=torch.float64)
+        aggregated = [self.stages.new_map() for _ in self.x]
+        for rows in self.grid.rows.spans:
+            for tile in self._row_of_tiles(rows):
+                for i in range(len(self.x)):
+                    sums[i] += self._pool(sweep, i, tile, aggregated[i])
+        group: Any = self.model.body[sweep]
+        layer = group.local_block.block.moe_layer
+        self.routings = [route(layer, s, self.grid.height * self.grid.width) for s in sums]
+        # One map after the other: of a large image they take much memory.
+        self.maps.clear()
+        while aggregated:
+            self.maps.append(self.stages.calibrate(sweep, aggregated.pop(0)))
+
+    def _pool(self, sweep: int, i: int, tile: Tile, aggregated: Tensor) -> Tensor:
+        stream = self._stream(sweep, i, tile)
+        if sweep > 0:
+            self.store.write(sweep, i, tile, stream)
+        return self.stages.pool(sweep, stream, tile, aggregated).cpu()
+
+    def _pixels(self, sweep: int, rows: Span) -> Tensor:
+        """A row of tiles of the output, (N, in_chans, rows * scale, W * scale)."""
+        scale = self.model.scale
+        size = len(rows) * scale, self.grid.width * scale
+        out = torch.empty(*self.x.shape[:2], *size, dtype=self.x.dtype)
+        for tile in self._row_of_tiles(rows):
+            columns = slice(tile.columns.start * scale, tile.columns.stop * scale)
+            for i in range(len(self.x)):
+                stream = self._stream(sweep, i, tile)
+                out[i, :, :, columns] = self.stages.tail(stream, self._image(i, tile), tile)
+                del stream  # before the next one is made
+        return out
+
+    def _row_of_tiles(self, rows: Span) -> Iterator[Tile]:
+        for columns in self.grid.columns.spans:
+            self.report()
+            yield Tile(rows, columns)
+
+    def _image(self, i: int, tile: Tile) -> Tensor:
+        return self.x[i, :, tile.rows.crop, tile.columns.crop]
+
+    def _stream(self, sweep: int, i: int, tile: Tile) -> Tensor:
+        """The stream of a crop behind ``sweep`` groups, right wherever pool and tail need it."""
+        if sweep <= 1:
+            stream = self.stages.head(self._image(i, tile), tile)
+        else:
+            stream = self.stages.new_stream(tile)
+            self.store.read(sweep - 1, i, tile, stream)
+        if sweep == 0:
+            return stream
+        return self.stages.group(sweep - 1, stream, tile, self.routings[i], self.maps[i])

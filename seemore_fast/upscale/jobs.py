@@ -1,0 +1,167 @@
+"""Which file is upscaled into which: files, folders and patterns -> (input, output) pairs."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from seemore_fast.errors import ImageError
+from seemore_fast.image import FORMATS
+
+PIPE = Path("-")
+"""Standard input or output."""
+
+
+class Job(NamedTuple):
+    """One picture to read and the file to write, both ``-`` for standard input and output."""
+
+    input: Path
+    output: Path
+
+
+class _Source(NamedTuple):
+    path: Path
+    below: Path
+    """The same, as seen from the input folder that it was found in."""
+    output: Path | None = None
+    """Where a manifest wants it, as seen from the output folder."""
+
+
+def plan_jobs(
+    inputs: Iterable[str],
+    output: Path,
+    ext: str | None = None,
+    suffix: str = "",
+    manifest: Path | None = None,
+) -> list[Job]:
+    """Pairs every input picture with its output file, in the order given; touches nothing.
+
+    An input is a file, a folder (its pictures and those of its subfolders, but nothing hidden and not the
+    output folder), a pattern such as ``photos/*.png``, or ``-`` for standard input.  ``output`` is ``-`` or a
+    file, if it is named like a picture and there is one input file; otherwise it is a folder that gets the
+    input folders' tree, and outputs are named after the inputs, with ``suffix`` before the dot and ``ext``
+    (default: the input's) behind it.
+
+    ``manifest`` is a text file of further inputs, one a line: a picture's path, perhaps with a tab and the
+    output's path below ``output``; without, the output folder repeats the input's path.  Its pictures need
+    not be there: those that are missing fail when their turn comes.
+
+    Raises ImageError if there is nothing to do, an output would replace an input, two would share a name,
+    ``suffix`` leads to another folder, or the manifest cannot be read.
+    """
+    if os.sep in suffix:
+        raise ImageError(f"suffix must be part of a file name, without {os.sep!r}, got {suffix!r}")
+    inputs = list(inputs)
+    if not inputs and manifest is None:
+        raise ImageError("no input: name files, folders or patterns, with or without -i, or a --manifest")
+    listed = _read_manifest(manifest) if manifest else []
+    sources = _unique([*(source for text in inputs for source in _expand(text, output)), *listed])
+    alone = len(inputs) == 1 and not listed
+    one_file = alone and (inputs[0] == str(PIPE) or Path(inputs[0]).is_file())
+    if output == PIPE or _names_a_picture(output):
+        if not one_file:
+            raise ImageError(f"{output}: several inputs, or a folder, need a folder as output")
+        if suffix or (ext and output != PIPE):
+            raise ImageError(f"{output}: --ext and --suffix name files in a folder, but this is a file")
+        jobs = [Job(sources[0].path, output)]
+    elif output.exists() and not output.is_dir():
+        raise ImageError(f"{output}: is neither a folder nor named like a picture ({', '.join(FORMATS)})")
+    elif any(source.path == PIPE for source in sources):
+        raise ImageError(f"{output}: standard input has no name; give a file, or - for standard output")
+    else:
+        jobs = [
+            Job(source.path, output / (source.output or _output_name(source.below, ext, suffix)))
+            for source in sources
+        ]
+    _check_clashes(jobs)
+    return jobs
+
+
+def _expand(text: str, output: Path) -> list[_Source]:
+    path = Path(text)
+    if path == PIPE:
+        return [_Source(path, path)]
+    if path.is_dir():
+        pictures = [_Source(found, found.relative_to(path)) for found in _walk(path, output)]
+        what = "no pictures in this folder"
+    elif path.exists():
+        return [_Source(path, Path(path.name))]
+    elif glob.has_magic(text):
+        found = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+        pictures = [_Source(file, Path(file.name)) for file in found if _is_picture(file)]
+        what = "no picture matches"
+    else:
+        raise ImageError(f"{text}: no such file or folder")
+    if not pictures:
+        raise ImageError(f"{text}: {what}")
+    return pictures
+
+
+def _read_manifest(manifest: Path) -> list[_Source]:
+    try:
+        lines = manifest.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise ImageError(f"{manifest}: cannot be read ({error.strerror})") from None
+    sources = []
+    for number, line in enumerate(lines, 1):
+        name, _, output = line.rstrip("\r").partition("\t")
+        path = Path(name)
+        below = path.relative_to(path.anchor)
+        if not name:
+            continue
+        if (".." in below.parts or not below.name) and not output:
+            raise ImageError(f"{manifest}:{number}: such a path needs a tab and the output's path behind it")
+        sources.append(_Source(path, below, Path(output) if output else None))
+    if not sources:
+        raise ImageError(f"{manifest}: no pictures in this manifest")
+    return sources
+
+
+def _walk(folder: Path, output: Path) -> Iterator[Path]:
+    """The pictures in ``folder`` and below, sorted, except those in ``output``, if that lies below."""
+    results = output.resolve()
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and (here / name).resolve() != results
+        )
+        yield from (here / name for name in sorted(files) if _is_picture(here / name))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
+
+
+def _unique(sources: Iterable[_Source]) -> list[_Source]:
+    return list({(source.path.resolve(), source.output): source for source in sources}.values())
+
+
+def _names_a_picture(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS and not path.is_dir()
+
+
+def _output_name(source: Path, ext: str | None, suffix: str) -> Path:
+    return source.with_name(f"{source.stem}{suffix}{f'.{ext}' if ext else source.suffix}")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What links and the spelling of a path cannot change; None: there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _check_clashes(jobs: list[Job]) -> None:
+    inputs = {_identity(job.input) for job in jobs if job.input != PIPE} - {None}
+    writer: dict[Path, Path] = {}
+    for source, output in jobs:
+        if output != PIPE and _identity(output) in inputs:
+            raise ImageError(f"{output}: would overwrite an input; choose another folder or a --suffix")
+        if output in writer:
+            raise ImageError(f"{output}: both {writer[output]} and {source} would be written there")
+        writer[output] = source

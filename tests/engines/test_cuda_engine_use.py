@@ -1,0 +1,223 @@
+"""The CUDA engine in the simulator: each precision against the float64 reference, in several orders.
+
+What a GPU alone can show (memory ordering, speed) is left to benchmarks on one.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from seemore_fast.errors import BackendError
+from seemore_fast.network import reference
+from tests.support import cudasim, golden
+
+LIMIT = 1e-5
+"""Largest relative L2 error of fp32 against float64."""
+
+WIDE = 72
+"""Channels of a network that the fused kernels do not hold: those of csrc/cuda/engine/wide.cuh run it."""
+
+SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
+
+
+def crop(x: Tensor) -> Tensor:
+    """A few tiles' worth, with odd sides."""
+    return x[..., :21, :19].float().contiguous()
+
+
+def networks(**config) -> tuple[reference.SeemoRe, reference.SeemoRe]:
+    """One in float32, and the oracle."""
+    config = {**SMALL, **config}
+    return (
+        golden.fill(reference.SeemoRe(**config), 11).eval(),
+        golden.fill(reference.SeemoRe(**config), 11).double().eval(),
+    )
+
+
+def run(model: torch.nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
+
+
+def experts_of(network: reference.SeemoRe, x: Tensor) -> list[int]:
+    """The expert that each layer likes best for an image."""
+    found: list[int] = []
+    routers = [module for module in network.modules() if isinstance(module, reference.Router)]
+    hooks = [r.register_forward_hook(lambda _, __, out: found.append(int(out.argmax()))) for r in routers]
+    run(network, x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", golden.EVALUATION)
+def test_golden_networks(name):
+    """Five orders of execution give the same bits; in one of them every access to memory is checked."""
+    case = golden.load(name)
+    x = crop(case.x)
+    want = run(case.fill(reference.SeemoRe(**case.config)).double(), x.double())
+    engine = cudasim.Simulated(case.fill(reference.SeemoRe(**case.config)))
+    first = engine(x, seed=1)
+    assert golden.relative_l2(first, want) <= LIMIT
+    for seed in (2, 3, 4, 5):
+        assert torch.equal(engine(x, seed=seed, check=False), first), f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("tf32", None), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+@pytest.mark.parametrize("name", golden.EVALUATION)
+def test_low_precision(name, precision, dtype):
+    """RMS error at most twice PyTorch's own (for TF32 that of float16, which has as many bits)."""
+    case = golden.load(name)
+    x = crop(case.x)
+    oracle = case.fill(reference.SeemoRe(**case.config))
+    want = run(oracle.double(), x.double())
+    narrow = oracle.to(dtype or torch.float16)
+    allowed = golden.relative_l2(run(narrow, x.to(narrow.mean.dtype)), want)
+    engine = cudasim.Simulated(case.fill(reference.SeemoRe(**case.config)), precision)
+    got = engine(x)
+    assert golden.relative_l2(got, want) <= 2 * allowed
+    assert torch.equal(engine(x, seed=2, check=False), got)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_experts": 6, "topk": 2, "lr_space": "linear"},
+        {"num_experts": 1},
+        {"global_kernel_size": 1},
+        {"global_kernel_size": 31},
+        {"global_kernel_size": 255},
+        {"embedding_dim": 1},
+        {"embedding_dim": 44, "use_shuffle": True},
+        {"recursive": 1, "num_layers": 2},
+        {"scale": 1, "in_chans": 1},
+        {"scale": 3, "in_chans": 4},
+        {"num_layers": 0},
+        {"img_range": 255.0, "mean": (0.1, 0.5, 0.9)},
+        {"embedding_dim": 49, "num_layers": 2, "recursive": 1, "global_kernel_size": 31},
+        {"embedding_dim": 64, "num_experts": 1, "global_kernel_size": 1, "scale": 3, "in_chans": 4},
+        {"embedding_dim": 100, "num_experts": 6, "topk": 2, "lr_space": "linear"},
+        {"embedding_dim": 130, "use_shuffle": True, "img_range": 255.0, "mean": (0.1, 0.5, 0.9)},
+        {"embedding_dim": WIDE, "num_layers": 0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_configurations(config, precision):
+    network, oracle = networks(**config)
+    x = torch.rand(1, config.get("in_chans", 3), 19, 18)
+    got = cudasim.Simulated(network, precision)(x)
+    limit = LIMIT if precision == "fp32" else 1e-2
+    assert golden.relative_l2(got, run(oracle, x.double())) <= limit
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_wide_networks(precision):
+    """As above: exact in fp32, else within twice PyTorch's own error; five orders give the same bits."""
+    network, oracle = networks(embedding_dim=WIDE, use_shuffle=True)
+    x = torch.rand(1, 3, 18, 17, generator=torch.Generator().manual_seed(5))
+    want = run(oracle, x.double())
+    engine = cudasim.Simulated(network, precision)
+    first = engine(x, seed=1)
+    if precision == "fp32":
+        allowed = LIMIT
+    else:
+        narrow = network.to(torch.bfloat16 if precision == "bf16" else torch.float16)
+        allowed = 2 * golden.relative_l2(run(narrow, x.to(narrow.mean.dtype)), want)
+    assert golden.relative_l2(first, want) <= allowed
+    for seed in (2, 3, 4, 5):
+        assert torch.equal(engine(x, seed=seed, check=False), first), f"seed {seed}"
+
+
+@pytest.mark.parametrize("channels", [12, WIDE])
+def test_three_levels_of_aggregation(channels):
+    network, oracle = networks(recursive=3, embedding_dim=channels)
+    x = torch.rand(1, 3, 65, 70)
+    got = cudasim.Simulated(network, "fp16")(x, check=False)
+    assert golden.relative_l2(got, run(oracle, x.double())) <= 1e-2
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_batch_is_its_images(wide):
+    """Each routed on its own: to the bit what it gives alone."""
+    case = golden.load("t_x4")
+    config = {**case.config, "embedding_dim": WIDE, "num_layers": 2} if wide else case.config
+    network = case.fill(reference.SeemoRe(**config))
+    engine = cudasim.Simulated(network, "fp16")
+    x = crop(case.x)
+    other = x * torch.tensor([1.0, 0.2, 0.0])[:, None, None]
+    assert experts_of(network, x) != experts_of(network, other)
+    alone = [engine(image, check=False) for image in (other, x)]
+    assert torch.equal(engine(torch.cat([other, x]), check=False), torch.cat(alone))
+
+
+@pytest.mark.parametrize(
+    ("multiprocessors", "shared"), [(4, 48 << 10), (1, 99 << 10), (108, 163 << 10), (1000, 227 << 10)]
+)
+@pytest.mark.parametrize("size", [(16, 16), (33, 17), (17, 66)], ids=str)
+def test_tiles_of_other_gpus(multiprocessors, shared, size):
+    """Shared memory and the number of multiprocessors decide on the tiles, hardly on the numbers; 48 KiB hold
+    none, so wide networks' kernels run."""
+    network, oracle = networks(embedding_dim=40)
+    x = torch.rand(1, 3, *size)
+    lib = cudasim.library()
+    lib.pretend(multiprocessors, shared)
+    try:
+        got = cudasim.Simulated(network)(x)
+    finally:
+        lib.pretend(4, 227 << 10)
+    assert golden.relative_l2(got, run(oracle, x.double())) <= LIMIT
+
+
+@pytest.mark.parametrize("channels", [12, WIDE])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8])
+def test_pixels_in_other_formats(dtype, channels):
+    """Converted at the two ends: the same as converting before and after."""
+    engine = cudasim.Simulated(networks(embedding_dim=channels)[0])
+    if dtype == torch.uint8:
+        x = torch.randint(0, 256, (1, 3, 17, 18), dtype=dtype)
+        exact = engine(x / 255, check=False) * 255
+        assert (exact < 0).any(), "the output must leave the range for clamping to be seen"
+        want = exact.round().clamp(0, 255).to(dtype)
+    else:
+        x = torch.rand(1, 3, 17, 18).to(dtype)
+        want = engine(x.float(), check=False).to(dtype)
+    assert torch.equal(engine(x), want)
+
+
+@pytest.mark.parametrize("channels", [12, WIDE])
+def test_nan_reaches_the_whole_image_and_no_other(channels):
+    engine = cudasim.Simulated(networks(embedding_dim=channels)[0], "bf16")
+    x = torch.rand(2, 3, 17, 18)
+    clean = engine(x, check=False)
+    x[0, 1, 4, 5] = torch.nan
+    got = engine(x, check=False)
+    assert got[0].isnan().all()
+    assert torch.equal(got[1], clean[1])
+
+
+@pytest.mark.parametrize("channels", [12, WIDE])
+def test_an_expert_that_was_not_chosen_may_overflow(channels):
+    """In float16 its products would be infinite: they count for nothing."""
+    network, oracle = networks(embedding_dim=channels)
+    x = torch.rand(1, 3, 17, 18)
+    (chosen,) = experts_of(network, x)
+    for model in (network, oracle):
+        for e, expert in enumerate(model.body[0].local_block.block.moe_layer.experts):
+            if e != chosen:
+                expert.conv_1.bias.data.fill_(1e30)
+    got = cudasim.Simulated(network, "fp16")(x, check=False)
+    assert golden.relative_l2(got, run(oracle, x.double())) <= 1e-2
+
+
+def test_refusals():
+    network, _ = networks(num_experts=65, lr_space="linear")
+    with pytest.raises(BackendError, match=r"num_experts must lie in 1\.\.64 for the CUDA engine, got 65"):
+        cudasim.Simulated(network)
+    engine = cudasim.Simulated(networks()[0])
+    with pytest.raises(ValueError, match=r"image height and width must lie in 16\.\..*, got 15 x 16"):
+        engine(torch.rand(1, 3, 15, 16))

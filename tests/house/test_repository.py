@@ -1,0 +1,238 @@
+"""The repository as a whole: packaging, README's commands, links, and figures that stand in two places."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import seemore_fast
+from seemore_fast.cli import app
+from seemore_fast.network.reference import SeemoRe
+from seemore_fast.network.variants import config, names
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tracked_files() -> list[Path]:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git, and a clone: which files belong to the repository is its knowledge")
+    listed = subprocess.run([git, "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+def text_files() -> dict[Path, str]:
+    contents = {path: path.read_bytes() for path in tracked_files()}
+    return {path: content.decode() for path, content in contents.items() if b"\0" not in content}
+
+
+def readme_commands() -> list[list[str]]:
+    """The steps of each line of README that starts with a virtual environment."""
+    lines = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return [[step.strip() for step in line.split("&&")] for line in lines]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_has_two_commands_that_set_up_first():
+    commands = readme_commands()
+    assert len(commands) == 2
+    for steps in commands:
+        assert steps[0] == "python3 -m venv .venv"
+        assert shlex.split(steps[1])[:4] == [".venv/bin/pip", "install", "-c", "constraints.txt"]
+    assert [shlex.split(steps[2])[0] for steps in commands] == [".venv/bin/seemore-fast", ".venv/bin/pytest"]
+
+
+def test_readme_upscales_the_sample(tmp_path):
+    """README's own arguments, with the output elsewhere."""
+    _, *arguments = shlex.split(readme_commands()[0][2])
+    arguments = [ROOT / word if word.startswith("examples/") else word for word in arguments]
+    arguments[-1] = tmp_path / arguments[-1]
+    result = CliRunner().invoke(app, [str(word) for word in arguments])
+    assert result.exit_code == 0, result.output
+    with Image.open(ROOT / "examples/cat.png") as small, Image.open(arguments[-1]) as large:
+        assert large.size == (4 * small.width, 4 * small.height)
+
+
+def test_readme_python_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    scope: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    assert tuple(scope["large"].shape) == (1, 3, 480, 640)
+
+
+def test_relative_links_resolve():
+    broken = []
+    for page, text in text_files().items():
+        if page.suffix != ".md":
+            continue
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_no_path_of_a_development_machine_in_the_repository():
+    # "ann" and "somebody" are people whose homes other tests make up.
+    private = re.compile(r"(?<![\w.])/(?:work|root|opt|home/(?!ann/|somebody/)[\w.-]+)/[\w.-]+")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path, text in text_files().items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if private.search(line)
+    ]
+    assert not found
+
+
+def test_no_file_is_too_long_to_read():
+    code = {".py", ".cc", ".h", ".cu", ".cuh"}
+    lines = {path.name: text.count("\n") for path, text in text_files().items() if path.suffix in code}
+    assert not {name: count for name, count in lines.items() if count > 500}
+
+
+def test_linters_have_one_version():
+    pinned = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    hooks = re.findall(r"\[([\w-]+)==([\w.]+)\]", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert {name for name, _ in hooks} == {"ruff", "clang-format"}
+    assert all(pinned[name] == version for name, version in hooks)
+
+
+def test_constraints_pin_what_we_depend_on():
+    text = (ROOT / "pyproject.toml").read_text()
+    (needed,) = re.findall(r"^dependencies = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert set(re.findall(r'"([\w-]+)', needed)) <= set(pinned)
+
+
+def test_environment_variables_are_documented():
+    """Those that the code reads by name are exactly those that the page has."""
+    reads = re.compile(
+        r"""(?:environ\.get\(|environ\[|getenv\()["'](\w+)"""  # Python and C++
+        r"""|\$ENV\{(\w+)\}|\bENV (\w+)"""  # CMake
+    )
+    sources = [
+        path
+        for folder in ("seemore_fast", "kernels", "csrc")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".cc", ".h", ".cu", ".cuh"}
+    ]
+    read = {
+        name
+        for path in [*sources, ROOT / "setup.py", ROOT / "CMakeLists.txt"]
+        for match in reads.findall(path.read_text())
+        for name in match
+        if name
+    }
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs/environment-variables.md").read_text(), re.MULTILINE)
+    assert read == {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+@pytest.mark.parametrize("size", ["t", "b", "l"])
+def test_architecture_page_has_the_parameter_counts(size):
+    page = (ROOT / "docs/architecture.md").read_text()
+    (row,) = re.findall(rf"^\| {size.upper()} \|.*$", page, re.MULTILINE)
+    counts = [
+        sum(parameter.numel() for parameter in SeemoRe(**config(name)).parameters())
+        for name in names()
+        if name.startswith(size)
+    ]
+    assert " / ".join(f"{count:,}" for count in counts) in row
+
+
+def test_version_stands_in_one_place():
+    """pyproject.toml takes it from the package."""
+    text = (ROOT / "pyproject.toml").read_text()
+    assert not re.search(r"^version = [\"']", text, re.MULTILINE)
+    assert f"[{seemore_fast.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_python_file_says_first_what_it_is_for():
+    silent = [
+        str(path.relative_to(ROOT))
+        for path, text in text_files().items()
+        if path.suffix == ".py" and not ast.get_docstring(ast.parse(text))
+    ]
+    assert not silent
+
+
+INSTALLED = """
+import importlib.metadata, importlib.util, pathlib, sys
+import numpy as np
+import seemore_fast, seemore_fast.kernels
+from seemore_fast import _native, weights
+
+site = pathlib.Path(sys.argv[1])
+assert pathlib.Path(seemore_fast.__file__).is_relative_to(site), seemore_fast.__file__
+assert pathlib.Path(seemore_fast.kernels.__file__).is_relative_to(site)
+assert importlib.metadata.version("seemore-fast") == seemore_fast.__version__
+assert _native.require().isa()
+assert all(weights.path(name).with_suffix(".md").is_file() for name in weights.names())
+large = seemore_fast.Upscaler("t-x4", backend="cpu").up(np.full((16, 20, 3), 128, np.uint8))
+assert large.shape == (64, 80, 3)
+print("works")
+"""
+
+
+@pytest.mark.slow
+def test_wheel_from_sdist_works_without_the_source_tree(tmp_path):
+    """Sources -> sdist -> wheel, each from what the one before holds; then only the wheel is left."""
+    for module in ("setuptools", "pybind11"):
+        pytest.importorskip(module, reason=f"{module} is not installed: the package cannot be built")
+    tree = tmp_path / "tree"
+    for path in tracked_files():
+        copy = tree / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+    build = "import sys, setuptools.build_meta as b; {}(sys.argv[1])"
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": tools, "SEEMORE_CUDA": "off"}
+
+    def python(code: str, *arguments: Path, cwd: Path, **variables: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=cwd,
+            env={**environment, **variables},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    python(build.format("b.build_sdist"), tmp_path, cwd=tree)
+    shutil.rmtree(tree)
+    (sdist,) = tmp_path.glob("seemore_fast-*.tar.gz")
+    shutil.unpack_archive(sdist, tmp_path)
+    sources = tmp_path / sdist.name.removesuffix(".tar.gz")
+    python(build.format("b.build_wheel"), tmp_path, cwd=sources)
+    shutil.rmtree(sources)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    shutil.unpack_archive(wheel, site, "zip")
+
+    dist_info = f"seemore_fast-{seemore_fast.__version__}.dist-info"
+    assert {path.name for path in site.iterdir()} == {"seemore_fast", dist_info}
+    assert (site / dist_info / "licenses/LICENSE").is_file()
+    assert {p.name for p in (site / "seemore_fast").iterdir()} >= {"py.typed", "kernels", "weights"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert python(INSTALLED, site, cwd=elsewhere, PYTHONPATH=str(site)).strip() == "works"

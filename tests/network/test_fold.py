@@ -1,0 +1,210 @@
+"""The engine's algebra: networks computed from folded weights equal the reference in float64 to 1e-12."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seemore_fast.network import fold
+from seemore_fast.network.reference import LN_EPS, RMEBlock, SeemoRe
+from tests.support import golden
+
+CONFIGS = {
+    "as_t": {"num_experts": 3, "lr_space": "exp", "topk": 1, "use_shuffle": True, "recursive": 2},
+    "as_l": {"num_experts": 3, "lr_space": "exp", "topk": 1, "use_shuffle": False, "recursive": 1},
+    "all_of_many": {"num_experts": 6, "lr_space": "linear", "topk": 6, "recursive": 2},
+    "two_of_four": {"num_experts": 4, "lr_space": "double", "topk": 2, "use_shuffle": True, "recursive": 1},
+    "one_expert": {"num_experts": 1, "topk": 1, "recursive": 1, "global_kernel_size": 1},
+    "wide_stripe": {"num_experts": 2, "topk": 2, "recursive": 1, "global_kernel_size": 31, "in_chans": 1},
+}
+
+
+def network(**config) -> SeemoRe:
+    config = {"scale": 2, "num_layers": 2, "embedding_dim": 8, **config}
+    return golden.fill(SeemoRe(**config), seed=7).double().eval()
+
+
+@pytest.fixture(params=CONFIGS)
+def net(request: pytest.FixtureRequest) -> SeemoRe:
+    return network(**CONFIGS[request.param])
+
+
+def features(height: int = 17, width: int = 21, images: int = 2) -> Tensor:
+    """(N, 8, H, W) with a different mean in each channel and image, so that images are routed apart."""
+    x = torch.randn(images, 8, height, width, dtype=torch.float64)
+    return x + 3 * torch.randn(images, 8, 1, 1, dtype=torch.float64)
+
+
+def equal(got: Tensor, want: Tensor) -> None:
+    assert got.dtype == want.dtype == torch.float64
+    error = golden.relative_l2(got, want.detach())
+    assert error <= 1e-12, f"relative L2 error {error:.3g}"
+
+
+# What a native engine computes, in PyTorch and float64.
+
+
+def matrix(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return F.conv2d(x, weights[name][:, :, None, None], weights[f"{name}_bias"])
+
+
+def depthwise(weights: dict[str, Tensor], name: str, x: Tensor, **options) -> Tensor:
+    return F.conv2d(x, weights[name][:, None], weights[f"{name}_bias"], groups=x.shape[1], **options)
+
+
+def stripes(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    k, groups = weights[f"{name}_h"].shape[1], x.shape[1]
+    x = F.conv2d(
+        x, weights[f"{name}_h"][:, None, None], weights[f"{name}_h_bias"], padding=(0, k // 2), groups=groups
+    )
+    return F.conv2d(
+        x,
+        weights[f"{name}_v"][:, None, :, None],
+        weights[f"{name}_v_bias"],
+        padding=(k // 2, 0),
+        groups=groups,
+    )
+
+
+def statistics(x: Tensor) -> Tensor:
+    """LayerNorm without its affine part."""
+    return (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + LN_EPS).sqrt()
+
+
+def ffn(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    n = statistics(x)
+    gate = depthwise(weights, "gate", F.gelu(matrix(weights, "g", n)), padding=1)
+    return x + F.gelu(matrix(weights, "out", F.gelu(matrix(weights, "a", n)) * gate))
+
+
+def sme(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    n = statistics(x)
+    q, v = F.gelu(matrix(weights, "to_q", n)), F.gelu(matrix(weights, "to_v", n))
+    return x + matrix(weights, "sme_proj", stripes(weights, "sme", q) * v)
+
+
+def probabilities(weights: dict[str, Tensor], mixed: Tensor) -> Tensor:
+    return (mixed.mean((2, 3)) @ weights["router"].T).softmax(1)
+
+
+def rme(weights: dict[str, Tensor], x: Tensor, ranks: list[int], topk: int, recursive: int) -> Tensor:
+    n = statistics(x) * weights["norm"][:, None, None] + weights["norm_bias"][:, None, None]
+    t = F.gelu(F.conv2d(n, weights["conv"], weights["conv_bias"], padding=1))
+    mixed, k = F.gelu(stripes(weights, "stripe", matrix(weights, "to_x", t))), matrix(weights, "to_k", t)
+    # All that crosses the pooling barrier:
+    y, b, c = (
+        x + matrix(weights, "proj", mixed),
+        matrix(weights, "expert_b", mixed),
+        matrix(weights, "expert_c", k),
+    )
+    low = k
+    for _ in range(recursive):
+        low = F.gelu(depthwise(weights, "aggregate", low, stride=4))
+    low = matrix(weights, "low_proj", depthwise(weights, "low_conv", low, padding=1))
+    c = c + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
+    out = []
+    for image, probability in enumerate(probabilities(weights, mixed)):
+        result = y[image : image + 1]
+        for e in probability.topk(topk).indices.tolist():
+            mine = slice(sum(ranks[:e]), sum(ranks[: e + 1]))
+            product = b[image : image + 1, mine] * c[image : image + 1, mine]
+            part = F.conv2d(
+                product, weights["expert_out"][:, mine, None, None], weights["expert_out_bias"][e]
+            )
+            result = result + probability[e] * part
+        out.append(result)
+    return torch.cat(out)
+
+
+def rme_of(net: SeemoRe, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    ranks = fold.fold_network(net)["ranks"]
+    return rme(weights, x, ranks, net.config["topk"], net.config["recursive"])
+
+
+def test_norm_into_matrix():
+    x = statistics(features())
+    weight, bias = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    gamma, beta = torch.randn(8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
+    folded, folded_bias = fold.norm_into_matrix(weight, bias, gamma, beta)
+    want = F.conv2d(x * gamma[:, None, None] + beta[:, None, None], weight[:, :, None, None], bias)
+    equal(F.conv2d(x, folded[:, :, None, None], folded_bias), want)
+
+
+def test_shuffle_rows():
+    """out[2i + g] = in[g * C + i], of matrices and of vectors."""
+    rows = torch.arange(12.0)
+    assert fold.shuffle_rows(rows).tolist() == [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]
+    assert torch.equal(
+        fold.shuffle_rows(rows[:, None].expand(12, 5)), fold.shuffle_rows(rows)[:, None].expand(12, 5)
+    )
+
+
+def test_expert_matrices(net):
+    """Side by side, and each expert's part of the sum, are the experts themselves."""
+    experts = net.body[0].local_block.block.moe_layer.experts
+    side = fold.expert_matrices(experts)
+    x, k = features(), features()
+    b, c = matrix(side, "b", x), matrix(side, "c", k)
+    start = 0
+    for e, expert in enumerate(experts):
+        stop = start + expert.conv_1.out_channels
+        product = b[:, start:stop] * c[:, start:stop]
+        equal(F.conv2d(product, side["a"][:, start:stop, None, None], side["a_bias"][e]), expert(x, k))
+        start = stop
+    assert side["a"].shape == (8, start)
+
+
+def test_fold_ffn(net):
+    x = features()
+    for block in (net.body[0].local_block, net.body[1].global_block):
+        equal(ffn(fold.fold_ffn(block.norm_2, block.ffn), x), x + block.ffn(block.norm_2(x)))
+
+
+def test_fold_sme(net):
+    x, block = features(), net.body[0].global_block
+    equal(sme(fold.fold_sme(block.norm_1, block.block), x), x + block.block(block.norm_1(x)))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 33), (37, 17), (32, 48)])
+def test_fold_rme_around_the_pooling_barrier(net, size):
+    x, block = features(*size), net.body[1].local_block
+    equal(rme_of(net, fold.fold_rme(block.norm_1, block.block), x), x + block.block(block.norm_1(x)))
+
+
+def test_the_router_sees_the_same_features(net):
+    """Equal outputs leave a router of one expert, or of all, half tested: compare probabilities, too."""
+    block: RMEBlock = net.body[0].local_block.block
+    x = features()
+    weights = fold.fold_rme(net.body[0].local_block.norm_1, block)
+    equal(probabilities(weights, x), block.moe_layer.gate(x))
+
+
+def test_fold_network(net):
+    """Head, groups in their order, and tail."""
+    folded = fold.fold_network(net)
+    config = net.config
+    x = torch.rand(2, config["in_chans"], 17, 22, dtype=torch.float64)
+    mean = folded["mean"][:, None, None]
+    y = skip = F.conv2d((x - mean) * folded["img_range"], folded["head"], folded["head_bias"], padding=1)
+    for weights in folded["groups"]:
+        y = rme(weights, y, folded["ranks"], folded["topk"], folded["recursive"])
+        y = ffn(weights["rme_ffn"], y)
+        y = ffn(weights["sme_ffn"], sme(weights, y))
+    y = statistics(y) * folded["norm"][:, None, None] + folded["norm_bias"][:, None, None]
+    y = F.conv2d(y, folded["conv_2"], folded["conv_2_bias"], padding=1) + skip
+    y = F.pixel_shuffle(
+        F.conv2d(y, folded["upsampler"], folded["upsampler_bias"], padding=1), folded["scale"]
+    )
+    with torch.no_grad():
+        equal(y / folded["img_range"] + mean, net(x))
+
+
+def test_folding_leaves_the_network_and_its_dtype_alone():
+    net = network().float()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    folded = fold.fold_network(net)
+    assert folded["groups"][0]["expert_out"].dtype == torch.float64
+    assert not folded["groups"][0]["expert_out"].requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -1,0 +1,1 @@
+"""What tests share: golden networks, cases of every operator, the simulator, makers of hostile files."""

@@ -1,0 +1,146 @@
+"""The CUDA kernels in the simulator (docs/testing-without-a-gpu.md): builds _cudasim, runs networks, and
+lets SeemoRe take it for a GPU.
+
+Test modules use this as ``from tests.support import cudasim``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from seemore_fast.backends import choice, native
+from seemore_fast.engines import cuda_engine
+from seemore_fast.network import reference
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The module, built with what the machine has; skips the test with the reason where it cannot be."""
+    if platform.machine() != "x86_64":
+        pytest.skip(f"cudasim switches fibers in x86-64 assembly; this is {platform.machine()}")
+    pytest.importorskip("pybind11", reason="pybind11 is not installed: the simulator cannot be built")
+    paths = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    cmake, ninja = (shutil.which(name, path=paths) for name in ("cmake", "ninja"))
+    if not cmake or not ninja:
+        pytest.skip("cmake or ninja is not installed: the simulator cannot be built")
+    build = ROOT / "build-cudasim"  # kept: it takes two minutes
+    configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    options = ["-DSEEMORE_CUDA=off", f"-DSEEMORE_OUTPUT_DIR={build}", f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in ([*configure, *options], [ninja, "-C", build, "_cudasim"]):
+        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+    (path,) = build.glob("_cudasim*.so")
+    spec = importlib.util.spec_from_file_location("_cudasim", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Simulated:
+    """A reference network's weights in the CUDA engine, on a pretended GPU."""
+
+    def __init__(self, network: reference.SeemoRe, precision: str = "fp32"):
+        self.scale = network.scale
+        self.native = cuda_engine.pack(library(), network, precision, device=0)
+
+    def __call__(self, x: Tensor, seed: int = 1, check: bool = True) -> Tensor:
+        """Output for x [N, C, H, W]; blocks and lanes run in the order of ``seed``.
+
+        Output and workspace hold NaN before.  Raises BackendError for what the simulator finds wrong.
+        """
+        library().configure(seed, check)
+        n, channels, h, w = x.shape
+        out = x.new_full(
+            (n, channels, h * self.scale, w * self.scale), 77 if x.dtype == torch.uint8 else torch.nan
+        )
+        workspace = torch.full((self.native.workspace(n, h, w) + 256,), 255, dtype=torch.uint8)
+        workspace = workspace[-workspace.data_ptr() % 256 :]
+        cuda_engine.launch(self.native, x.contiguous(), out, workspace, stream=0)
+        return out
+
+
+class _Stream:
+    cuda_stream = 0
+
+    def __init__(self, device: int = 0, priority: int = 0) -> None:
+        pass
+
+    def wait_event(self, event: _Event) -> None:
+        pass
+
+
+class _Event:
+    def record(self, stream: _Stream) -> None:
+        pass
+
+
+class _Graph:
+    """Keeps the launches that are made while it captures."""
+
+    capturing: ClassVar[_Graph | None] = None
+
+    def __init__(self) -> None:
+        self.launches: list[tuple] = []
+
+    def capture_begin(self, capture_error_mode: str) -> None:
+        _Graph.capturing = self
+
+    def capture_end(self) -> None:
+        _Graph.capturing = None
+
+    def replay(self) -> None:
+        for launch in self.launches:
+            _launch(*launch)
+
+
+_launch = cuda_engine.launch
+
+
+def _launch_or_capture(*arguments) -> None:
+    if _Graph.capturing is None:
+        _launch(*arguments)
+    else:
+        _Graph.capturing.launches.append(arguments)
+
+
+def stand_in_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the CPU count as a GPU's: SeemoRe takes the CUDA engine, its kernels run in the simulator.
+
+    Streams are one, and everything is done when a call returns; graphs replay what they have captured.
+    """
+    simulator = library()
+    simulator.configure(seed=1, check=False)
+    resolve = choice.resolve
+    for owner, name, value in (
+        (native, "lib", simulator),
+        (choice, "resolve", lambda requested, device: resolve(requested, "cuda")),
+        (cuda_engine, "launch", _launch_or_capture),
+        (torch.cuda, "is_available", lambda: True),
+        (torch.cuda, "is_current_stream_capturing", lambda: False),
+        (torch.cuda, "empty_cache", lambda: None),
+        (torch.cuda, "device", lambda device: nullcontext()),
+        (torch.cuda, "current_stream", lambda device=None: _Stream()),
+        (torch.cuda, "stream", lambda stream: nullcontext()),
+        (torch.cuda, "Stream", _Stream),
+        (torch.cuda, "Event", _Event),
+        (torch.cuda, "CUDAGraph", _Graph),
+        (Tensor, "record_stream", lambda tensor, stream: None),
+    ):
+        monkeypatch.setattr(owner, name, value)
