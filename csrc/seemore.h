@@ -155,8 +155,9 @@ SM_API sm_status sm_op(const sm_op_params* params);
 
 /* ---- The whole network -----------------------------------------------------------------------------------
  *
- * Weights come folded (seemore_fast/network/fold.py): shuffle, LayerNorm's affine part and the projection after the
- * experts are already inside.  C: channels; R: sum of the experts' ranks; E: experts; k: global kernel.
+ * Weights come folded (seemore_fast/network/fold.py): shuffle, LayerNorm's affine part and the projection
+ * after the experts are already inside.  C: channels; R: sum of the experts' ranks; E: experts; k: global
+ * kernel.
  */
 
 typedef struct sm_ffn_weights {

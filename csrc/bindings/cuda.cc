@@ -115,8 +115,9 @@ void bind_cuda(py::module_& m) {
         return count;
       },
       "How many GPUs can be used. Raises BackendError with the reason where there is none.");
-  py::class_<CudaEngine>(m, "CudaEngine",
-                         "The packed network on a GPU; see seemore_fast.engines.cuda_engine, which is its only user.")
+  py::class_<CudaEngine>(
+      m, "CudaEngine",
+      "The packed network on a GPU; see seemore_fast.engines.cuda_engine, which is its only user.")
       .def(py::init<const py::dict&, int, int>(), arg("network"), arg("precision"), arg("device"))
       .def("workspace", &CudaEngine::workspace, arg("n"), arg("h"), arg("w"),
            "Bytes of device memory for one forward.")

@@ -153,7 +153,8 @@ void bind_engine(py::module_& m) {
       .value("CALIBRATE", SM_PHASE_CALIBRATE)
       .value("GROUP", SM_PHASE_GROUP)
       .value("TAIL", SM_PHASE_TAIL);
-  py::class_<Engine>(m, "Engine", "The packed network; see seemore_fast.engines.cpu_engine, which is its only user.")
+  py::class_<Engine>(m, "Engine",
+                     "The packed network; see seemore_fast.engines.cpu_engine, which is its only user.")
       .def(py::init<const py::dict&, bool>(), py::arg("network"), py::arg("bf16"))
       .def("workspace", &Engine::workspace, py::arg("h"), py::arg("w"), py::arg("threads"), py::arg("limit"),
            "Bytes of workspace for one forward. Raises MemoryError if `limit` (0: none) is too small.")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.support.operators import call, convert, make_args, outputs
 from torch import Tensor
 
 from seemore_fast.backends import choice, native
 from seemore_fast.errors import BackendError
 from seemore_fast.ops import _common, _cuda
 from tests.support import cudasim
+from tests.support.operators import call, convert, make_args, outputs
 
 NAMES = list(_cuda.KERNELS)
 GPU = choice.missing("cuda") is None

@@ -12,7 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 ROOMS = [
-    *("errors", "system", "network", "backends", "kernels", "ops", "engines", "model", "image", "data", "upscale"),
+    *(
+        "errors",
+        "system",
+        "network",
+        "backends",
+        "kernels",
+        "ops",
+        "engines",
+        "model",
+        "image",
+        "data",
+        "upscale",
+    ),
     *("video", "options", "evaluate", "train", "export", "measure", "compare", "demo", "plugins", "cli"),
 ]
 """From the ground up; docs/architecture.md draws it.  A room imports from those before it."""
@@ -24,7 +36,10 @@ ENTRIES = {"seemore_fast.train.__main__"}
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name; the Triton kernels' as they are installed."""
     found = {}
-    for folder, package in ((ROOT / "seemore_fast", "seemore_fast"), (ROOT / "kernels", "seemore_fast.kernels")):
+    for folder, package in (
+        (ROOT / "seemore_fast", "seemore_fast"),
+        (ROOT / "kernels", "seemore_fast.kernels"),
+    ):
         for path in folder.rglob("*.py"):
             parts = path.relative_to(folder).with_suffix("").parts
             found[".".join([package, *(part for part in parts if part != "__init__")])] = path

@@ -1,5 +1,6 @@
 // Runs the engine through the C API on random weights at awkward sizes, with one to three threads, on every
-// instruction set; built with sanitizers and run by tests/house/test_sanitizers.py, also under valgrind by hand.
+// instruction set; built with sanitizers and run by tests/house/test_sanitizers.py, also under valgrind by
+// hand.
 //
 // Each buffer is an allocation of its own and exactly as large as the API asks for.  Exits 0 if outputs are
 // finite and the same for every number of threads and whatever the workspace held.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.support.operators import call, outputs
 from torch import Tensor
 
 from seemore_fast.backends import native
 from seemore_fast.errors import BackendError
+from tests.support.operators import call, outputs
 
 
 def tensors(args):
