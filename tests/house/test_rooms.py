@@ -1,4 +1,4 @@
-"""The rooms of the package: imports run downwards only, between rooms and between modules, never in a circle."""
+"""The rooms of the package: imports run downwards only, between rooms and modules, never in a circle."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def imported_names(tree: ast.AST, name: str, is_package: bool) -> set[str]:
 
 @cache
 def imports(*, types_too: bool) -> dict[str, set[str]]:
-    """Module -> modules of ours that it imports anywhere; ``types_too``: also those for type checkers only."""
+    """Module -> modules of ours that it imports anywhere; ``types_too``: also for type checkers only."""
     known = modules()
     graph = {}
     for name, path in known.items():

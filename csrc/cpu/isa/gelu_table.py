@@ -1,7 +1,7 @@
 """Writes gelu_table.h: t * Phi(-t) on [0, 8) as 32 quartics, for gelu.h's AVX-512 GELU.
 
-Run as ``python csrc/cpu/isa/gelu_table.py > csrc/cpu/isa/gelu_table.h``; the header is committed, so a build needs
-no Python.  Segment j is centred on t = j / 4 and holds for |u| <= 1/8, u = t - j / 4.  Chebyshev
+Run as ``python csrc/cpu/isa/gelu_table.py > csrc/cpu/isa/gelu_table.h``; the header is committed, so a
+build needs no Python.  Segment j is centred on t = j / 4 and holds for |u| <= 1/8, u = t - j / 4.  Chebyshev
 nodes give a near-minimax fit (largest error 1.2e-8); segment 0 is pinned to 0 at t = 0, so GELU(0) = 0.
 """
 
