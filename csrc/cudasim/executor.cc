@@ -15,6 +15,7 @@
 
 #include "cudasim/fiber.h"
 #include "cudasim/memory.h"
+#include "cudasim/settings.h"
 
 namespace cudasim {
 namespace {
@@ -23,9 +24,8 @@ constexpr size_t kStack = 128 << 10;
 constexpr int kMostThreads = 1024;
 constexpr size_t kSharedRoom = 1 << 20;  // all of it counts as shared memory, so that strays are seen
 
-uint64_t order_seed = 0;
-bool checking = true;
-GlobalMemory global_memory;
+uint64_t seed_set = 0;
+bool check_set = true;
 
 enum class State { kReady, kAtBarrier, kInWarp, kDone };
 
@@ -161,7 +161,7 @@ void Worker::run_block(Dim3 at, uint32_t number, std::mt19937_64& random) {
   std::iota(lane_order.begin(), lane_order.end(), 0);
   int done = 0;
   while (done < threads) {
-    if (order_seed) {
+    if (order_seed()) {
       std::shuffle(warp_order.begin(), warp_order.end(), random);
       std::shuffle(lane_order.begin(), lane_order.end(), random);
     }
@@ -200,15 +200,22 @@ void release(int first, int last) {
 }  // namespace
 
 void configure(uint64_t seed, bool check) {
-  order_seed = seed;
-  checking = check;
+  seed_set = seed;
+  check_set = check;
+}
+
+uint64_t order_seed() { return seed_set; }
+bool checking() { return check_set; }
+GlobalMemory& global_memory() {
+  static GlobalMemory memory;
+  return memory;
 }
 
 void add_memory(const void* address, size_t bytes, const char* name, bool writable) {
-  global_memory.add(address, bytes, name, writable);
+  global_memory().add(address, bytes, name, writable);
 }
 
-void clear_memory() { global_memory.clear(); }
+void clear_memory() { global_memory().clear(); }
 
 std::string run(const Launch& launch) {
   const Dim3 g = launch.grid, b = launch.block;
@@ -216,11 +223,11 @@ std::string run(const Launch& launch) {
   const uint32_t blocks = g.x * g.y * g.z;
   if (threads < 1 || threads > kMostThreads || blocks < 1 || launch.shared_bytes > kSharedRoom / 2)
     return std::string(launch.kernel) + ": grid " + text(g) + " of blocks " + text(b) + " cannot be launched";
-  global_memory.begin_launch();
+  global_memory().begin_launch();
   std::vector<uint32_t> order(blocks);
   std::iota(order.begin(), order.end(), 0);
-  std::mt19937_64 random(order_seed);
-  if (order_seed) std::shuffle(order.begin(), order.end(), random);
+  std::mt19937_64 random(order_seed());
+  if (order_seed()) std::shuffle(order.begin(), order.end(), random);
 
   std::atomic<uint32_t> next = 0;
   std::mutex lock;
@@ -232,7 +239,7 @@ std::string run(const Launch& launch) {
     self->launch = &launch;
     self->threads = threads;
     self->error.clear();
-    std::mt19937_64 mine(order_seed * 1000003 + number);
+    std::mt19937_64 mine(order_seed() * 1000003 + number);
     for (uint32_t i; (i = next++) < blocks;) {
       const uint32_t at = order[i];
       self->run_block({at % g.x, at / g.x % g.y, at / g.x / g.y}, at, mine);
@@ -323,7 +330,7 @@ void warp_barrier(Site site) {
 
 void on_access(const void* address, size_t bytes, bool write) {
   Worker* worker = self;
-  if (!worker || !checking || worker->running < 0) return;
+  if (!worker || !checking() || worker->running < 0) return;
   const auto at = reinterpret_cast<uintptr_t>(address);
   const auto stacks = reinterpret_cast<uintptr_t>(worker->stacks);
   if (at - stacks < kStack * kMostThreads) return;
@@ -335,7 +342,7 @@ void on_access(const void* address, size_t bytes, bool write) {
   } else {
     const auto parameters = reinterpret_cast<uintptr_t>(worker->launch->context);
     if (at - parameters < worker->launch->context_bytes && !write) return;
-    wrong = global_memory.access(at, bytes, write, worker->block_number);
+    wrong = global_memory().access(at, bytes, write, worker->block_number);
   }
   if (!wrong.empty()) fail(wrong);
 }

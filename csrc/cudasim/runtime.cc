@@ -9,6 +9,7 @@
 #include "cuda/launch.h"
 #include "cudasim/device.h"
 #include "cudasim/executor.h"
+#include "cudasim/ptx/run.h"
 
 namespace cudasim {
 namespace {
@@ -60,6 +61,10 @@ const char* start_on_host(const char* signature, void (*body)(void*), void* cont
   const size_t at = name.find("kernel = ");
   if (at != std::string::npos) name = name.substr(at + 9, name.find(';', at) - at - 9);
   thread_local std::string error;
+  if (cudasim::ptx::any_loaded()) {
+    error = cudasim::ptx::run(name, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, context, context_bytes);
+    return error.empty() ? nullptr : error.c_str();
+  }
   error = cudasim::run(
       {name.c_str(), {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, body, context, context_bytes});
   return error.empty() ? nullptr : error.c_str();

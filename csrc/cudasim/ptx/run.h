@@ -1,0 +1,40 @@
+// Compiled kernels on the CPU: those of loaded PTX run instead of what g++ made of the same sources.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cudasim/executor.h"
+#include "cudasim/ptx/block.h"
+
+namespace cudasim::ptx {
+
+// Kernels of a PTX text from now on, beside those loaded before. Throws std::runtime_error for text or
+// instructions that the simulator does not know.
+void load(const std::string& text);
+void unload_all();
+bool any_loaded();
+
+// Runs a kernel as cudasim::run does; `kernel` is its readable name.
+std::string run(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
+                size_t param_bytes);
+
+// What launches did since measuring began, one entry a launch.
+struct Line {
+  int line;  // of the PTX text
+  std::string opcode;
+  Count count;
+};
+struct Measured {
+  std::string kernel, mangled;
+  Dim3 grid;
+  size_t shared_bytes;
+  uint32_t blocks_run;  // those that were run, spread evenly over the grid
+  std::vector<Line> lines;
+};
+
+// From now on count, and run at most so many blocks of a launch; 0: stop.
+void measure(uint32_t most_blocks);
+const std::vector<Measured>& measured();
+
+}  // namespace cudasim::ptx
