@@ -62,7 +62,8 @@ const char* start_on_host(const char* signature, void (*body)(void*), void* cont
   if (at != std::string::npos) name = name.substr(at + 9, name.find(';', at) - at - 9);
   thread_local std::string error;
   if (cudasim::ptx::any_loaded()) {
-    error = cudasim::ptx::run(name, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, context, context_bytes);
+    error =
+        cudasim::ptx::run(name, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, context, context_bytes);
     return error.empty() ? nullptr : error.c_str();
   }
   error = cudasim::run(

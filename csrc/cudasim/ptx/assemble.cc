@@ -64,7 +64,8 @@ class Assembler {
       try {
         add(i);
       } catch (const std::runtime_error& error) {
-        throw std::runtime_error("PTX line " + std::to_string(i.line) + " of " + p_.name + ": " + error.what());
+        throw std::runtime_error("PTX line " + std::to_string(i.line) + " of " + p_.name + ": " +
+                                 error.what());
       }
     }
     p_.register_bytes = bytes_;

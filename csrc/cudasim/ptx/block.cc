@@ -41,8 +41,8 @@ static void check_alignment(const Warp& w, int lane, uint64_t address, size_t by
 unsigned char* Block::shared_at(const Warp& w, int lane, uint64_t address, size_t bytes, bool write) {
   check_alignment(w, lane, address, bytes, write);
   if (check || address + bytes > shared_bytes) {
-    const std::string wrong =
-        shadow.access((size_t)(int64_t)(int32_t)address, bytes, write, {32 * w.number + lane, w.number, epoch, w.epoch});
+    const std::string wrong = shadow.access((size_t)(int64_t)(int32_t)address, bytes, write,
+                                            {32 * w.number + lane, w.number, epoch, w.epoch});
     if (!wrong.empty()) w.fail(wrong, lane);
   }
   return shared + address;
@@ -72,7 +72,8 @@ void Block::count_shared(int step, uint32_t mask, const uint64_t (&address)[kLan
     std::vector<uint64_t> words;
     for (int i = first; i < first + together; ++i)
       if (mask >> i & 1)
-        for (uint64_t word = address[i] / 4; word <= (address[i] + bytes - 1) / 4; ++word) words.push_back(word);
+        for (uint64_t word = address[i] / 4; word <= (address[i] + bytes - 1) / 4; ++word)
+          words.push_back(word);
     if (words.empty()) continue;
     std::sort(words.begin(), words.end());
     words.erase(std::unique(words.begin(), words.end()), words.end());

@@ -13,7 +13,8 @@ namespace {
 template <class To>
 To to_integer(double x) {
   if (x != x) return 0;
-  constexpr auto least = (double)std::numeric_limits<To>::min(), most = (double)std::numeric_limits<To>::max();
+  constexpr auto least = (double)std::numeric_limits<To>::min(),
+                 most = (double)std::numeric_limits<To>::max();
   return x <= least ? std::numeric_limits<To>::min() : x >= most ? std::numeric_limits<To>::max() : (To)x;
 }
 
@@ -46,9 +47,8 @@ void add_narrow(Rules& r, const std::string& type) {
   r["cvt.f32." + type] = each([](T x) { return value(x); });
   r["cvt.rn." + type + ".f32"] = each([](float x) { return narrow<T>(x); });
   r["cvt.rn." + type + "x2.f32"] = each([](float high, float low) { return narrow_pair<T>(low, high); });
-  r["cvt.rn.relu." + type + "x2.f32"] = each([](float high, float low) {
-    return narrow_pair<T>(low < 0 ? 0 : low, high < 0 ? 0 : high);
-  });
+  r["cvt.rn.relu." + type + "x2.f32"] =
+      each([](float high, float low) { return narrow_pair<T>(low < 0 ? 0 : low, high < 0 ? 0 : high); });
 }
 
 float round_tf32(float x) {

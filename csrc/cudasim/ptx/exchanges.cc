@@ -32,7 +32,8 @@ void shuffle(Warp& w, const Step& s) {
 
 uint32_t votes(Warp& w, const Step& s) {
   for (int i = 0; i < kLanes; ++i)
-    if (get<uint32_t>(w.registers + s.slot[2], i) != kAll) w.fail("vote.sync with a mask that is not full", i);
+    if (get<uint32_t>(w.registers + s.slot[2], i) != kAll)
+      w.fail("vote.sync with a mask that is not full", i);
   uint32_t bits;
   memcpy(&bits, w.registers + s.slot[1], 4);
   return bits;
@@ -56,9 +57,8 @@ void add_exchanges(Rules& r) {
     const uint32_t bits = votes(w, s);
     for (int i = 0; i < kLanes; ++i) put(w.registers + s.slot[0], i, bits);
   });
-  r["vote.sync.any.pred"] = together("pp4", [](Warp& w, const Step& s) {
-    put_mask(w.registers + s.slot[0], votes(w, s) ? kAll : 0, kAll);
-  });
+  r["vote.sync.any.pred"] = together(
+      "pp4", [](Warp& w, const Step& s) { put_mask(w.registers + s.slot[0], votes(w, s) ? kAll : 0, kAll); });
   r["vote.sync.all.pred"] = together("pp4", [](Warp& w, const Step& s) {
     put_mask(w.registers + s.slot[0], votes(w, s) == kAll ? kAll : 0, kAll);
   });

@@ -30,7 +30,8 @@ void add_both(Rules& r, const std::string& name, F) {
     r[name + "x2"] = each([](Pair<T> a) -> Pair<T> { return {F{}(a.low), F{}(a.high)}; });
   } else if constexpr (std::is_invocable_v<F, T, T>) {
     r[name] = each([](T a, T b) -> T { return F{}(a, b); });
-    r[name + "x2"] = each([](Pair<T> a, Pair<T> b) -> Pair<T> { return {F{}(a.low, b.low), F{}(a.high, b.high)}; });
+    r[name + "x2"] =
+        each([](Pair<T> a, Pair<T> b) -> Pair<T> { return {F{}(a.low, b.low), F{}(a.high, b.high)}; });
   } else {
     r[name] = each([](T a, T b, T c) -> T { return F{}(a, b, c); });
     r[name + "x2"] = each([](Pair<T> a, Pair<T> b, Pair<T> c) -> Pair<T> {

@@ -14,11 +14,16 @@ void add_arithmetic(Rules& r, const std::string& type) {
   r["min." + type] = each([](T a, T b) { return std::min(a, b); });
   r["max." + type] = each([](T a, T b) { return std::max(a, b); });
   // What a division by zero gives is not defined; it must not stop the simulator.
-  r["div." + type] = each([](T a, T b) { return b == 0 || (U)b == (U)-1 ? (T)((U)0 - (b == 0 ? (U)1 : (U)a)) : (T)(a / b); });
-  r["rem." + type] = each([](T a, T b) { return b == 0 ? a : (U)b == (U)-1 && std::is_signed_v<T> ? T(0) : (T)(a % b); });
+  r["div." + type] = each(
+      [](T a, T b) { return b == 0 || (U)b == (U)-1 ? (T)((U)0 - (b == 0 ? (U)1 : (U)a)) : (T)(a / b); });
+  r["rem." + type] = each([](T a, T b) {
+    return b == 0 ? a : (U)b == (U)-1 && std::is_signed_v<T> ? T(0) : (T)(a % b);
+  });
   r["mul.lo." + type] = each([](T a, T b) { return (T)((uint64_t)a * (uint64_t)b); });
   r["mad.lo." + type] = each([](T a, T b, T c) { return (T)((uint64_t)a * (uint64_t)b + (uint64_t)c); });
-  r["shr." + type] = each([](T a, uint32_t n) { return (T)(n >= 8 * sizeof(T) ? (std::is_signed_v<T> && a < 0 ? -1 : 0) : a >> n); });
+  r["shr." + type] = each([](T a, uint32_t n) {
+    return (T)(n >= 8 * sizeof(T) ? (std::is_signed_v<T> && a < 0 ? -1 : 0) : a >> n);
+  });
 }
 
 template <class T, class Wide>
@@ -124,10 +129,17 @@ void add_bits(Rules& r) {
     const int64_t shifted = (int64_t)a >> std::min(at, 31u);
     return (int32_t)(n >= 32 ? shifted : (int64_t)((uint64_t)shifted << (64 - n)) >> (64 - n));
   });
-  r["shf.l.wrap.b32"] = each([](uint32_t a, uint32_t b, uint32_t n) { return (uint32_t)(((uint64_t)b << 32 | a) << (n & 31) >> 32); });
-  r["shf.r.wrap.b32"] = each([](uint32_t a, uint32_t b, uint32_t n) { return (uint32_t)(((uint64_t)b << 32 | a) >> (n & 31)); });
-  r["shf.r.clamp.b32"] = each([](uint32_t a, uint32_t b, uint32_t n) { return (uint32_t)(((uint64_t)b << 32 | a) >> std::min(n, 32u)); });
-  r["shf.l.clamp.b32"] = each([](uint32_t a, uint32_t b, uint32_t n) { return (uint32_t)(((uint64_t)b << 32 | a) << std::min(n, 32u) >> 32); });
+  r["shf.l.wrap.b32"] = each([](uint32_t a, uint32_t b, uint32_t n) {
+    return (uint32_t)(((uint64_t)b << 32 | a) << (n & 31) >> 32);
+  });
+  r["shf.r.wrap.b32"] = each(
+      [](uint32_t a, uint32_t b, uint32_t n) { return (uint32_t)(((uint64_t)b << 32 | a) >> (n & 31)); });
+  r["shf.r.clamp.b32"] = each([](uint32_t a, uint32_t b, uint32_t n) {
+    return (uint32_t)(((uint64_t)b << 32 | a) >> std::min(n, 32u));
+  });
+  r["shf.l.clamp.b32"] = each([](uint32_t a, uint32_t b, uint32_t n) {
+    return (uint32_t)(((uint64_t)b << 32 | a) << std::min(n, 32u) >> 32);
+  });
 }
 
 // Registers taken apart and put together: "mov.b32 {}=" and "mov.b32 ={}".
@@ -166,9 +178,12 @@ void add_integers(Rules& r) {
     add_moves<uint32_t>(r, kind + std::string("32"));
     add_moves<uint64_t>(r, kind + std::string("64"));
   }
-  add_comparisons<int16_t>(r, "s16"), add_comparisons<uint16_t>(r, "u16"), add_comparisons<uint16_t>(r, "b16");
-  add_comparisons<int32_t>(r, "s32"), add_comparisons<uint32_t>(r, "u32"), add_comparisons<uint32_t>(r, "b32");
-  add_comparisons<int64_t>(r, "s64"), add_comparisons<uint64_t>(r, "u64"), add_comparisons<uint64_t>(r, "b64");
+  add_comparisons<int16_t>(r, "s16"), add_comparisons<uint16_t>(r, "u16"),
+      add_comparisons<uint16_t>(r, "b16");
+  add_comparisons<int32_t>(r, "s32"), add_comparisons<uint32_t>(r, "u32"),
+      add_comparisons<uint32_t>(r, "b32");
+  add_comparisons<int64_t>(r, "s64"), add_comparisons<uint64_t>(r, "u64"),
+      add_comparisons<uint64_t>(r, "b64");
   add_predicates(r);
   add_bits(r);
   r["mov.b32 {}="] = {take_apart<uint32_t, uint16_t>, take_apart<uint32_t, uint16_t>, "444"};

@@ -45,7 +45,7 @@ void multiply(Warp& w, const Step& s) {
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane / 4, t = lane % 4;
     for (int half = 0; half < 2; ++half) {
-      const float *row = sum[g + 8 * half] + 2 * t;
+      const float* row = sum[g + 8 * half] + 2 * t;
       if constexpr (narrow_sums) {
         const uint32_t c = word(w, s, c_at + half, lane);
         put(w.registers + s.slot[half], lane,

@@ -63,7 +63,8 @@ void load(Warp& w, const Step& s) {
       if (!at[i]) continue;
       uint64_t bits = 0;
       memcpy(&bits, at[i] + e * f.bytes, f.bytes);
-      if (f.is_signed && f.bytes < 8) bits = (uint64_t)((int64_t)(bits << (64 - 8 * f.bytes)) >> (64 - 8 * f.bytes));
+      if (f.is_signed && f.bytes < 8)
+        bits = (uint64_t)((int64_t)(bits << (64 - 8 * f.bytes)) >> (64 - 8 * f.bytes));
       if (s.lane_bytes[e] == 8)
         put(w.registers + s.slot[e], i, bits);
       else
@@ -84,8 +85,8 @@ void store(Warp& w, const Step& s) {
     }
 }
 
-// cp.async [shared], [global], bytes {, of which the first so many are read, the rest zeros}. The copy is made
-// at once: that a kernel waits for it is not checked.
+// cp.async [shared], [global], bytes {, of which the first so many are read, the rest zeros}. The copy is
+// made at once: that a kernel waits for it is not checked.
 void copy(Warp& w, const Step& s) {
   for (int i = 0; i < kLanes; ++i) {
     if (!(w.mask >> i & 1)) continue;
@@ -142,7 +143,8 @@ std::vector<std::string> words_of(const std::string& opcode) {
 
 // Modifiers that say how to cache, which nothing here depends on.
 bool is_hint(const std::string& word) {
-  for (const char* hint : {"nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "weak", "relaxed", "volatile", "cta", "gpu"})
+  for (const char* hint :
+       {"nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "weak", "relaxed", "volatile", "cta", "gpu"})
     if (word == hint) return true;
   return word.rfind("L1::", 0) == 0 || word.rfind("L2::", 0) == 0;
 }

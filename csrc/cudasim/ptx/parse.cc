@@ -16,7 +16,8 @@ struct Token {
 
 bool in_word(char c) { return isalnum((unsigned char)c) || strchr("_$%.", c); }
 
-// Words (names, opcodes, numbers, directives) and single punctuation marks; comments and strings are left out.
+// Words (names, opcodes, numbers, directives) and single punctuation marks; comments and strings are left
+// out.
 std::vector<Token> split(const std::string& text) {
   std::vector<Token> found;
   int line = 1;

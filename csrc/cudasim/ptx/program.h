@@ -40,8 +40,8 @@ struct Kernel {
 
 struct Module {
   std::vector<Kernel> kernels;
-  std::map<std::string, Variable> shared;   // at: from the start of a block's shared memory
-  size_t shared_bytes = 0;                  // of static variables; extern ones begin behind them
+  std::map<std::string, Variable> shared;  // at: from the start of a block's shared memory
+  size_t shared_bytes = 0;                 // of static variables; extern ones begin behind them
   std::map<std::string, std::vector<unsigned char>> constants;  // .global and .const, initialised
 };
 

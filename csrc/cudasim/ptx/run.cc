@@ -1,4 +1,5 @@
-// Launches of PTX kernels: warps in lockstep with a stack of branches that have not met again, barriers, order.
+// Launches of PTX kernels: warps in lockstep with a stack of branches that have not met again, barriers,
+// order.
 #include "cudasim/ptx/run.h"
 
 #include <algorithm>
@@ -187,8 +188,7 @@ class Worker {
           break;
         case kBarrier:
           ++way.step;
-          if (w.mask != w.alive || w.alive != full(w))
-            fail(w, s, "divergent barrier: part of a warp waits");
+          if (w.mask != w.alive || w.alive != full(w)) fail(w, s, "divergent barrier: part of a warp waits");
           w.waits_at = s.number;
           return;
         case kTrap:
@@ -232,7 +232,8 @@ class Worker {
                  std::to_string(program_.steps[first->waits_at].line) + ", this warp waits");
     }
     for (const Runner& w : warps_)
-      if (w.done) fail(*first, program_.steps[first->waits_at], "deadlock. Some warps have ended, others wait");
+      if (w.done)
+        fail(*first, program_.steps[first->waits_at], "deadlock. Some warps have ended, others wait");
     for (Runner& w : warps_) w.waits_at = -1;
     ++block_.epoch;
   }

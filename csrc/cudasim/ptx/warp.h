@@ -33,9 +33,9 @@ struct Step {
   uint32_t guard;
   bool guarded = false, guard_negated = false;
   int64_t offset = 0, offset_of_source = 0;  // of its first and second address
-  int modifier = 0;    // what an instruction makes of it: bytes, comparison ..
-  int number;          // of the step in its kernel
-  int target = -1, join = -1;  // of a branch: steps to go to, and where both ways meet again
+  int modifier = 0;                          // what an instruction makes of it: bytes, comparison ..
+  int number;                                // of the step in its kernel
+  int target = -1, join = -1;                // of a branch: steps to go to, and where both ways meet again
   int line;
 };
 
@@ -167,7 +167,8 @@ void add_conversions(Rules& rules);
 void add_exchanges(Rules& rules);
 void add_matrices(Rules& rules);
 
-// Loads, stores and conversions of addresses have too many forms for a table. nullptr: opcode is none of them.
+// Loads, stores and conversions of addresses have too many forms for a table. nullptr: opcode is none of
+// them.
 Rule memory_rule(const std::string& opcode);
 
 }  // namespace cudasim::ptx

@@ -1,0 +1,140 @@
+"""The CUDA kernels as nvcc and ptxas make them: PTX, registers, machine code with lines of PTX.
+
+Results are kept under build-gpu-cost/, by what went into them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "csrc/cuda"
+KEPT = ROOT / "build-gpu-cost"
+
+ENGINE = ("ends", "rme", "mix_ffn", "sme", "ffn")
+"""Files of csrc/cuda/engine with the kernels of narrow networks; each is compiled per precision."""
+
+FLAGS = ("-std=c++20", "-O3")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Of the machine: opcode with modifiers, text, the line of PTX that it comes from, its basic block."""
+
+    opcode: str
+    text: str
+    line: int
+    block: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One source for one architecture; the dicts are by mangled kernel."""
+
+    ptx: str
+    registers: dict[str, int]
+    sass: dict[str, list[Instruction]]
+
+
+def tool(name: str) -> str:
+    """nvcc, ptxas or nvdisasm: of PATH, a toolkit, or what Triton and NVIDIA's packages bring along.
+
+    Raises FileNotFoundError where there is none.
+    """
+    found = shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin:/usr/local/bin")
+    for packages in map(Path, sys.path):
+        for path in (packages / "triton/backends/nvidia/bin" / name, *packages.glob(f"nvidia/*/bin/{name}")):
+            if not found and path.exists():
+                found = str(path)
+    if not found:
+        raise FileNotFoundError(f"{name} is not installed: it comes with CUDA, and nvdisasm with Triton")
+    return found
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run([*map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}:\n{done.stdout}")
+    return done.stdout
+
+
+@functools.cache
+def nvcc_version() -> str:
+    """Such as 13.0.88."""
+    found = re.search(r"V(\d+\.\d+\.\d+)", _run(tool("nvcc"), "--version"))
+    assert found
+    return found[1]
+
+
+@functools.cache
+def _sources() -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.rglob("*")):
+        if path.suffix in (".cu", ".cuh", ".h"):
+            digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def _instructions(listing: str) -> dict[str, list[Instruction]]:
+    """Of nvdisasm's text, by kernel. A block ends at a label and behind a branch."""
+    found: dict[str, list[Instruction]] = {}
+    line = block = 0
+    here: list[Instruction] = []
+    for text in listing.splitlines():
+        if section := re.match(r"\.text\.(\S+):", text):
+            here = found.setdefault(section[1], [])
+            line = 0
+        elif lines := re.search(r'nv_debug_ptx_txt[^"]*", line (\d+)', text):
+            line = int(lines[1])
+        elif re.match(r"\s*[.$\w]+:\s*$", text):
+            block += 1
+        elif code := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?);", text):
+            body = code[1].strip()
+            opcode = re.sub(r"^@!?U?P\w+\s+", "", body).split()[0]
+            here.append(Instruction(opcode, body, line, block))
+            if opcode.split(".")[0] in ("BRA", "EXIT", "RET", "BRX", "CALL", "BSYNC"):
+                block += 1
+    return found
+
+
+def compile_source(source: str, precision: str, architecture: int) -> Compiled:
+    """``source`` of ENGINE for ``precision`` (fp16 ..) and sm_``architecture``.
+
+    Raises RuntimeError with the compiler's messages where that fails, FileNotFoundError for a missing tool.
+    """
+    key = hashlib.sha256(
+        _sources() + f"{source} {precision} {architecture} {FLAGS} {nvcc_version()}".encode()
+    )
+    folder = KEPT / key.hexdigest()[:20]
+    ptx, cubin, report = (folder / name for name in ("kernels.ptx", "kernels.cubin", "report.txt"))
+    if not report.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        define = f"-DSM_PRECISION={precision.capitalize()}"
+        target = f"-arch=compute_{architecture}"
+        include = ("-I", ROOT / "csrc", "-DSM_FEW_WIDTHS", define)
+        _run(tool("nvcc"), *FLAGS, "-ptx", target, *include, SOURCES / "engine" / f"{source}.cu", "-o", ptx)
+        text = _run(tool("ptxas"), f"-arch=sm_{architecture}", "-lineinfo", "-v", ptx, "-o", cubin)
+        (folder / "kernels.sass").write_text(_run(tool("nvdisasm"), "-gp", "-c", cubin))
+        report.write_text(text)
+    registers = {
+        kernel: int(count)
+        for kernel, count in re.findall(
+            r"entry function '(\w+)'.*?Used (\d+) registers", report.read_text(), re.DOTALL
+        )
+    }
+    return Compiled(ptx.read_text(), registers, _instructions((folder / "kernels.sass").read_text()))
+
+
+def compile_engine(precision: str, architecture: int) -> list[Compiled]:
+    """All of ENGINE."""
+    nvcc_version(), _sources()
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda source: compile_source(source, precision, architecture), ENGINE))
