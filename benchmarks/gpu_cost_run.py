@@ -10,8 +10,9 @@ import torch
 
 from benchmarks.gpu_cost_compile import Compiled, compile_engine
 from benchmarks.gpu_cost_weigh import weigh
-from seemore_fast import engine_cuda, reference
-from tests import cudasim
+from seemore_fast.engines import cuda_engine
+from seemore_fast.network import reference
+from tests.support import cudasim
 
 GROUP = ("rme", "mix_ffn", "sme", "ffn")
 
@@ -74,14 +75,14 @@ def costs(case: str, precision: str, card: Card, blocks: int) -> list[Cost]:
     lib.configure(0, False)
     lib.measure(blocks)
     network = reference.SeemoRe(scale=int(scale), **VARIANTS[variant])
-    native = engine_cuda.pack(lib, network, precision, device=0)
+    native = cuda_engine.pack(lib, network, precision, device=0)
     h, w = int(height), int(width)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     x = torch.zeros(1, 3, h, w, dtype=dtype)
     out = torch.zeros(1, 3, h * int(scale), w * int(scale), dtype=dtype)
     workspace = torch.zeros(native.workspace(1, h, w) + 256, dtype=torch.uint8)
     workspace = workspace[-workspace.data_ptr() % 256 :]
-    engine_cuda.launch(native, x, out, workspace, stream=0)
+    cuda_engine.launch(native, x, out, workspace, stream=0)
     launches = [_cost(launch, compiled, h * w) for launch in lib.measured()]
     lib.measure(0)
     lib.unload_ptx()
