@@ -111,6 +111,9 @@ def command(
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, max=1e8, help="Larger inputs are refused.")
     ] = 100,
+    accept_damaged: Annotated[
+        bool, typer.Option("--accept-damaged", help="Take what can be decoded of damaged files, with a line.")
+    ] = False,
     on_ray: Annotated[
         bool, typer.Option("--ray", help="On the machines of a Ray cluster; --threads: of each worker.")
     ] = False,
@@ -162,7 +165,7 @@ def command(
         jobs = [job for job in jobs if job.output == PIPE or not job.output.exists()]
 
     console = messages()
-    settings = Settings(round(max_megapixels * 1e6), outscale, quality, ext)
+    settings = Settings(round(max_megapixels * 1e6), outscale, quality, ext, accept_damaged)
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         screen = _Screen(console, bar, bar.add_task("", total=len(jobs), speed=""))
         log = logging.getLogger("seemore_fast")

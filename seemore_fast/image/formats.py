@@ -129,13 +129,43 @@ def vips() -> ModuleType:
         raise ImageError(f"reading and writing pictures needs pyvips[binary] ({error})") from None
     # Its cache knows files by their names only, and would give the old content of one that has changed.
     pyvips.cache_set_max(0)
-    # Its warnings are remarks on files that it reads all the same.
-    logging.getLogger("pyvips").addHandler(logging.NullHandler())
+    logging.getLogger("pyvips").addHandler(_remarks)
     return pyvips
 
 
-def reason(error: Exception) -> str:
-    """libvips's message in one short line."""
+def reason(error: Exception, unknown: str | None = None) -> str:
+    """libvips's message in one short line; ``unknown`` where it has none."""
     detail = getattr(error, "detail", str(error))
     lines = [line.strip() for line in str(detail).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0] if lines else type(error).__name__ if unknown is None else unknown
+
+
+class _Remarks(logging.Handler):
+    """Takes libvips's warnings off the terminal; keeps those that tell of damaged JPEG data inside a TIFF."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damage = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().removeprefix("VIPS: ")
+        if text.startswith(("Corrupt JPEG data", "Premature end of JPEG")):
+            self.damage = text
+
+
+_remarks = _Remarks()
+
+
+def clear_errors() -> None:
+    """Empties libvips's record of errors, which it keeps even where an operation then succeeds."""
+    vips().vips_lib.vips_error_clear()
+    _remarks.damage = ""
+
+
+def pending_errors() -> str:
+    """What the decoder of TIFF recorded since `clear_errors`, though it went on; "": nothing."""
+    import pyvips
+
+    text: str = pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()).decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("tiff2vips:")]
+    return lines[0] if lines else _remarks.damage

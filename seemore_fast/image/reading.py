@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seemore_fast.errors import ImageError
-from seemore_fast.image.formats import HEAD, NAMES, Format, animated_png, reason, sniff, vips
+from seemore_fast.image import damage
+from seemore_fast.image.formats import (
+    HEAD,
+    NAMES,
+    Format,
+    animated_png,
+    clear_errors,
+    pending_errors,
+    reason,
+    sniff,
+    vips,
+)
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
 from seemore_fast.system.atomic import temporary_file
 
@@ -26,36 +39,34 @@ _INKS = {"cmyk": "CMYK", "lab": "CIELAB", "labs": "CIELAB", "labq": "CIELAB"}
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 
 
-def read(path: str | Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> Image:
+def read(
+    path: str | Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None, accept_damaged: bool = False
+) -> Image:
     """Reads a picture file (``-``: standard input), turned upright as its EXIF orientation says.
 
     Palettes become RGB, bilevel becomes gray, CMYK and CIELAB become sRGB (through the embedded profile if
     there is one), with a note.  Of a TIFF with several pages, the first is read, with a note.
     ``data`` is the content where it is not in a file of its own: ``path`` only names it then.
+    ``accept_damaged`` takes what can be decoded of a damaged file, with a note.
 
     Raises ImageError if the file is missing, damaged, of another format or kind of pixels, or of more than
     ``max_pixels`` (all frames of an animation together).
     """
     path = Path(path)
-    image, format_ = _open(path, data)
-    try:
-        _check(path, image, format_, max_pixels)
-        notes = []
-        if format_.name == "TIFF" and _get(image, "n-pages", 1) > 1:
-            notes.append(f"only the first of {image.get('n-pages')} pages is read")
-        metadata = _metadata(image)
-        if image.interpretation in _INKS:
-            image = image.copy_memory()  # the profile is tried first
-            notes.append(f"converted from {_INKS[image.interpretation]} to sRGB")
-            image = _to_srgb(image, PROFILE in metadata)
-            metadata.pop(PROFILE, None)
-        pixels = _pixels(path, image)
-    except vips().Error as error:
-        raise ImageError(f"{path}: truncated or damaged ({reason(error)})") from None
-    if PROFILE in metadata and not profile_fits(metadata[PROFILE][1], pixels.shape[2]):
-        del metadata[PROFILE]
-    pixels = _upright(pixels, _get(image, "orientation", 1))
-    return Image(pixels, metadata, _density(image), _animation(image), tuple(notes))
+    with _opened(path, data) as file:
+        format_ = _format(path, file)
+        try:
+            _check(path, _load(file, format_, "error"), format_, max_pixels)
+            picture, found = _judged(path, file, format_)
+            if picture is not None:
+                return picture
+            if accept_damaged and not found.hopeless:
+                return _picture(
+                    path, file, format_, "none", f"damaged ({found.text}), taken as far as it goes"
+                )
+        except vips().Error as error:
+            found = damage.Damage(True, reason(error))
+    raise ImageError(f"{path}: truncated or damaged ({found.text})")
 
 
 def size(path: str | Path) -> tuple[int, int]:
@@ -63,39 +74,100 @@ def size(path: str | Path) -> tuple[int, int]:
 
     Raises ImageError if the file is missing, of another format, or its header is damaged.
     """
-    image, _ = _open(Path(path), None)
+    path = Path(path)
+    with _opened(path, None) as file:
+        format_ = _format(path, file)
+        try:
+            image = _load(file, format_, "error")
+        except vips().Error as error:
+            raise ImageError(f"{path}: truncated or damaged ({reason(error)})") from None
     width, height = image.width, _get(image, "page-height", image.height)
     return (height, width) if _get(image, "orientation", 1) in _TURNED else (width, height)
 
 
-def _open(path: Path, data: bytes | None) -> tuple[Any, Format]:
-    """The picture with its header read, and its format."""
-    pyvips = vips()
+def _judged(path: Path, file: IO[bytes], format_: Format) -> tuple[Image | None, damage.Damage]:
+    """The picture with a note of what was repaired, or None where something is lost; and what is wrong."""
+    found = damage.in_container(file, format_)
+    if found is None:
+        try:
+            strict = damage.STRICT.get(format_.name, "error")
+            return _picture(path, file, format_, strict), damage.Damage(False, "")
+        except vips().Error as error:
+            found = damage.meaning(reason(error, ""), file, format_)
+    if found.lost:
+        return None, found
+    try:
+        picture = _picture(path, file, format_, "error", found.text)
+        left = pending_errors() if format_.name == "TIFF" else ""
+    except vips().Error as error:
+        left = reason(error)
+    return (None, damage.Damage(True, left)) if left else (picture, found)
+
+
+@contextmanager
+def _opened(path: Path, data: bytes | None) -> Iterator[IO[bytes]]:
+    """The file, which can be read back and forth."""
     try:
         # Opened here: libvips would want the name in UTF-8, and words errors in its own way.
-        if data is None and path != STDIN:
-            opened: IO[bytes] = path.open("rb")
+        if data is not None:
+            opened: IO[bytes] = _spooled(io.BytesIO(data))
+        elif path == STDIN:
+            opened = _spooled(sys.stdin.buffer)
         else:
-            opened = _spooled(sys.stdin.buffer if data is None else io.BytesIO(data))
-        with opened as file:
-            head = file.read(HEAD)
-            file.seek(0)
-            source = pyvips.Source.new_from_descriptor(file.fileno())
+            opened = path.open("rb")
+            if not opened.seekable():  # a pipe
+                with opened:
+                    opened = _spooled(opened)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from None
-    except pyvips.Error as error:
-        raise ImageError(f"{path}: cannot be read ({reason(error)})") from None
+    with opened:
+        yield opened
+
+
+def _format(path: Path, file: IO[bytes]) -> Format:
+    try:
+        head = file.read(HEAD)
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from None
     format_ = sniff(head)
     if format_ is None:
         raise ImageError(f"{path}: {'the file is empty' if not head else f'not a {NAMES} image'}")
     if format_.name == "PNG" and animated_png(head):
         raise ImageError(f"{path}: an animated PNG; animations are read from GIF and WebP")
+    return format_
+
+
+def _load(file: IO[bytes], format_: Format, fail_on: str) -> Any:
+    """The picture with its header read; pixels are decoded when they are asked for.
+
+    Raises pyvips.Error at what ``fail_on`` names: none, error or warning.
+    """
+    pyvips = vips()
+    clear_errors()
+    file.seek(0)
+    source = pyvips.Source.new_from_descriptor(file.fileno())
     options = {"n": -1} if format_.frames else {}
-    try:
-        load = getattr(pyvips.Image, f"{format_.loader}_source")
-        return load(source, access="sequential", fail_on="error", **options), format_
-    except pyvips.Error as error:
-        raise ImageError(f"{path}: truncated or damaged ({reason(error)})") from None
+    load = getattr(pyvips.Image, f"{format_.loader}_source")
+    return load(source, access="sequential", fail_on=fail_on, **options)
+
+
+def _picture(path: Path, file: IO[bytes], format_: Format, fail_on: str, *notes: str) -> Image:
+    """The picture, decoded.  ``notes``: what else is to be told; empty ones are left out."""
+    image = _load(file, format_, fail_on)
+    told = [note for note in notes if note]
+    if format_.name == "TIFF" and _get(image, "n-pages", 1) > 1:
+        told.append(f"only the first of {image.get('n-pages')} pages is read")
+    metadata, density, animation = _metadata(image), _density(image), _animation(image)
+    orientation = _get(image, "orientation", 1)
+    if image.interpretation in _INKS:
+        image = image.copy_memory()  # the profile is tried first
+        told.append(f"converted from {_INKS[image.interpretation]} to sRGB")
+        image = _to_srgb(image, PROFILE in metadata)
+        metadata.pop(PROFILE, None)
+    pixels = _pixels(path, image)
+    if PROFILE in metadata and not profile_fits(metadata[PROFILE][1], pixels.shape[2]):
+        del metadata[PROFILE]
+    return Image(_upright(pixels, orientation), metadata, density, animation, tuple(told))
 
 
 def _spooled(stream: IO[bytes]) -> IO[bytes]:

@@ -54,6 +54,7 @@ class Settings:
     outscale: float | None = None
     quality: int | None = None
     ext: str | None = None
+    accept_damaged: bool = False
 
 
 class Listener(Protocol):
@@ -101,7 +102,7 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
         encoding.popleft()
 
     try:
-        with closing(run_ahead(_read_all(jobs, settings.max_pixels), depth=1)) as pictures:
+        with closing(run_ahead(_read_all(jobs, settings), depth=1)) as pictures:
             for index, (job, picture) in enumerate(pictures):
                 listener.started(index, job)
                 if isinstance(picture, SeemoreError):
@@ -134,11 +135,11 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
     return outcome
 
 
-def _read_all(jobs: list[Job], max_pixels: int) -> Generator[tuple[Job, Image | SeemoreError], None, None]:
+def _read_all(jobs: list[Job], settings: Settings) -> Generator[tuple[Job, Image | SeemoreError], None, None]:
     """Pictures in order, or why one cannot be read."""
     for job in jobs:
         try:
-            yield job, read(job.input, max_pixels)
+            yield job, read(job.input, settings.max_pixels, accept_damaged=settings.accept_damaged)
         except SeemoreError as error:
             yield job, error
         except MemoryError:

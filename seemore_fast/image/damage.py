@@ -1,0 +1,122 @@
+"""Damaged files: what their containers show to be missing, and what a decoder's warning means.
+
+Decoders fill what they do not find with gray or black, mostly without a word.  A file of which rows, tiles,
+scans or frames are missing is refused; where the decoder found its way again, the picture gets a note.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from seemore_fast.image import jpeg_scans
+from seemore_fast.image.formats import Format, pending_errors
+
+STRICT = {"JPEG": "warning", "TIFF": "warning", "GIF": "warning"}
+"""Format name -> what libvips is to fail at; elsewhere errors.  At errors alone it leaves out tiles of TIFF
+and rows of JPEG silently; where it does not, warnings are remarks on metadata."""
+
+_DEFLATE = (8, 32946)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """``lost``: part of the picture is missing.  Otherwise all is there, perhaps blemished: ``text`` tells;
+    "" where there is nothing to tell."""
+
+    lost: bool
+    text: str
+    hopeless: bool = False
+    """Whether nothing worth having can be decoded."""
+
+
+def in_container(file: IO[bytes], format_: Format) -> Damage | None:
+    """What the structure of the file shows, without decoding it; None: nothing is wrong."""
+    file.seek(0)
+    if format_.name == "JPEG":
+        return _in_jpeg(file.read())
+    if format_.name == "GIF":
+        return _in_gif(file.read())
+    if format_.name == "TIFF":
+        return _in_tiff(file)
+    return None
+
+
+def meaning(warning: str, file: IO[bytes], format_: Format) -> Damage:
+    """What it means that the strict decoder stopped with ``warning`` ("": a remark on metadata)."""
+    if format_.name == "TIFF" and not warning:
+        return Damage(bool(left := pending_errors()), left)
+    if format_.name != "JPEG":
+        return Damage(True, warning)
+    if re.search("extraneous bytes|Adobe|ICC", warning):
+        return Damage(False, warning)
+    file.seek(0)
+    restarts = jpeg_scans.restarts(file.read())
+    return Damage(not restarts, warning)
+
+
+def _in_jpeg(data: bytes) -> Damage | None:
+    if too_few := jpeg_scans.implausible(data):
+        return Damage(True, too_few, hopeless=True)
+    fault = jpeg_scans.fault(data)
+    return Damage(True, fault) if fault else None
+
+
+def _in_gif(data: bytes) -> Damage | None:
+    """Walks the blocks: libvips shows the frames that are whole, and says nothing of the rest."""
+
+    def colours(packed: int) -> int:
+        return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
+
+    def after_blocks(at: int) -> int:
+        while data[at]:
+            at += 1 + data[at]
+        return at + 1
+
+    try:
+        at = 13 + colours(data[10])
+        while at < len(data):
+            kind = data[at]
+            if kind == 0x3B:
+                return None
+            if kind == 0x21:
+                at = after_blocks(at + 2)
+            elif kind == 0x2C:
+                at = after_blocks(at + 11 + colours(data[at + 9]))
+            elif kind == 0:
+                at += 1
+            else:
+                return Damage(True, "its frames are followed by something else")
+    except IndexError:
+        return Damage(True, "it ends within a frame")
+    return Damage(False, "its end mark is missing, and perhaps frames before it")
+
+
+def _in_tiff(file: IO[bytes]) -> Damage | None:
+    """Deflate's checksums, which libtiff does not ask of strips."""
+    import tifffile
+
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks would reach the terminal
+    try:
+        with tifffile.TiffFile(file, name="tiff") as tiff:  # it has no use for numbers, as pipes have
+            page = tiff.pages.first
+            if page.compression not in _DEFLATE:
+                return None
+            for number, data in enumerate(_pieces(file, page)):
+                try:
+                    zlib.decompress(data)
+                except zlib.error:
+                    return Damage(True, f"strip or tile {number} of {len(page.dataoffsets)} is damaged")
+    except Exception:  # of any kind, for what only libtiff understands: libtiff decides
+        return None
+    return None
+
+
+def _pieces(file: IO[bytes], page: object) -> Iterator[bytes]:
+    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):  # type: ignore[attr-defined]
+        file.seek(offset)
+        yield file.read(length)

@@ -1,0 +1,163 @@
+"""Damaged files of every format: refused where something is missing, noted where the decoder went on."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+from seemore_fast.errors import ImageError
+from seemore_fast.image import read
+
+
+def photo(side: int = 192) -> np.ndarray:
+    """Smooth shapes with some grain, so that nothing compresses to nothing."""
+    yy, xx = np.mgrid[:side, :side]
+    shapes = 128 + 90 * np.sin(yy / 17) * np.cos(xx / 23)
+    grain = np.random.default_rng(0).normal(0, 6, (side, side, 3))
+    return (shapes[..., None] + grain).clip(0, 255).astype(np.uint8)
+
+
+def saved(format_: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Pillow.fromarray(photo()).save(file, format_, **options)
+    return file.getvalue()
+
+
+def tiff(**options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, photo(), photometric="rgb", **options)
+    return file.getvalue()
+
+
+def refused(data: bytes, reason: str = "") -> None:
+    with pytest.raises(ImageError, match=r"^a: truncated or damaged \(.*" + reason) as caught:
+        read("a", data=data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.9999])
+def test_a_tiled_tiff_that_is_cut(compression: str | None, kept: float) -> None:
+    whole = tiff(tile=(64, 64), compression=compression)
+    np.testing.assert_array_equal(read("a", data=whole).pixels, photo())
+    refused(whole[: int(len(whole) * kept)])
+
+
+def test_tiles_behind_a_remark_on_metadata() -> None:
+    """libtiff's warnings on tags are none on pixels, and hide no missing tile."""
+    whole = tiff(tile=(64, 64), extratags=[(65000, "s", 0, "private", True)])
+    picture = read("a", data=whole)
+    np.testing.assert_array_equal(picture.pixels, photo())
+    assert picture.notes == ()
+    refused(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_deflate_whose_checksum_is_wrong(tile: tuple[int, int] | None) -> None:
+    whole = tiff(tile=tile, compression="zlib")
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        start, length = file.pages.first.dataoffsets[0], file.pages.first.databytecounts[0]
+    at = start + length - 3  # within the checksum
+    refused(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+
+
+def test_jpeg_inside_a_tiff() -> None:
+    whole = saved("TIFF", compression="jpeg")
+    middle = len(whole) // 2
+    refused(whole[:middle] + bytes(200) + whole[middle + 200 :])
+
+
+KINDS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "gray": {},
+}
+
+
+def jpeg(kind: str) -> bytes:
+    file = io.BytesIO()
+    picture = Pillow.fromarray(photo())
+    (picture.convert("L") if kind == "gray" else picture).save(file, "JPEG", quality=90, **KINDS[kind])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_a_jpeg_that_is_cut_and_closed(kind: str, kept: float) -> None:
+    whole = jpeg(kind)
+    assert read("a", data=whole).notes == ()
+    refused(whole[: int(len(whole) * kept)])
+    refused(whole[: int(len(whole) * kept)] + b"\xff\xd9")
+
+
+def test_scans_that_are_missing_altogether() -> None:
+    """Each scan of a progressive file is whole: libjpeg has nothing to say."""
+    whole = jpeg("progressive")
+    scans = [found.start() for found in re.finditer(rb"\xff\xda", whole)]
+    tables = whole.rfind(b"\xff\xc4", 0, scans[-1])
+    refused(whole[: min(tables, scans[-1])] + b"\xff\xd9", "its last scans are missing")
+
+
+def test_bytes_lost_between_restart_markers_are_noted() -> None:
+    whole = jpeg("restarts")
+    middle = len(whole) // 2
+    picture = read("a", data=whole[:middle] + whole[middle + 200 :])
+    assert len(picture.notes) == 1
+    assert "Corrupt JPEG data" in picture.notes[0]
+    wrong = np.abs(picture.pixels.astype(int) - read("a", data=whole).pixels).max(2) > 8
+    assert 0 < wrong.mean() < 0.2
+
+
+def test_bytes_lost_without_restart_markers_are_refused() -> None:
+    whole = jpeg("baseline")
+    middle = len(whole) // 3
+    refused(whole[:middle] + whole[middle + 200 :], "premature end of data")
+
+
+def test_bytes_that_are_left_over_cost_nothing() -> None:
+    """Cameras pad their files."""
+    whole = jpeg("baseline")
+    np.testing.assert_array_equal(read("a", data=whole + bytes(1000)).pixels, read("a", data=whole).pixels)
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_a_small_jpeg_that_declares_a_huge_picture(accept: bool) -> None:
+    whole = bytearray(jpeg("baseline")[:1500])
+    frame = whole.index(b"\xff\xc0")
+    whole[frame + 5 : frame + 9] = struct.pack(">HH", 9999, 9999)
+    with pytest.raises(ImageError, match="cannot be 9999x9999 pixels"):
+        read("a", data=bytes(whole) + b"\xff\xd9", accept_damaged=accept)
+
+
+def test_gif_frames_that_are_missing() -> None:
+    frames = [Pillow.fromarray(np.roll(photo(64), shift, axis=1)) for shift in (0, 9, 30)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    whole = file.getvalue()
+    assert read("a", data=whole).animation.frames == 3
+    refused(whole[: len(whole) * 6 // 10])
+    refused(whole[: len(whole) * 6 // 10] + b"\0;")
+    picture = read("a", data=whole[:-1])
+    assert picture.animation.frames == 3
+    assert picture.notes == ("its end mark is missing, and perhaps frames before it",)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [jpeg("baseline"), jpeg("progressive"), tiff(tile=(64, 64)), tiff()],
+    ids=["jpg", "prog", "tiles", "strips"],
+)
+def test_damage_can_be_accepted(whole: bytes) -> None:
+    cut = whole[: len(whole) * 6 // 10] + b"\xff\xd9" * (whole[:2] == b"\xff\xd8")
+    picture = read("a", data=cut, accept_damaged=True)
+    assert picture.pixels.shape == (192, 192, 3)
+    assert picture.notes[0].startswith("damaged (")
+    np.testing.assert_allclose(picture.pixels[:60, :60], read("a", data=whole).pixels[:60, :60], atol=60)
