@@ -15,10 +15,11 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
@@ -26,11 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from seemore_fast.errors import CheckpointError
-from seemore_fast.network.reference import SeemoRe, expert_ranks
+from seemore_fast.network import wrapped
+from seemore_fast.network.reference import LIMITS, SeemoRe, expert_ranks
 from seemore_fast.system.atomic import atomic_path
 
 CONFIG_KEY = "seemore_fast.config"
 """Metadata entry of a safetensors file that holds the constructor's arguments as JSON."""
+
+_SHARING = 16  # times that tensors may exceed the data that they share
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DEFAULTS = {name: p.default for name, p in inspect.signature(SeemoRe).parameters.items()}
@@ -71,9 +75,8 @@ class Checkpoint:
 def read(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """Reads a PyTorch (``.pth``, ``.pt``, ``.ckpt``, ``.bin``) or safetensors file, told apart by content.
 
-    A wrapped state dict is found under ``key``, ``params_ema``, ``params`` or ``state_dict``, in that order;
-    the ``module.`` prefix of DataParallel and ``_orig_mod.`` of torch.compile are removed.  The
-    tensors do not depend on the file any more once this returns.
+    The network is found in whatever wraps it, under ``key`` if given (`wrapped.find`).  The tensors do not
+    depend on the file any more once this returns.
 
     Raises CheckpointError, naming the file, if it cannot be read, is damaged, holds objects that
     could run code (they are refused, not run), anything but tensors in the state dict, or NaN or
@@ -82,11 +85,12 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     metadata: dict[str, str] = {}
-    state: Mapping[str, Any]
+    data: Any
     if _is_safetensors(path):
-        state, metadata = _read_safetensors(path)
+        data, metadata = _read_safetensors(path)
     else:
-        state = _unwrap(_read_torch(path), path, key)
+        data = _read_torch(path)
+    state = _unwrap(data, path, key)
     config = _parse_config(metadata.pop(CONFIG_KEY, None), path)
     return Checkpoint(path, _clean(state, f"{path}: "), config, metadata)
 
@@ -107,7 +111,7 @@ def infer_config(state: Mapping[str, Tensor], **overrides: Any) -> dict[str, Any
     for name in given.keys() & measured.keys():
         if given[name] != measured[name]:
             raise CheckpointError(
-                f"{name}={given[name]!r} contradicts the weights: theirs is {measured[name]!r}"
+                f"{name}={_short(repr(given[name]))} contradicts the weights: theirs is {measured[name]!r}"
             )
 
     variant = _VARIANTS.get((measured["num_layers"], measured["embedding_dim"]), {})
@@ -150,7 +154,7 @@ def save(
         if not (isinstance(name, str) and isinstance(text, str)):
             raise CheckpointError(f"metadata must map str to str, got {name!r}: {text!r}")
 
-    state = _clean(model_or_state, "")
+    state = _clean(wrapped.find(model_or_state), "")
     stored = json.dumps(infer_config(state, **(config or {})))
     # Clones, for safetensors refuses tensors that share memory or are not contiguous.
     tensors = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
@@ -193,6 +197,7 @@ def _read_torch(path: Path) -> Any:
     try:
         # An open file: a path's suffix would choose the format.  Not mapped, for the same reason as above.
         with path.open("rb") as file, warnings.catch_warnings():
+            _refuse_bombs(file)
             warnings.simplefilter("ignore")  # about formats that are then refused in one clear line
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types, by where the file is damaged
@@ -205,35 +210,56 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint{reason}") from None
 
 
+def _refuse_bombs(file: IO[bytes]) -> None:
+    """PyTorch stores its archives uncompressed; one that inflates far beyond its size is a trap."""
+    size = file.seek(0, os.SEEK_END)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _SHARING * size:
+                raise ValueError("its archive inflates to many times its size")
+    file.seek(0)
+
+
 def _unwrap(data: Any, path: Path, key: str | None) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected a state dict")
-    for wrapper in (key, "params_ema", "params", "state_dict"):
-        if isinstance(data.get(wrapper), Mapping):
-            return data[wrapper]
-    return data
+    return wrapped.find(data, key)
 
 
 def _clean(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The state dict without gradients and wrappers' prefixes, every entry a dense, finite tensor."""
+    """The state dict without gradients, every entry a dense, finite tensor."""
     if not any(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(
             f"{where}holds no tensors, expected a SeemoRe state dict; found {_some([*map(repr, state)])}"
         )
     for key, value in state.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise CheckpointError(f"{where}{key!r} is a {type(value).__name__}, expected tensors by name")
+            raise CheckpointError(
+                f"{where}{_short(repr(key))} is a {type(value).__name__}, expected tensors by name"
+            )
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise CheckpointError(
-                f"{where}{key!r} is sparse, quantized or without data, expected a plain tensor"
+                f"{where}{_short(repr(key))} is sparse, quantized or without data, expected a plain tensor"
             )
+    _check_bounds(state, where)
+    for key, value in state.items():
         if value.dtype in _DTYPES and not value.isfinite().all():
-            raise CheckpointError(f"{where}{key!r} holds NaN or infinity")
-    clean = {key: value.detach() for key, value in state.items()}
-    for prefix in ("module.", "_orig_mod."):
-        if all(key.startswith(prefix) for key in clean):
-            clean = {key.removeprefix(prefix): value for key, value in clean.items()}
-    return clean
+            raise CheckpointError(f"{where}{_short(repr(key))} holds NaN or infinity")
+    return {key: value.detach() for key, value in state.items()}
+
+
+def _check_bounds(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuses tensors that would grow beyond their data: strides of 0 let a few bytes be terabytes."""
+    for key, value in state.items():
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{where}{_short(repr(key))} is {_shape(value)}, which repeats fewer values; "
+                "expected a plain tensor"
+            )
+    needed = sum(value.numel() * value.element_size() for value in state.values())
+    held = {s.data_ptr(): s.nbytes() for s in (value.untyped_storage() for value in state.values())}
+    if needed > _SHARING * sum(held.values()):
+        raise CheckpointError(f"{where}{len(state)} tensors share the same data, expected one each")
 
 
 def _parse_config(text: str | None, path: Path) -> dict[str, Any] | None:
@@ -241,7 +267,7 @@ def _parse_config(text: str | None, path: Path) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: metadata {CONFIG_KEY} is not a JSON object")
@@ -255,19 +281,23 @@ def _check_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides that are given, free arguments in their proper type."""
     unknown = [name for name in overrides if name not in _DEFAULTS]
     if unknown:
-        raise CheckpointError(f"{unknown[0]!r} is no argument of SeemoRe; there are {', '.join(_DEFAULTS)}")
+        raise CheckpointError(
+            f"{_short(repr(unknown[0]))} is no argument of SeemoRe; there are {', '.join(_DEFAULTS)}"
+        )
     given = {name: value for name, value in overrides.items() if value is not None}
     for name, kind in [("use_shuffle", bool), ("recursive", int), ("topk", int)]:
         if name in given and type(given[name]) is not kind:
-            raise CheckpointError(f"{name} must be of type {kind.__name__}, got {given[name]!r}")
+            raise CheckpointError(f"{name} must be of type {kind.__name__}, got {_short(repr(given[name]))}")
     try:
         if "img_range" in given:
             given["img_range"] = float(given["img_range"])
         if "mean" in given:
             given["mean"] = tuple(float(value) for value in given["mean"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         shown = {name: given[name] for name in ("img_range", "mean") if name in given}
-        raise CheckpointError(f"img_range must be a number and mean one per channel, got {shown}") from None
+        raise CheckpointError(
+            f"img_range must be a number and mean one per channel, got {_short(str(shown))}"
+        ) from None
     for value in (given.get("img_range", 1.0), *given.get("mean", ())):
         if not math.isfinite(value):
             raise CheckpointError(f"img_range and mean must be finite, got {value}")
@@ -307,6 +337,8 @@ def _measure(state: Mapping[str, Tensor], lr_space: Any) -> dict[str, Any]:
     }
     if kernels:
         measured["global_kernel_size"] = kernels[0]
+    if len(ranks) > LIMITS["num_experts"]:
+        raise CheckpointError(f"{len(ranks)} experts; there may be up to {LIMITS['num_experts']}")
     if ranks:
         measured["num_experts"] = len(ranks)
         in_order = [ranks[expert] for expert in sorted(ranks)]
@@ -339,10 +371,15 @@ def _shape(tensor: Tensor) -> str:
 
 def _some(items: list[Any], separator: str = ", ") -> str:
     """The first three items, and how many follow."""
-    text = separator.join(str(item) for item in items[:3]) or "nothing"
+    text = separator.join(_short(str(item)) for item in items[:3]) or "nothing"
     return text if len(items) <= 3 else f"{text}{separator}... and {len(items) - 3} more"
+
+
+def _short(text: str) -> str:
+    """At most a line of it: what a file names, it may name at any length."""
+    return text if len(text) <= 120 else f"{text[:100]}..."
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].partition(". ")[0].rstrip(".")
+    return _short(lines[0]).partition(". ")[0].rstrip(".")

@@ -25,6 +25,19 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)
 LN_EPS = 1e-6
 
 
+LIMITS = {
+    "scale": 64,
+    "in_chans": 1024,
+    "num_experts": 256,
+    "num_layers": 512,
+    "embedding_dim": 4096,
+    "global_kernel_size": 1023,
+    "recursive": 6,
+    "rank": 4096,
+}
+"""The largest values of integer arguments, and of an expert's rank: beyond any use, short of all memory."""
+
+
 def expert_ranks(num_experts: int, lr_space: LRSpace) -> list[int]:
     """Ranks r_e of the low-rank experts e = 0, 1, ... (paper section 3.2).
 
@@ -266,12 +279,20 @@ class SeemoRe(nn.Module):
             ("num_experts", num_experts, 1),
             ("num_layers", num_layers, 0),
             ("embedding_dim", embedding_dim, 1),
+            ("global_kernel_size", global_kernel_size, 1),
             ("recursive", recursive, 0),
         ]:
             if int(value) != value or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-        if global_kernel_size < 1 or global_kernel_size % 2 == 0:
+            if value > LIMITS[name]:
+                raise ValueError(f"{name} must be at most {LIMITS[name]}, got {value!r}")
+        if global_kernel_size % 2 == 0:
             raise ValueError(f"global_kernel_size must be odd and positive, got {global_kernel_size!r}")
+        if (rank := expert_ranks(num_experts, lr_space)[-1]) > LIMITS["rank"]:
+            raise ValueError(
+                f"{num_experts} experts of lr_space {lr_space!r} have ranks up to {rank}; "
+                f"they may have up to {LIMITS['rank']}"
+            )
         if not 1 <= topk <= num_experts:
             raise ValueError(f"topk must lie in 1..num_experts ({num_experts}), got {topk!r}")
         if not img_range > 0:

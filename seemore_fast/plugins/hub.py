@@ -5,6 +5,8 @@ A repository, or folder, holds config.json (the constructor's arguments), model.
 
 from __future__ import annotations
 
+from typing import Any
+
 from seemore_fast.errors import BackendError
 
 try:
@@ -15,7 +17,7 @@ except ImportError as error:
     ) from None
 
 from seemore_fast.model import SeemoRe
-from seemore_fast.network import reference
+from seemore_fast.network import checkpoint, reference
 
 _CARD = """---
 {{ card_data }}
@@ -51,3 +53,11 @@ class HubSeemoRe(  # type: ignore[call-arg]
         copy = cls(**network.config)
         copy.load_state_dict(network.state_dict())
         return copy.eval()
+
+    @classmethod
+    def _load_as_safetensor(cls, model: HubSeemoRe, model_file: str, map_location: str, strict: bool) -> Any:
+        """By our own reader, as everything else reads weights.  Raises CheckpointError."""
+        model.load_state_dict(checkpoint.read(model_file).state, strict=strict)
+        return model.to(map_location).eval()
+
+    _load_as_pickle = _load_as_safetensor

@@ -16,6 +16,7 @@ except ImportError as error:
     raise BackendError(f"spandrel does not import ({error}); pip install 'seemore-fast[spandrel]'") from None
 
 from seemore_fast.model import SeemoRe
+from seemore_fast.network import wrapped
 from seemore_fast.network.checkpoint import infer_config
 
 _THEIRS = "SeemoRe"
@@ -26,15 +27,20 @@ class FastSeemoRe(spandrel.Architecture[SeemoRe]):
 
     def __init__(self) -> None:
         theirs = spandrel.MAIN_REGISTRY[_THEIRS].architecture
-        super().__init__(id="seemore-fast", name="SeemoRe (seemore-fast)", detect=theirs.detect)
+        super().__init__(
+            id="seemore-fast",
+            name="SeemoRe (seemore-fast)",
+            detect=lambda state: theirs.detect(wrapped.find(state)),
+        )
 
     def load(self, state_dict: spandrel.StateDict) -> spandrel.ImageModelDescriptor[SeemoRe]:
         """Raises CheckpointError where the tensors are not a SeemoRe network's."""
+        state_dict = dict(wrapped.find(state_dict))
         config = infer_config(state_dict)
         size = {6: "Tiny", 8: "Big", 16: "Large"}.get(config["num_layers"])
         return spandrel.ImageModelDescriptor(
             SeemoRe(**config),
-            dict(state_dict),
+            state_dict,
             architecture=self,
             purpose="Restoration" if config["scale"] == 1 else "SR",
             tags=[*([size] if size else []), f"{config['embedding_dim']}dim", f"{config['num_layers']}nl"],
