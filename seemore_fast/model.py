@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.autograd import forward_ad
 from seemore_fast.backends import choice
 from seemore_fast.engines import cuda_engine, fused
 from seemore_fast.engines.cpu_engine import Engine
-from seemore_fast.errors import BackendError, CheckpointError
+from seemore_fast.errors import BackendError
 from seemore_fast.network import checkpoint, reference, weights
 
 log = logging.getLogger(__name__)
@@ -194,20 +193,15 @@ def load(
     backend: str = "auto",
     **overrides: Any,
 ) -> SeemoRe:
-    """A SeemoRe with weights, in evaluation mode: ``load("t-x4")`` (bundled), ``load("net_g.pth")``.
+    """A SeemoRe with weights, in evaluation mode: ``load("t-x4")`` (bundled), ``load("official/b-x2")`` (the
+    authors', fetched once), ``load("net_g.pth")``.
 
     ``overrides`` are constructor arguments that a file cannot tell (``use_shuffle``, ``recursive``,
     ``topk``, ``img_range``, ``mean``); without them they are guessed by width and depth.
 
     Raises CheckpointError for a name or file that does not hold a SeemoRe, BackendError for ``backend``.
     """
-    path = Path(name_or_path)
-    known = isinstance(name_or_path, str) and name_or_path in weights.names()
-    if not known and not path.suffix and not path.exists():
-        raise CheckpointError(
-            f"{name_or_path}: neither a file nor bundled weights ({', '.join(weights.names())})"
-        )
-    file = checkpoint.read(weights.path(str(name_or_path)) if known else path)
+    file = checkpoint.read(weights.find(name_or_path))
     model = SeemoRe(**file.resolve_config(**overrides), backend=backend)
     model.load_state_dict(file.state)
     return model.to(device).eval()

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from seemore_fast.cli import bench, compare, demo, eval, export, info, train, upscale, video
+from seemore_fast.cli import bench, compare, demo, eval, export, info, train, upscale, video, weights
 from seemore_fast.cli.options import messages
 from seemore_fast.errors import SeemoreError
 
@@ -45,6 +45,7 @@ app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("info")(info.command)
 app.command("bench")(bench.command)
+app.command("weights")(weights.command)
 
 
 def main() -> None:

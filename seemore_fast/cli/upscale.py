@@ -218,7 +218,7 @@ def _on_ray(network: dict[str, Any], threads: int | None, address: str | None, j
             f"--device {network['device']}: with --ray auto, cpu or cuda; Ray assigns the GPUs"
         )
     if network["model"] not in weights.names():
-        network["model"] = os.path.abspath(network["model"])
+        network["model"] = os.path.abspath(weights.find(network["model"]))
     from seemore_fast.upscale.ray_jobs import upscale_on_ray
 
     return partial(upscale_on_ray, network, threads, address)

@@ -25,6 +25,7 @@ from seemore_fast.backends.precision import autocast
 from seemore_fast.errors import BackendError, SeemoreError
 from seemore_fast.model import SeemoRe, load
 from seemore_fast.network import variants, weights
+from seemore_fast.network.weights import catalogue
 
 GATE_FP32 = 1e-5
 """Largest relative L2 error of a whole network in float32; PyTorch itself has 1e-6 to 3e-6."""
@@ -140,7 +141,7 @@ def network_for(model: str, backend: str) -> SeemoRe:
     try:
         config = variants.config(model)
     except SeemoreError:
-        if Path(model).is_file():
+        if Path(model).is_file() or model in catalogue.known():
             return load(model, backend=backend)
         known = ", ".join(dict.fromkeys([*weights.names(), *variants.names()]))
         raise SeemoreError(f"{model}: neither a weights file nor one of {known}") from None

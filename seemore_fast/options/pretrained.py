@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 from seemore_fast.errors import CheckpointError
@@ -28,8 +27,7 @@ def load(model: SeemoRe, path: Paths) -> LeftOut:
     source = path.pretrain_network_g
     if source is None:
         raise CheckpointError("path:pretrain_network_g must name the weights to load, it is ~")
-    file = weights.path(source) if source in weights.names() else Path(source)
-    state = checkpoint.read(file, path.param_key_g).state
+    state = checkpoint.read(weights.find(source), path.param_key_g).state
     if path.strict_load_g:
         try:
             checkpoint.infer_config(state, **model.config)
