@@ -1,14 +1,16 @@
 """Videos through the network: `upscale_video` decodes, enlarges and encodes at the same time, and can go on.
 
-source.py reads frames, encode.py writes segments of them, parts.py keeps finished segments over a crash,
-join.py makes the final file.  Needs PyAV: the extra ``video``.
+survey.py reads all packets once before the work, source.py frames, encode.py writes segments of frames,
+parts.py keeps finished ones over a crash, join.py makes the final file, carry.py knows what it holds of the
+input.  Needs PyAV: the extra ``video``.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +23,12 @@ try:
 except ImportError:
     raise VideoError("video needs PyAV (and Python 3.11): pip install 'seemore-fast[video]'") from None
 
-from seemore_fast.video.encode import Segment, check_aspect, check_encoder, choose_encoding, output_size
-from seemore_fast.video.join import Times, copied_streams, join
+from seemore_fast.video.carry import differences
+from seemore_fast.video.encode import Encoding, Segment, check_encoder, choose_encoding, output_size
+from seemore_fast.video.join import Times, join
 from seemore_fast.video.parts import Parts, file_identity
-from seemore_fast.video.source import Frame, Note, probe, read_frames
+from seemore_fast.video.source import Frame, Note, Source, probe, read_frames
+from seemore_fast.video.survey import Survey, survey_packets
 
 if TYPE_CHECKING:
     from seemore_fast.upscale.upscaler import Upscaler
@@ -33,6 +37,8 @@ __all__ = ["upscale_video"]
 
 # Frames; a restart repeats at most so many. Also the largest distance of key frames: 4 to 5 seconds.
 SEGMENT = 120
+
+REHEARSED = 500  # packets of the other streams that the rehearsal writes
 
 av.logging.set_level(av.logging.PANIC)  # what FFmpeg writes to stderr comes as errors, too
 
@@ -72,32 +78,41 @@ def upscale_video(
         raise VideoError(f"{source}: there is no such file")
     if output.exists() and source.samefile(output):
         raise VideoError(f"{output}: the output would replace the input")
-    read = probe(source, note)
+    said: set[str] = set()
+
+    def say(message: str) -> None:
+        if message not in said:
+            said.add(message)
+            note(message)
+
+    suffix = output.suffix.lower()
+    read = probe(source, say)
     encoding = choose_encoding(output, read, codec, crf, preset, pix_fmt)
-    size = output_size(read, upscaler.scale, encoding.pix_fmt, note)
-    check_aspect(output, read, encoding, note)
-    copied = copied_streams(read, output, note)
+    size = output_size(read, upscaler.scale, encoding.pix_fmt, say)
+    found = survey_packets(read, suffix, ignore_errors, say)
+    _rehearse(read, found, encoding, size, output, say)
     parts = Parts(output)
+    # Without ignore_errors: what was finished before the damage is the same with it.
     identity = {
         "input": file_identity(source),
-        "settings": {**asdict(encoding), "segment": segment, "ignore_errors": ignore_errors},
+        "settings": {**asdict(encoding), "segment": segment},
         "network": upscaler.identity(),
         "libraries": {"av": av.__version__},
     }
     with parts.locked():
         remove_stale(output.resolve().parent)  # a job killed while it joined the segments left its file there
-        if parts.begin(identity, note) and output.exists():
+        if parts.begin(identity, say) and output.exists():
             parts.remove(identity)
-            note(f"{output}: had been finished already")
+            say(f"{output}: had been finished already")
             return 0
-        check_encoder(parts.folder / "trial.part", read, encoding, size)
         finished = parts.finished(segment)
         if finished:
-            note(f"going on: {len(finished)} of the segments of {segment} frames are there")
+            say(f"going on: {len(finished)} of the segments of {segment} frames are there")
 
         pts: list[int] = []
         last_duration = 1
-        frames = run_ahead(read_frames(read, lambda i: i // segment not in finished, ignore_errors, note), 4)
+        wanted = read_frames(read, found.joints, lambda i: i // segment not in finished, ignore_errors, say)
+        frames = run_ahead(wanted, 4)
         with closing(run_ahead(_enlarge(frames, upscaler), 2)) as enlarged:
             writer: Segment | None = None
             computed = 0
@@ -114,7 +129,7 @@ def upscale_video(
                         writer = writer or Segment(parts.unfinished(number), read, encoding, size)
                         writer.write(frame.pixels)
                         computed += 1
-                    progress(len(pts), read.frames, computed)
+                    progress(len(pts), found.frames, computed)
                 if writer is not None:
                     writer.close()
                     parts.keep((len(pts) - 1) // segment)
@@ -124,11 +139,30 @@ def upscale_video(
         segments = [parts.path(number) for number in range(-(-len(pts) // segment))]
         try:
             with atomic_path(output) as temporary:
-                join(read, segments, Times(pts, last_duration), copied, temporary, output.suffix.lower())
+                join(read, segments, Times(pts, last_duration), found, temporary, suffix)
+                for line in differences(read, found.copied, temporary, suffix):
+                    say(line)
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"{output}: cannot be written ({error.strerror})") from None
         parts.remove(identity)
     return len(pts)
+
+
+def _rehearse(
+    source: Source, found: Survey, encoding: Encoding, size: tuple[int, int], output: Path, note: Note
+) -> None:
+    """Does all that follows the network, with a black frame, and tells what the output will not hold."""
+    suffix = output.suffix.lower()
+    with tempfile.TemporaryDirectory() as folder:
+        segment, whole = Path(folder, "segment.nut"), Path(folder, "whole")
+        check_encoder(segment, source, encoding, size)
+        try:
+            join(source, [segment], Times([0], 1), found, whole, suffix, limit=REHEARSED)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise VideoError(f"{output}: {suffix} does not take these streams together ({why})") from None
+        for line in differences(source, found.copied, whole, suffix):
+            note(line)
 
 
 def _enlarge(frames: Generator[Frame, None, None], upscaler: Upscaler) -> Generator[Frame, None, None]:
@@ -143,4 +177,4 @@ def _enlarge(frames: Generator[Frame, None, None], upscaler: Upscaler) -> Genera
                 raise VideoError(f"frame {frame.index}: {error or 'out of memory'}") from None
             except SeemoreError as error:
                 raise type(error)(f"frame {frame.index}: {error}") from None
-            yield frame._replace(pixels=pixels)
+            yield replace(frame, pixels=pixels)

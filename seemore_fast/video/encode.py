@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from seemore_fast.errors import VideoError
-from seemore_fast.video.source import ACCURATE, Note, Source
+from seemore_fast.video.source import ACCURATE, Note, Source, url
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,12 @@ def output_size(source: Source, scale: int, pix_fmt: str, note: Note) -> tuple[i
     return fitting
 
 
-def check_aspect(output: Path, source: Source, encoding: Encoding, note: Note) -> None:
-    """Tells where pixels that are not square would be forgotten: PyAV cannot put them into Matroska."""
-    in_stream = encoding.encoder in ("libx264", "libx265")
-    if source.aspect not in (None, 1) and not in_stream and output.suffix.lower() in (".mkv", ".webm"):
-        across, down = source.aspect.as_integer_ratio()
-        note(f"pixels of {across}:{down} become square: {output.suffix} keeps them with h264 and h265 only")
-
-
 class Segment:
     """Encodes frames into a file of their own; times are frame numbers, real ones come when joining."""
 
     def __init__(self, path: Path, source: Source, encoding: Encoding, size: tuple[int, int]):
         # NUT takes every codec of CODECS, and keeps packets as they are.
-        self._container: Any = av.open(str(path), "w", format="nut")
+        self._container: Any = av.open(url(path), "w", format="nut")
         os.environ.setdefault("SVT_LOG", "1")  # libsvtav1: errors only, not a page for each segment
         self._colour, self._pix_fmt = source.colour, encoding.pix_fmt
         self._width, self._height = size
@@ -142,8 +134,8 @@ class Segment:
 
     def write(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
         """``pixels`` is (H, W, 3) RGB."""
-        pixels = np.ascontiguousarray(pixels[: self._height, : self._width])
-        rgb = av.VideoFrame.from_ndarray(pixels, "rgb24" if pixels.dtype == np.uint8 else "rgb48le")
+        cut = np.ascontiguousarray(pixels[: self._height, : self._width])
+        rgb = av.VideoFrame.from_ndarray(cut, "rgb24" if pixels.dtype == np.uint8 else "rgb48le")
         frame = self._reformatter.reformat(
             rgb,
             format=self._pix_fmt,
@@ -165,15 +157,13 @@ class Segment:
 
 
 def check_encoder(path: Path, source: Source, encoding: Encoding, size: tuple[int, int]) -> None:
-    """Encodes a black frame, so that settings are refused before hours of work.  Raises VideoError."""
+    """Encodes a black frame to ``path``: settings are refused before the work.  Raises VideoError."""
     try:
         segment = Segment(path, source, encoding, size)
         segment.write(np.zeros((size[1], size[0], 3), np.uint8))
         segment.close()
     except av.FFmpegError as error:
         raise _refused(encoding, error) from None
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _refused(encoding: Encoding, error: Exception) -> VideoError:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import heapq
-import io
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-from av.stream import Disposition
 
 from seemore_fast.errors import VideoError
-from seemore_fast.video.source import Note, Source, open_input
-
-FORMATS = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
+from seemore_fast.video.carry import Copy, is_strict, open_output, still_true, timecode
+from seemore_fast.video.source import Joints, Source, open_input, timed_packets, url
+from seemore_fast.video.survey import Survey
 
 
 class Times(NamedTuple):
@@ -26,36 +24,28 @@ class Times(NamedTuple):
     last_duration: int
 
 
-def copied_streams(source: Source, output: Path, note: Note) -> list[int]:
-    """Indices of the input's streams that the output's container takes; ``note`` is told of the others."""
-    taken = []
-    with open_input(source.path) as container:
-        for stream in container.streams:
-            if stream.index == source.stream:
-                continue
-            if _accepts(output, stream):
-                taken.append(stream.index)
-                if stream.type == "video" and Disposition.attached_pic not in stream.disposition:
-                    note(f"stream {stream.index} is a second video stream: it is copied as it is")
-            else:
-                what = " ".join(filter(None, (stream.type, stream.name, stream.language)))
-                hint = "" if output.suffix.lower() == ".mkv" else "; an output named .mkv may keep it"
-                note(f"stream {stream.index} ({what}) is left out: {output.suffix} does not take it{hint}")
-    return taken
-
-
 def join(
-    source: Source, segments: Sequence[Path], times: Times, copied: Sequence[int], path: Path, suffix: str
+    source: Source,
+    segments: Sequence[Path],
+    times: Times,
+    found: Survey,
+    path: Path,
+    suffix: str,
+    limit: int | None = None,
 ) -> None:
-    """Writes ``path``, a container after ``suffix``.  Raises VideoError where it does not fit together."""
+    """Writes ``path``, a container after ``suffix``; of the other streams ``limit`` packets, if given.
+
+    Raises VideoError where it does not fit together.
+    """
+    by_tee = any(found.copied.values())
     with (
         open_input(source.path) as original,
-        av.open(str(segments[0])) as first,
-        av.open(str(path), "w", format=FORMATS[suffix], container_options=_options(suffix)) as out,
+        av.open(url(segments[0])) as first,
+        open_output(path, suffix, by_tee=by_tee) as out,
     ):
         template = first.streams.video[0]
         # In the order of the input, so that players choose the same streams.
-        streams = {}
+        copies = {}
         for stream in original.streams:
             if stream.index == source.stream:
                 picture = out.add_stream_from_template(template, opaque=True)
@@ -63,81 +53,48 @@ def join(
                 picture.codec_context.framerate = source.rate
                 # Not every codec says these itself.
                 source.colour.label(picture.codec_context)
-                picture.metadata.update(_without_statistics(stream.metadata))
+                if source.aspect is not None:
+                    picture.codec_context.sample_aspect_ratio = source.aspect
+                picture.metadata.update(still_true(stream.metadata))
+                if (code := timecode(original)) is not None:
+                    picture.metadata["timecode"] = code
                 picture.disposition = stream.disposition
                 if source.display_matrix is not None:
                     picture.set_display_matrix(source.display_matrix)
                 if template.codec_context.codec.canonical_name == "hevc" and suffix != ".mkv":
                     picture.codec_context.codec_tag = "hvc1"  # the one of the two that QuickTime plays
-            elif stream.index in copied:
-                streams[stream.index] = _add_copy(out, stream)
+            elif stream.index in found.copied:
+                copies[stream.index] = Copy(out, stream, strict=is_strict(suffix))
         out.metadata.update(original.metadata)
-        if chapters := original.chapters():
+        if (chapters := original.chapters()) and not by_tee:  # tee has no place for them
             out.set_chapters(chapters)
         out.start_encoding()
         pictures = _pictures(segments, times, source, picture)
         with closing(pictures):
-            others = _others(original, streams)
+            others = islice(_others(original, copies, found.joints), limit)
             for _, packet in heapq.merge(pictures, others, key=lambda timed: timed[0]):
                 out.mux_one(packet)
 
 
-def _accepts(output: Path, stream: Any) -> bool:
-    """Whether a container of this kind opens with this stream alone."""
-    suffix = output.suffix.lower()
-    try:
-        with av.open(io.BytesIO(), "w", format=FORMATS[suffix]) as trial:
-            _add_copy(trial, stream)
-            trial.start_encoding()
-    except (av.FFmpegError, ValueError):
-        return False
-    return True
-
-
-def _options(suffix: str) -> dict[str, str]:
-    if suffix in (".mkv", ".webm"):
-        # Else all streams move if one begins before 0, as sound often does.
-        return {"avoid_negative_ts": "disabled"}
-    return {"movflags": "+faststart"}
-
-
-def _add_copy(out: Any, stream: Any) -> Any:
-    copy = out.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(_without_statistics(stream.metadata))
-    copy.disposition = stream.disposition
-    return copy
-
-
-def _without_statistics(metadata: dict[str, str]) -> dict[str, str]:
-    """mkvmerge's and FFmpeg's tags on a track's size and length are no longer true."""
-    stale = ("BPS", "DURATION", "NUMBER_OF_", "_STATISTICS_", "ENCODER")
-    return {key: value for key, value in metadata.items() if not key.upper().startswith(stale)}
-
-
-def _others(original: Any, streams: dict[int, Any]) -> Iterator[tuple[float, Any]]:
+def _others(original: Any, copies: dict[int, Copy], joints: Joints) -> Iterator[tuple[float, Any]]:
     """The packets to copy, each with the time from which on it may be written."""
-    latest, last = 0.0, dict.fromkeys(streams, -math.inf)
+    latest = 0.0
     try:
-        for packet in original.demux():
-            index = packet.stream_index
-            if index not in streams or packet.size == 0:
+        for packet in timed_packets(original, joints):
+            if packet.stream_index not in copies or packet.size == 0:
                 continue
             stamp = packet.dts if packet.dts is not None else packet.pts
             if stamp is not None:
-                if stamp < last[index]:  # no container takes this; some recorders write it
-                    stamp = packet.dts = last[index]
-                    packet.pts = max(packet.pts if packet.pts is not None else stamp, stamp)
-                last[index] = stamp
                 latest = max(latest, float(stamp * packet.time_base))
-            packet.stream = streams[index]
+            copies[packet.stream_index].adopt(packet)
             yield latest, packet
     except (av.FFmpegError, OSError):
-        return  # a damaged end: reading the frames has told of it
+        return  # a damaged end: reading the packets has told of it
 
 
 def _pictures(
     segments: Sequence[Path], times: Times, source: Source, stream: Any
-) -> Iterator[tuple[float, Any]]:
+) -> Generator[tuple[float, Any], None, None]:
     """The segments' packets with the source's times.
 
     Encoders number the frames of each segment from 0; here each packet gets the time of its frame by its
@@ -158,7 +115,7 @@ def _pictures(
     step = max(1, round(1 / (source.rate * source.time_base)))
     position = 0
     for path in segments:
-        with av.open(str(path)) as container:
+        with av.open(url(path)) as container:
             if container.streams.video[0].codec_context.extradata != stream.codec_context.extradata:
                 raise VideoError(f"{path}: does not continue the first segment; remove {path.parent}")
             for packet in container.demux(video=0):
@@ -176,7 +133,7 @@ def _pictures(
 
 def _ranks(path: Path) -> list[int]:
     """For each packet of a segment, in the order of decoding: the how-manieth its frame is when shown."""
-    with av.open(str(path)) as container:
+    with av.open(url(path)) as container:
         stamps = [packet.pts for packet in container.demux(video=0) if packet.size]
     order = {stamp: rank for rank, stamp in enumerate(sorted(stamps))}
     return [order[stamp] for stamp in stamps]

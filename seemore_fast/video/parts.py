@@ -15,7 +15,7 @@ import av
 
 from seemore_fast.errors import VideoError
 from seemore_fast.system.atomic import write_text
-from seemore_fast.video.source import Note
+from seemore_fast.video.source import Note, url
 
 _HEAD = 1 << 20
 
@@ -114,7 +114,7 @@ class Parts:
 def count_packets(path: Path) -> int:
     """Encoded frames in a segment; 0 if it cannot be read."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(url(path)) as container:
             return sum(packet.size > 0 for packet in container.demux(video=0))
     except (av.FFmpegError, OSError, IndexError):
         return 0

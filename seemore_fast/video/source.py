@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -29,7 +30,26 @@ ACCURATE = (
 
 # ITU-T H.273 matrix coefficients -> those that swscale computes with.
 _SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-_BT709, _UNSPECIFIED, _SMPTE170M = 1, 2, 6
+_BT709, UNSPECIFIED, _SMPTE170M = 1, 2, 6
+
+NO_ALPHA = "transparency is left out: the output is opaque"
+
+# What lies beside the pixels and cannot be given to an encoder, as people know it.
+_LOST = {
+    "A53_CC": "closed captions",
+    "AFD": "active format description",
+    "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing environment",
+    "CONTENT_LIGHT_LEVEL": "HDR10's light levels",
+    "DOVI_METADATA": "Dolby Vision's metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision's metadata",
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "ICC_PROFILE": "an ICC profile",
+    "MASTERING_DISPLAY_METADATA": "HDR10's mastering display",
+    "S12M_TIMECODE": "timecodes",
+    "SPHERICAL": "a spherical projection",
+    "STEREO3D": "a stereoscopic layout",
+}
 
 
 @dataclass(frozen=True)
@@ -65,10 +85,19 @@ class Source:
     display_matrix: tuple[int, ...] | None
     rate: Fraction
     time_base: Fraction
-    frames: int | None  # about how many
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True)
+class Joints:
+    """Where times jump back, as in files joined by ``cat``, and what is added to them from there on."""
+
+    count: int
+    # By stream: number of the packet in the file, seconds from that packet on.
+    changes: dict[int, tuple[tuple[int, Fraction], ...]]
+
+
+@dataclass(frozen=True)
+class Frame:
     """One frame; ``pts`` and ``duration`` count the source's ``time_base``, pixels are (H, W, 3) RGB."""
 
     index: int
@@ -77,10 +106,15 @@ class Frame(NamedTuple):
     pixels: NDArray[np.uint8] | NDArray[np.uint16] | None  # None: not wanted
 
 
+def url(path: Path) -> str:
+    """``path`` as FFmpeg takes it for a file, whatever it looks like: ``S01:E02.mp4``, ``concat:a``."""
+    return f"file:{path}"
+
+
 def open_input(path: Path) -> Any:
     """A PyAV container.  Raises VideoError if ``path`` is no media file that can be opened."""
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(url(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         raise VideoError(f"{path}: cannot be read as a video ({why})") from None
@@ -104,18 +138,10 @@ def probe(path: Path, note: Note) -> Source:
             raise VideoError(f"{path}: the first frame cannot be decoded ({error.strerror})") from None
         if first is None:
             raise VideoError(f"{path}: its video stream holds no frame")
-        if first.interlaced_frame:
-            raise VideoError(
-                f"{path} is interlaced: deinterlace it first, "
-                "for instance with ffmpeg -i IN -vf bwdif -c:v ffv1 -c:a copy OUT.mkv"
-            )
-        if any(component.is_alpha for component in first.format.components):
-            note("transparency is left out: the output is opaque")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        frames = stream.frames
-        if not frames and (seconds := _seconds(stream, container)):
-            frames = round(seconds * rate)
-        return Source(
+        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 have it beside the pictures
+            note(NO_ALPHA)
+        source = Source(
             path=path,
             stream=stream.index,
             width=first.width,
@@ -123,22 +149,64 @@ def probe(path: Path, note: Note) -> Source:
             depth=16 if max(c.bits for c in first.format.components) > 8 else 8,
             colour=_colour(first, note),
             aspect=stream.sample_aspect_ratio or None,
-            display_matrix=_display_matrix(first),
+            display_matrix=display_matrix(first),
             rate=rate,
             time_base=stream.time_base,
-            frames=frames or None,
         )
+        Looks(source, note).check(first)
+        return source
+
+
+class Looks:
+    """Asks frames for what only some of them may have: another size, fields, transparency."""
+
+    def __init__(self, source: Source, note: Note):
+        self._source, self._note = source, note
+
+    def check(self, frame: av.VideoFrame) -> None:
+        """Raises VideoError where it is interlaced or of another size; tells what is not carried over."""
+        source = self._source
+        where = "" if frame.pts is None else f" at {float(frame.pts * source.time_base):.2f} s"
+        if frame.interlaced_frame:
+            raise VideoError(
+                f"{source.path} is interlaced{where}: deinterlace it first, "
+                "for instance with ffmpeg -i IN -vf bwdif -c:v ffv1 -c:a copy OUT.mkv"
+            )
+        if _transparent(frame):
+            self._note(NO_ALPHA)
+        for name in _side_data(frame).keys() & _LOST:
+            self._note(f"{_LOST[name]} inside the pictures: left out")
+        if (frame.width, frame.height) != (source.width, source.height):
+            raise VideoError(
+                f"{source.path}: the frame{where} is {frame.width}x{frame.height}, those before are "
+                f"{source.width}x{source.height}: cut the file there and upscale the pieces"
+            )
+
+
+def timed_packets(container: Any, joints: Joints) -> Generator[Any, None, None]:
+    """All packets in the order of the file, with the times that ``joints`` gives them."""
+    changes = {stream: list(found) for stream, found in joints.changes.items()}
+    offsets: dict[int, Fraction] = {}
+    for number, packet in enumerate(container.demux()):
+        index = packet.stream_index
+        while changes.get(index) and number >= changes[index][0][0]:
+            offsets[index] = changes[index].pop(0)[1]
+        if index in offsets and packet.size:
+            shift = round(offsets[index] / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
+        yield packet
 
 
 def read_frames(
-    source: Source, wanted: Callable[[int], bool], ignore_errors: bool, note: Note
+    source: Source, joints: Joints, wanted: Callable[[int], bool], ignore_errors: bool, note: Note
 ) -> Generator[Frame, None, None]:
     """All frames in the order of their times; only ``wanted`` ones (by index) get pixels.
 
-    Raises VideoError at the first broken frame, or where the file ends too soon; with ``ignore_errors``
-    such frames are left out, and ``note`` is told.
+    Raises VideoError at the first broken frame, or one that `Looks` refuses; with ``ignore_errors`` broken
+    ones are left out, and ``note`` is told.
     """
-    to_rgb = _Rgb(source)
+    to_rgb, looks = _Rgb(source), Looks(source, note)
     index, last, step = 0, None, max(1, round(1 / (source.rate * source.time_base)))
 
     def broken(where: str) -> None:
@@ -150,15 +218,11 @@ def read_frames(
     with open_input(source.path) as container:
         stream = container.streams[source.stream]
         stream.thread_type = "AUTO"
-        for frame in _decode(container, stream, broken):
+        for frame in _decode(container, stream, joints, broken):
             if frame.is_corrupt:
                 broken("a damaged frame")
                 continue
-            if (frame.width, frame.height) != (source.width, source.height):
-                raise VideoError(
-                    f"{source.path}: frame {index} is {frame.width}x{frame.height}, those before are "
-                    f"{source.width}x{source.height}: cut the file there and upscale the pieces"
-                )
+            looks.check(frame)
             pts = frame.pts
             if pts is None:
                 pts = 0 if last is None else last + step
@@ -193,34 +257,14 @@ class _Rgb:
 
 
 def _decode(
-    container: Any, stream: Any, broken: Callable[[str], None]
+    container: Any, stream: Any, joints: Joints, broken: Callable[[str], None]
 ) -> Generator[av.VideoFrame, None, None]:
-    """The stream's frames; ``broken`` is told what cannot be read."""
-    packets, end = 0, Fraction(0)
-    # The header counts all frames of a file that was trimmed by an edit list; its index, those that are left.
-    promised_frames = min(stream.frames, len(stream.index_entries))
-    demuxed = container.demux()
-    while True:
-        packet = None
-        try:
-            packet = next(demuxed, None)
-        except (av.FFmpegError, OSError) as error:
-            broken(f"the file cannot be read on ({error.strerror})")
-        if packet is None:
-            break
-        if packet.pts is not None:
-            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        if packet.stream_index == stream.index and packet.size:
-            packets += 1
-            yield from _frames(stream, packet, broken)
+    """The stream's frames; ``broken`` is told what cannot be decoded."""
+    with suppress(av.FFmpegError, OSError):  # where the file cannot be read on: the survey has told
+        for packet in timed_packets(container, joints):
+            if packet.stream_index == stream.index and packet.size:
+                yield from _frames(stream, packet, broken)
     yield from _frames(stream, None, broken)
-    # A file that was cut short may read without any error: compare with what its header promised.
-    if packets < promised_frames:
-        broken(f"the file ends too soon: {packets} of {promised_frames} frames are there")
-    elif container.duration is not None:
-        promised = Fraction(container.duration + (container.start_time or 0), av.time_base)
-        if end < promised - 1:
-            broken(f"the file ends too soon: {float(end):.1f} of {float(promised):.1f} seconds are there")
 
 
 def _frames(stream: Any, packet: Any, broken: Callable[[str], None]) -> list[av.VideoFrame]:
@@ -234,18 +278,12 @@ def _frames(stream: Any, packet: Any, broken: Callable[[str], None]) -> list[av.
         return []
 
 
-def _seconds(stream: Any, container: Any) -> Fraction | None:
-    if stream.duration:
-        return stream.duration * stream.time_base
-    return Fraction(container.duration, av.time_base) if container.duration else None
-
-
 def _colour(frame: av.VideoFrame, note: Note) -> Colour:
     rgb = frame.format.is_rgb
     matrix, color_range = frame.colorspace, frame.color_range
     if rgb:
         matrix = _BT709  # what the output gets
-    elif matrix == _UNSPECIFIED or matrix == 0:
+    elif matrix == UNSPECIFIED or matrix == 0:
         # As players do.  It is written into the output, which they would otherwise guess by its larger size.
         matrix = _BT709 if frame.width >= 1280 or frame.height > 576 else _SMPTE170M
     elif matrix not in _SWS_MATRIX:
@@ -256,8 +294,22 @@ def _colour(frame: av.VideoFrame, note: Note) -> Colour:
     return Colour(matrix, color_range, frame.color_primaries, frame.color_trc)
 
 
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+def _transparent(frame: av.VideoFrame) -> bool:
+    if frame.format.has_palette:  # whose colours may be transparent
+        return bool((frame.reformat(format="rgba").to_ndarray()[..., 3] < 255).any())
+    return any(component.is_alpha for component in frame.format.components)
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """The nine numbers that say how players turn the picture."""
+    data = _side_data(frame).get("DISPLAYMATRIX")
+    return None if data is None else struct.unpack("=9i", bytes(data))
+
+
+def _side_data(frame: av.VideoFrame) -> dict[str, Any]:
+    """By FFmpeg's names, as far as PyAV knows them."""
+    found = {}
     for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            return struct.unpack("=9i", bytes(data))
-    return None
+        with suppress(ValueError):
+            found[data.type.name] = data
+    return found

@@ -69,6 +69,7 @@ def write_clip(
     chapters: Sequence[dict[str, Any]] = (),
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
+    timecode: str | None = None,
 ) -> Path:
     """A clip of a moving gradient, or of the one colour ``rgb``; audio is a sine of the same length."""
     import av
@@ -105,9 +106,12 @@ def write_clip(
             context.sample_aspect_ratio = aspect
         if rotation is not None:
             stream.set_display_rotation(rotation)
+        if timecode is not None:
+            stream.metadata["timecode"] = timecode
         sound = None
         if audio is not None:
             sound = out.add_stream(audio, rate=16000)
+            sound.codec_context.bit_rate = 64000
             sound.metadata["language"] = "fra"
         texts = None
         if subtitles is not None:
