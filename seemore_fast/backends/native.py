@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 from seemore_fast.errors import BackendError
@@ -12,10 +13,13 @@ lib: ModuleType | None
 error: ImportError | None
 """Why ``lib`` is None."""
 
+_NOTE = Path(__file__).parents[1] / "native_missing.txt"
+"""Left by setup.py where the library could not be built: why."""
+
 try:
     from seemore_fast import _C as lib  # type: ignore[no-redef]
 except ImportError as reason:
-    lib, error = None, reason
+    lib, error = None, ImportError(_NOTE.read_text(encoding="utf-8").strip()) if _NOTE.is_file() else reason
 else:
     error = None
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -171,68 +169,3 @@ def test_every_python_file_says_first_what_it_is_for():
         if path.suffix == ".py" and not ast.get_docstring(ast.parse(text))
     ]
     assert not silent
-
-
-INSTALLED = """
-import importlib.metadata, importlib.util, pathlib, sys
-import numpy as np
-import seemore_fast, seemore_fast.kernels
-from seemore_fast import _native, weights
-
-site = pathlib.Path(sys.argv[1])
-assert pathlib.Path(seemore_fast.__file__).is_relative_to(site), seemore_fast.__file__
-assert pathlib.Path(seemore_fast.kernels.__file__).is_relative_to(site)
-assert importlib.metadata.version("seemore-fast") == seemore_fast.__version__
-assert _native.require().isa()
-assert all(weights.path(name).with_suffix(".md").is_file() for name in weights.names())
-large = seemore_fast.Upscaler("t-x4", backend="cpu").up(np.full((16, 20, 3), 128, np.uint8))
-assert large.shape == (64, 80, 3)
-print("works")
-"""
-
-
-@pytest.mark.slow
-def test_wheel_from_sdist_works_without_the_source_tree(tmp_path):
-    """Sources -> sdist -> wheel, each from what the one before holds; then only the wheel is left."""
-    for module in ("setuptools", "pybind11"):
-        pytest.importorskip(module, reason=f"{module} is not installed: the package cannot be built")
-    tree = tmp_path / "tree"
-    for path in tracked_files():
-        copy = tree / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy)
-    build = "import sys, setuptools.build_meta as b; {}(sys.argv[1])"
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": tools, "SEEMORE_CUDA": "off"}
-
-    def python(code: str, *arguments: Path, cwd: Path, **variables: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=cwd,
-            env={**environment, **variables},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    python(build.format("b.build_sdist"), tmp_path, cwd=tree)
-    shutil.rmtree(tree)
-    (sdist,) = tmp_path.glob("seemore_fast-*.tar.gz")
-    shutil.unpack_archive(sdist, tmp_path)
-    sources = tmp_path / sdist.name.removesuffix(".tar.gz")
-    python(build.format("b.build_wheel"), tmp_path, cwd=sources)
-    shutil.rmtree(sources)
-    (wheel,) = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
-    shutil.unpack_archive(wheel, site, "zip")
-
-    dist_info = f"seemore_fast-{seemore_fast.__version__}.dist-info"
-    assert {path.name for path in site.iterdir()} == {"seemore_fast", dist_info}
-    assert (site / dist_info / "licenses/LICENSE").is_file()
-    assert {p.name for p in (site / "seemore_fast").iterdir()} >= {"py.typed", "kernels", "weights"}
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    assert python(INSTALLED, site, cwd=elsewhere, PYTHONPATH=str(site)).strip() == "works"
