@@ -47,11 +47,13 @@ def command(
     train: Annotated[
         bool, typer.Option("--train", help="A training step, against PyTorch and torch.compile on the CPU.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="With --train: patches per step.")] = 8,
-    patch: Annotated[int, typer.Option(min=1, help="With --train: side of an LR patch in pixels.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=10**6, help="With --train: patches per step.")] = 8,
+    patch: Annotated[
+        int, typer.Option(min=1, max=10**6, help="With --train: side of an LR patch in pixels.")
+    ] = 32,
     dtype: DtypeOption = Dtype.fp32,
     backends: Annotated[str, typer.Option(help="In which order they take turns.")] = "reference,cpu",
-    runs: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, max=10**6, help="Timed calls of each.")] = 10,
     threads: ThreadsOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write settings, results and environment here.")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seemore_fast.cli.options import ThreadsOption, check_folders
+from seemore_fast.cli.options import ThreadsOption, check_folders, whole_number
 from seemore_fast.errors import SeemoreError
 
 if TYPE_CHECKING:
@@ -95,6 +95,6 @@ def _box(text: str) -> Box:
     from seemore_fast.compare import Box
 
     try:
-        return Box(*map(int, text.split(",")))
-    except (TypeError, ValueError):
-        raise SeemoreError(f"--box must be X,Y,WIDTH,HEIGHT in pixels, got {text!r}") from None
+        return Box(*(whole_number(part, "--box") for part in text.split(",")))
+    except (TypeError, SeemoreError):
+        raise SeemoreError(f"--box must be X,Y,WIDTH,HEIGHT in pixels, got {text[:40]!r}") from None

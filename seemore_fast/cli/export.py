@@ -39,7 +39,7 @@ def command(
         ),
     ] = None,
     dtype: Annotated[Precision, typer.Option(help="fp16: ONNX only.")] = Precision.fp32,
-    opset: Annotated[int, typer.Option(help="ONNX's operator set, 18 or later.")] = 20,
+    opset: Annotated[int, typer.Option(min=1, max=1000, help="ONNX's operator set, 18 or later.")] = 20,
 ) -> None:
     """Write a network for other runtimes: ONNX, torch.export or AOTInductor; any batch and size.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from enum import Enum
 from pathlib import Path
@@ -27,8 +28,19 @@ DeviceOption = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto: the GPU if there is one.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads.", show_default="as PyTorch: all cores")
+    int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default="as PyTorch: all cores")
 ]
+
+
+def whole_number(text: str, option: str, most: int = 10**6) -> int:
+    """The number from 0 to ``most`` that ``text`` is, where an option also takes words.
+
+    Raises SeemoreError for another, however many digits it has.
+    """
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) > most:
+        shown = text if len(text) <= 20 else f"{text[:20]}..."
+        raise SeemoreError(f"{option} must be a whole number up to {most}, got {shown!r}")
+    return int(text)
 
 
 def messages() -> Console:

@@ -35,7 +35,9 @@ def command(
     launcher: Annotated[
         LauncherName, typer.Option(help="Who started the processes; torchrun is noticed.")
     ] = LauncherName.none,
-    local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = 0,
+    local_rank: Annotated[
+        int, typer.Option("--local_rank", "--local-rank", min=0, max=10**6, hidden=True)
+    ] = 0,
     threads: ThreadsOption = None,
 ) -> None:
     """Train a network: seemore-fast train -opt FILE; several GPUs: torchrun -m seemore_fast.train -opt FILE.

@@ -20,6 +20,7 @@ from seemore_fast.cli.options import (
     messages,
     prepare_folder,
     progress_bar,
+    whole_number,
 )
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.atomic import remove_stale
@@ -52,7 +53,10 @@ def command(
     ] = "t-x4",
     device: DeviceOption = "auto",
     gpu: Annotated[
-        int | None, typer.Option("--gpu-id", "-g", help="GPU by number, -1 for the CPU; as --device cuda:N.")
+        int | None,
+        typer.Option(
+            "--gpu-id", "-g", min=-1, max=1023, help="GPU by number, -1 for the CPU; as --device cuda:N."
+        ),
     ] = None,
     dtype: DtypeOption = Dtype.fp32,
     fp32: Annotated[bool, typer.Option("--fp32", help="As --dtype fp32.")] = False,
@@ -77,6 +81,8 @@ def command(
         typer.Option(
             "--tile-overlap",
             "--tile_pad",
+            min=0,
+            max=10**6,
             help="Input pixels that local tiles share.",
             show_default="32, at most a quarter of the tile",
         ),
@@ -150,7 +156,7 @@ def command(
         "model": model,
         "device": device,
         "dtype": dtype.value,
-        "tile": int(tile) if tile.isdecimal() else tile,
+        "tile": tile if tile == "auto" else whole_number(tile, "--tile"),
         "tile_mode": tile_mode,
         "overlap": tile_overlap,
         "backend": backend,

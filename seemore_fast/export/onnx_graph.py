@@ -66,6 +66,8 @@ def export_onnx(
 
 
 def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
+    import onnx
+
     example, sizes = example_and_sizes(network)
     with quiet():
         program = torch.onnx.export(
@@ -85,6 +87,8 @@ def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
             f"opset {opset} is not supported by the installed exporter, which gave {dict(found)}"
         )
     _strip(program.model)
+    # The exporter writes its newest, which runtimes that know the operator set may not.
+    program.model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     program.save(str(path), external_data=False)
 
 

@@ -7,6 +7,7 @@ is above its gate gets no speed-up.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -89,10 +90,10 @@ def default_size(scale: int) -> tuple[int, int]:
 
 def parse_size(text: str) -> tuple[int, int]:
     """``"320x180"`` -> (320, 180), width first; raises SeemoreError for anything else."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise SeemoreError(f"size must be WIDTHxHEIGHT in pixels, such as 320x180, got {text!r}")
-    return int(width), int(height)
+    found = re.fullmatch("([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text)
+    if found is None:
+        raise SeemoreError(f"size must be WIDTHxHEIGHT in pixels, such as 320x180, got {text[:40]!r}")
+    return int(found[1]), int(found[2])
 
 
 def as_json(settings: dict[str, Any], cases: Sequence[dict[str, Any]]) -> dict[str, Any]:

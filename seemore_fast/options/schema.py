@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from seemore_fast.errors import SeemoreError
+from seemore_fast.network.reference import LIMITS, expert_ranks
 from seemore_fast.options.yaml_lines import KeyPath, parse_file, parse_value
 
 
@@ -43,7 +44,7 @@ def _no_path(value: str) -> str:
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]
-Count = Annotated[Integer, Field(ge=1)]
+Count = Annotated[Integer, Field(ge=1, le=10**12)]
 Weight = Annotated[float, Field(ge=0)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 FolderName = Annotated[str, AfterValidator(_no_path)]
@@ -103,7 +104,7 @@ class TrainSet(TestSet):
     use_hflip: bool = False
     use_rot: bool = False
     use_shuffle: bool = True
-    num_worker_per_gpu: Annotated[Integer, Field(ge=0)] = 0
+    num_worker_per_gpu: Annotated[Integer, Field(ge=0, le=1024)] = 0
     batch_size_per_gpu: Count
     dataset_enlarge_ratio: Count = 1
     prefetch_mode: Literal["cuda", "cpu"] | None = None
@@ -139,12 +140,12 @@ class Network(_Group):
     scale: Literal[2, 3, 4] = 4
     in_chans: Annotated[Integer, Field(ge=1, le=1024)] = 3
     num_experts: Annotated[Integer, Field(ge=1, le=64)] = 6
-    num_layers: Annotated[Integer, Field(ge=0, le=1024)] = 6
+    num_layers: Annotated[Integer, Field(ge=0, le=512)] = 6
     embedding_dim: Annotated[Integer, Field(ge=1, le=4096)] = 64
     img_range: Annotated[float, Field(gt=0)] = 1.0
     use_shuffle: bool = False
     global_kernel_size: Annotated[Integer, Field(ge=1, le=255)] = 11
-    recursive: Annotated[Integer, Field(ge=0, le=8)] = 2
+    recursive: Annotated[Integer, Field(ge=0, le=6)] = 2
     lr_space: Literal["linear", "exp", "double"] = "linear"
     topk: Count = 2
 
@@ -160,6 +161,9 @@ class Network(_Group):
         if self.topk > self.num_experts:
             limit = {"key": "topk", "experts": self.num_experts}
             raise PydanticCustomError("topk", "must be at most num_experts ({experts})", limit)
+        if (rank := expert_ranks(self.num_experts, self.lr_space)[-1]) > LIMITS["rank"]:
+            limit = {"key": "num_experts", "rank": rank, "most": LIMITS["rank"]}
+            raise PydanticCustomError("rank", "gives experts of ranks up to {rank}, more than {most}", limit)
         return self
 
     def arguments(self) -> dict[str, Any]:
@@ -242,7 +246,7 @@ class Training(_Group):
     optim_g: Optimizer
     scheduler: Annotated[MultiStepLR | CosineAnnealingRestartLR, Field(discriminator="type")]
     total_iter: Count
-    warmup_iter: Annotated[Integer, Field(ge=-1)] = -1
+    warmup_iter: Annotated[Integer, Field(ge=-1, le=10**12)] = -1
     pixel_opt: PixelLoss | None = None
     fft_opt: FFTLoss | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -259,7 +263,7 @@ class Metric(_Group):
     """One of ``val: metrics``; the border is cut before the conversion to luma."""
 
     type: Literal["calculate_psnr", "calculate_ssim"]
-    crop_border: Annotated[Integer, Field(ge=0)]
+    crop_border: Annotated[Integer, Field(ge=0, le=10**6)]
     test_y_channel: bool = False
     better: Literal["higher", "lower"] = "higher"
 
@@ -304,7 +308,7 @@ class Options(_Group):
     name: FolderName
     model_type: Literal["SRModel"]
     scale: Literal[2, 3, 4]
-    num_gpu: Annotated[Integer, Field(ge=0)] | Literal["auto"] = "auto"
+    num_gpu: Annotated[Integer, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     manual_seed: Annotated[Integer, Field(ge=0, lt=2**63)] | None = None
     datasets: Datasets
     network_g: Network

@@ -112,6 +112,7 @@ def test_the_golden_network(runtime: Callable, golden_file: Path, assert_close: 
 def test_standard_operators_and_free_sizes_only(file: Path) -> None:
     model = onnx.load(str(file))
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert model.ir_version == 9, "the first that has opset 20; onnxruntime 1.17 knows no newer one"
     assert {node.domain for node in model.graph.node} == {""}
     assert len(model.functions) == 0
     (lr,), (sr,) = model.graph.input, model.graph.output
@@ -129,6 +130,7 @@ def test_an_older_opset(network: SeemoRe, tmp_path: Path) -> None:
     onnx_graph.export_onnx(network, tmp_path / "old.onnx", opset=18)
     model = onnx.load(str(tmp_path / "old.onnx"))
     assert model.opset_import[0].version == 18
+    assert model.ir_version == 8, "what runtimes of opset 18 know"
     assert "Gelu" not in {node.op_type for node in model.graph.node}
 
 
