@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -256,26 +257,85 @@ class _Rgb:
         return rgb.to_ndarray()
 
 
+# Their decoders give a frame for each packet, unless it is damaged.
+_FRAME_PER_PACKET = (
+    "h264",
+    "hevc",
+    "av1",
+    "vp9",
+    "ffv1",
+    "mjpeg",
+    "png",
+    "prores",
+    "dnxhd",
+    "huffyuv",
+    "utvideo",
+)
+
+_REORDERED = 17  # frames, more than any codec shows late
+
+
+class _Missing:
+    """Packets that gave no frame, which a decoder may drop without an error, as that of HEVC does."""
+
+    def __init__(self, codec: str):
+        self._asked = codec in _FRAME_PER_PACKET
+        self._pending: set[int] = set()
+        self._shown: deque[int] = deque(maxlen=_REORDERED)
+        self._first: int | None = None
+
+    def sent(self, packet: Any) -> None:
+        if self._asked and packet.pts is not None and not packet.is_discard:
+            self._pending.add(packet.pts)
+
+    def count(self, frame: av.VideoFrame | None) -> int:
+        """How many are known to be missing now that ``frame`` was given; None: the last one was."""
+        if frame is not None and frame.pts is not None:
+            self._first = frame.pts if self._first is None else self._first
+            self._pending.discard(frame.pts)
+            self._shown.append(frame.pts)
+        if self._first is None or (frame is not None and len(self._shown) < _REORDERED):
+            return 0
+        missing = {pts for pts in self._pending if frame is None or pts < min(self._shown)}
+        self._pending -= missing
+        return sum(pts > self._first for pts in missing)
+
+
 def _decode(
     container: Any, stream: Any, joints: Joints, broken: Callable[[str], None]
 ) -> Generator[av.VideoFrame, None, None]:
     """The stream's frames; ``broken`` is told what cannot be decoded."""
+    missing = _Missing(stream.codec_context.codec.canonical_name)
+    errors = 0  # that were told, each of a packet without a frame
+
+    def frames(packet: Any) -> Generator[av.VideoFrame, None, None]:
+        nonlocal errors
+        try:
+            decoded = stream.decode(packet)
+        except EOFError:  # nothing held
+            return
+        except av.FFmpegError as error:
+            broken(f"damaged data ({error.strerror})")
+            errors += 1
+            return
+        for frame in decoded:
+            lack(missing.count(frame))
+            yield frame
+
+    def lack(count: int) -> None:
+        nonlocal errors
+        excused = min(errors, count)
+        errors -= excused
+        if count > excused:
+            broken(f"damaged data ({count - excused} frames cannot be decoded)")
+
     with suppress(av.FFmpegError, OSError):  # where the file cannot be read on: the survey has told
         for packet in timed_packets(container, joints):
             if packet.stream_index == stream.index and packet.size:
-                yield from _frames(stream, packet, broken)
-    yield from _frames(stream, None, broken)
-
-
-def _frames(stream: Any, packet: Any, broken: Callable[[str], None]) -> list[av.VideoFrame]:
-    """What the decoder gives for a packet; None: what it still holds."""
-    try:
-        return stream.decode(packet)
-    except EOFError:  # nothing held
-        return []
-    except av.FFmpegError as error:
-        broken(f"damaged data ({error.strerror})")
-        return []
+                missing.sent(packet)
+                yield from frames(packet)
+    yield from frames(None)
+    lack(missing.count(None))
 
 
 def _colour(frame: av.VideoFrame, note: Note) -> Colour:

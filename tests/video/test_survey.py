@@ -29,6 +29,15 @@ def refused(source: Path, output: Path, match: str, **options: Any) -> Nearest:
     return upscaler
 
 
+def spoil(path: Path, number: int) -> None:
+    """Damages the second half of a packet."""
+    with av.open(str(path)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux() if packet.size][number]
+    content = bytearray(path.read_bytes())
+    content[at + size // 2 : at + size] = bytes(byte ^ 0x55 for byte in content[at + size // 2 : at + size])
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(("name", "codec"), [("in.mkv", "libx264"), ("in.webm", "libvpx-vp9")])
 def test_late_times_are_not_a_missing_end(tmp_path, name, codec):
     source = videos.write_clip(tmp_path / name, pts=LATE, **{**H264, "codec": codec})
@@ -49,11 +58,7 @@ def test_a_missing_end_is_refused_before_the_first_frame(tmp_path, pts):
 def test_ignoring_errors_goes_on_with_the_segments_before_the_damage(tmp_path):
     options = {"level": "3", "slicecrc": "1"}
     source = videos.write_clip(tmp_path / "in.mkv", pts=tuple(range(25)), size=(64, 48), options=options)
-    with av.open(str(source)) as container:
-        middle = [(packet.pos, packet.size) for packet in container.demux() if packet.size][13]
-    content = bytearray(source.read_bytes())
-    content[sum(middle) - 100 : sum(middle)] = bytes(100)
-    source.write_bytes(content)
+    spoil(source, 13)
     output = tmp_path / "out.mkv"
     before = refused(source, output, "with --ignore-errors the rest is upscaled").calls
     assert before >= 10
@@ -143,3 +148,22 @@ def test_protocols_are_not_opened(tmp_path, monkeypatch):
     for name in ("concat:a.mkv", "http://127.0.0.1:9/a.mkv", "subfile,,start,0,end,99,,:a.mkv"):
         refused(Path(name), Path("out.mkv"), "no such file")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
+
+
+@pytest.mark.parametrize("codec", ["libx265", "libx264", "ffv1"])
+def test_frames_that_the_decoder_drops_are_missed(tmp_path, codec):
+    """HEVC's decoder says nothing of a damaged packet: 12 frames were gone."""
+    source = videos.write_clip(
+        tmp_path / "in.mkv",
+        pts=tuple(range(40)),
+        codec=codec,
+        pix_fmt="yuv420p",
+        size=(64, 64),
+        options={"x265-params": "log-level=error"} if codec == "libx265" else {},
+    )
+    spoil(source, 13)
+    refused(source, tmp_path / "out.mkv", "damaged")
+    notes: list[str] = []
+    output = enlarge(source, tmp_path / "out.mkv", ignore_errors=True, note=notes.append)
+    assert notes != []
+    assert len(videos.times(output)) <= 40
