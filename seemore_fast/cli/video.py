@@ -19,7 +19,7 @@ def command(
         str | None,
         typer.Option(
             help="h264, h265, av1, vp9 or ffv1 (lossless).",
-            show_default="h264; h265 for 10 bits; vp9 in .webm",
+            show_default="h264; h265 for 10 bits; in .webm vp9; av1 for 10 bits",
         ),
     ] = None,
     crf: Annotated[

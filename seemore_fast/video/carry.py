@@ -19,22 +19,31 @@ FORMATS = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".
 # Else all streams move in Matroska if one begins before 0, as sound often does.
 _MATROSKA = "avoid_negative_ts=disabled"
 
-# Tags that a container makes itself, or that are no longer true of the output.
+# Of cover pictures.
+_PICTURES = {
+    "bmp": ("image/bmp", "bmp"),
+    "gif": ("image/gif", "gif"),
+    "mjpeg": ("image/jpeg", "jpg"),
+    "png": ("image/png", "png"),
+    "webp": ("image/webp", "webp"),
+}
+
+# What mkvmerge and FFmpeg say of a track's size, length, encoder and alpha.
+_STALE_TAGS = ("ALPHA_MODE", "BPS", "DURATION", "ENCODER", "NUMBER_OF_", "ROTATE", "_STATISTICS_")
+
+# What each container writes in its own way.
 _OWN_TAGS = (
-    "BPS",
     "COMPATIBLE_BRANDS",
     "CREATION_TIME",
-    "DURATION",
-    "ENCODER",
+    "FILENAME",
     "HANDLER_NAME",
     "MAJOR_BRAND",
+    "MIMETYPE",
     "MINOR_VERSION",
-    "NUMBER_OF_",
+    "SOFTWARE",
+    "TIMECODE",
     "VARIANT_BITRATE",
     "VENDOR_ID",
-    "_STATISTICS_",
-    "ALPHA_MODE",
-    "ROTATE",
 )
 
 
@@ -86,8 +95,8 @@ def _rescaled(stamp: int, base: Fraction, own: Fraction) -> int:
 
 
 def still_true(metadata: dict[str, str]) -> dict[str, str]:
-    """Tags without those that a container makes itself, or that are no longer true of an enlarged copy."""
-    return {key: value for key, value in metadata.items() if not key.upper().startswith(_OWN_TAGS)}
+    """Tags without those of other tools that are no longer true of an enlarged copy."""
+    return {key: value for key, value in metadata.items() if not key.upper().startswith(_STALE_TAGS)}
 
 
 class StreamTrial:
@@ -101,7 +110,8 @@ class StreamTrial:
         self.stream = stream
         self.by_tee = False
         self._out: Any = None
-        for by_tee in (False, True) if suffix == ".mkv" else (False,):
+        self._attached = is_attached(stream, suffix)
+        for by_tee in (False, True)[: not self._attached and (1 + (suffix == ".mkv"))]:
             try:
                 self._out = open_output(Path("/dev/null"), suffix, by_tee=by_tee)
                 self._copy = Copy(self._out, stream, strict=is_strict(suffix))
@@ -129,7 +139,7 @@ class StreamTrial:
                 self._out.close()
             except av.FFmpegError:
                 self._out = None
-        return self._out is not None
+        return self._out is not None or self._attached
 
 
 class Trials:
@@ -219,6 +229,20 @@ def differences(source: Source, copied: Iterable[int], written: Path, name: str)
         return lines
 
 
+def is_attached(stream: Any, suffix: str) -> bool:
+    """Whether it is a cover picture that Matroska keeps as an attachment, not as a stream."""
+    return suffix == ".mkv" and _is_cover(stream) and stream.name in _PICTURES
+
+
+def attach(out: Any, stream: Any, path: Path) -> None:
+    """Adds the cover picture that is ``stream`` of the file ``path`` to a Matroska file."""
+    with open_input(path) as original:
+        packet = next(packet for packet in original.demux(original.streams[stream.index]) if packet.size)
+    mimetype, extension = _PICTURES[stream.name]
+    name = stream.metadata.get("filename", f"cover.{extension}")
+    out.add_attachment(name, stream.metadata.get("mimetype", mimetype), bytes(packet))
+
+
 def _is_cover(stream: Any) -> bool:
     return Disposition.attached_pic in stream.disposition
 
@@ -245,7 +269,7 @@ def _picture(source: Source, output: Any, stream: Any, name: str) -> list[str]:
 
 
 def _labels(stream: Any, match: Any) -> list[str]:
-    lost = sorted(key for key in _missing(stream.metadata, match.metadata) if key.lower() != "timecode")
+    lost = sorted(_missing(stream.metadata, match.metadata))
     flags = stream.disposition & ~match.disposition & ~Disposition.default
     lost += [str(flag.name) for flag in Disposition if flag & flags]
     return lost
@@ -254,5 +278,5 @@ def _labels(stream: Any, match: Any) -> list[str]:
 def _missing(given: dict[str, str], found: dict[str, str]) -> set[str]:
     """Keys whose values are nowhere: containers spell keys in their own ways."""
     values = set(found.values())
-    wanted = still_true(given)
-    return {k for k, v in wanted.items() if v and v not in values and (k.lower(), v) != ("language", "und")}
+    wanted = {k: v for k, v in still_true(given).items() if v and not k.upper().startswith(_OWN_TAGS)}
+    return {k for k, v in wanted.items() if v not in values and (k.lower(), v) != ("language", "und")}

@@ -51,7 +51,7 @@ CONTAINERS = {
     ".mp4": ("h264", "h265", "av1", "vp9"),
     ".m4v": ("h264", "h265"),
     ".mov": ("h264", "h265"),
-    ".webm": ("vp9", "vp9", "av1"),
+    ".webm": ("vp9", "av1"),
 }
 
 
@@ -84,7 +84,8 @@ def choose_encoding(
     known = av.Codec(chosen.encoder, "w").video_formats or []
     pix_fmt = pix_fmt or ("yuv420p" if source.depth == 8 else "yuv420p10le")
     if pix_fmt not in (names := [f.name for f in known if f.name.startswith(("yuv", "gray"))]):
-        raise VideoError(f"pix-fmt {pix_fmt!r}: {codec} takes {', '.join(names)}")
+        deeper = "; av1 and h265 take 10 bits" if codec == "vp9" and source.depth > 8 else ""
+        raise VideoError(f"pix-fmt {pix_fmt!r}: {codec} takes {', '.join(names)}{deeper}")
     return replace(
         chosen,
         crf=chosen.crf if crf is None else crf,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import av
 
 from seemore_fast.errors import VideoError
-from seemore_fast.video.carry import Copy, is_strict, open_output, still_true, timecode
+from seemore_fast.video.carry import Copy, attach, is_attached, is_strict, open_output, still_true, timecode
 from seemore_fast.video.source import Joints, Source, open_input, timed_packets, url
 from seemore_fast.video.survey import Survey
 
@@ -63,6 +63,8 @@ def join(
                     picture.set_display_matrix(source.display_matrix)
                 if template.codec_context.codec.canonical_name == "hevc" and suffix != ".mkv":
                     picture.codec_context.codec_tag = "hvc1"  # the one of the two that QuickTime plays
+            elif stream.index in found.copied and is_attached(stream, suffix):
+                attach(out, stream, source.path)
             elif stream.index in found.copied:
                 copies[stream.index] = Copy(out, stream, strict=is_strict(suffix))
         out.metadata.update(original.metadata)

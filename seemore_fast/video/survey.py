@@ -193,10 +193,9 @@ def _check_end(
         broken(f"the file ends too soon: {frames} of {promised_frames} frames are there")
     elif container.duration is not None:
         promised, slack = Fraction(container.duration, av.time_base), Fraction(1)
-        if "matroska" in container.format.name:
-            # Its duration counts from 0, wherever times begin, and is that of the last packet.
-            slack = min(slack, max(3 / source.rate, promised / 20))
-        else:
+        if container.format.name.startswith(("mov", "mpeg")):
             promised += Fraction(container.start_time or 0, av.time_base)
+        elif container.format.name.startswith("matroska"):
+            slack = min(slack, max(3 / source.rate, promised / 20))  # it says when the last packet ends
         if end < promised - slack:
             broken(f"the file ends too soon: {float(end):.1f} of {float(promised):.1f} seconds are there")

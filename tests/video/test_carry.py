@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,32 @@ def test_transparency_is_told(tmp_path):
             assert notes == ["transparency is left out: the output is opaque"]
             with av.open(str(output)) as container:
                 assert "alpha_mode" not in {key.lower() for key in container.streams.video[0].metadata}
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.mp4", "out.mov", "out.webm"])
+def test_cover_pictures_are_carried_or_told(tmp_path, name):
+    plain = videos.write_clip(tmp_path / "plain.mp4", **H264)
+    picture = io.BytesIO()
+    with av.open(picture, "w", format="image2pipe") as out:
+        stream = out.add_stream("png", rate=1, width=8, height=8, pix_fmt="rgb24")
+        out.mux([*stream.encode(av.VideoFrame(8, 8, "rgb24")), *stream.encode(None)])
+    source = tmp_path / "in.mkv"
+    with av.open(str(plain)) as given, av.open(str(source), "w") as out:
+        copy = out.add_stream_from_template(given.streams.video[0])
+        out.add_attachment("cover.png", "image/png", picture.getvalue())
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    output, notes = run(source, tmp_path / name)
+    with av.open(str(output)) as container:
+        covers = [s for s in container.streams.video if av.stream.Disposition.attached_pic in s.disposition]
+        content = [bytes(p) for s in covers for p in container.demux(s) if p.size]
+    if name in ("out.mkv", "out.mp4"):
+        assert (content, notes) == ([picture.getvalue()], [])
+    else:
+        assert len(notes) == 1
+        assert "stream 1 (video png) is left out" in notes[0]
 
 
 def test_tags_and_chapters_are_carried_or_told(tmp_path):

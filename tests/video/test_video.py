@@ -162,6 +162,13 @@ def test_colours(tmp_path, matrix, color_range, depth, name):
     assert np.allclose(videos.mean_colour(frame), given, rtol=0, atol=2 if depth == 8 else 1)
 
 
+def test_ten_bits_in_webm(tmp_path):
+    source = videos.write_clip(tmp_path / "in.mkv", pts=tuple(range(5)), pix_fmt="yuv420p10le", size=(64, 64))
+    frame = videos.frames(enlarge(source, tmp_path / "out.webm"))[0]
+    assert frame.format.name == "yuv420p10le"
+    expect_refusal(tmp_path, "vp9 takes .*; av1 and h265 take 10 bits", source, name="o.webm", codec="vp9")
+
+
 def test_ten_bits_do_not_pass_through_eight(tmp_path):
     """A slow gradient has more than 256 gray levels' steps, before and after."""
     source = tmp_path / "in.mkv"
