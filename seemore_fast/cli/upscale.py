@@ -98,8 +98,8 @@ def command(
         typer.Option(
             "--ext",
             "-f",
-            metavar="png|jpg|webp|tif|avif|gif",
-            help="Format of outputs in a folder, or of standard output.",
+            metavar="auto|png|jpg|webp|tif|avif|gif",
+            help="Format of outputs in a folder, or of standard output; auto: the input's.",
             show_default="the input's",
         ),
     ] = None,
@@ -151,7 +151,15 @@ def command(
     from seemore_fast.upscale.folders import Settings
     from seemore_fast.upscale.jobs import PIPE, plan_jobs
 
-    jobs = plan_jobs([*(inputs or []), *(more or [])], output, ext, suffix, manifest)
+    console = messages()
+    jobs = plan_jobs(
+        [*(inputs or []), *(more or [])],
+        output,
+        ext,
+        suffix,
+        manifest,
+        tell=lambda note: console.print(f"seemore-fast: {note}"),
+    )
     network = {
         "model": model,
         "device": device,
@@ -170,7 +178,6 @@ def command(
     if skip_existing:
         jobs = [job for job in jobs if job.output == PIPE or not job.output.exists()]
 
-    console = messages()
     settings = Settings(round(max_megapixels * 1e6), outscale, quality, ext, accept_damaged)
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         screen = _Screen(console, bar, bar.add_task("", total=len(jobs), speed=""))
@@ -190,7 +197,7 @@ def command(
 def _known(ext: str | None) -> str | None:
     from seemore_fast.image import FORMATS
 
-    if ext is None:
+    if ext is None or ext == "auto":
         return None
     ext = ext.lower().removeprefix(".")
     if f".{ext}" not in FORMATS:

@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from seemore_fast.image import jpeg_scans
 from seemore_fast.image.formats import Format, pending_errors
@@ -21,6 +21,7 @@ STRICT = {"JPEG": "warning", "TIFF": "warning", "GIF": "warning"}
 and rows of JPEG silently; where it does not, warnings are remarks on metadata."""
 
 _DEFLATE = (8, 32946)
+_REDUCED, _MASK = 1, 4
 
 
 @dataclass(frozen=True)
@@ -96,27 +97,51 @@ def _in_gif(data: bytes) -> Damage | None:
     return Damage(False, "its end mark is missing, and perhaps frames before it")
 
 
-def _in_tiff(file: IO[bytes]) -> Damage | None:
-    """Deflate's checksums, which libtiff does not ask of strips."""
+def tiff_pages(file: IO[bytes]) -> tuple[int, int]:
+    """The first full picture of a TIFF and how many there are: thumbnails, masks and reduced copies are none.
+
+    Pages between which such lie, or of different kinds, are for libvips to refuse.
+    """
     import tifffile
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks would reach the terminal
     try:
+        file.seek(0)
+        with tifffile.TiffFile(file, name="tiff") as tiff:
+            full = [i for i, page in enumerate(tiff.pages) if not _subfile(page) & (_REDUCED | _MASK)]
+    except Exception:  # of any kind, for what only libtiff understands: libtiff decides
+        full = []
+    return (full[0], full[-1] + 1 - full[0]) if full else (0, 1)
+
+
+def _subfile(page: Any) -> int:
+    """NewSubfileType: a frame after the first is a page like it unless it has a tag of its own."""
+    tags = getattr(page, "tags", None) or page.aspage().tags
+    return int(tags.valueof(254, default=0))
+
+
+def _in_tiff(file: IO[bytes]) -> Damage | None:
+    """Deflate's checksums, which libtiff does not ask of strips."""
+    import tifffile
+
+    first, count = tiff_pages(file)
+    try:
         with tifffile.TiffFile(file, name="tiff") as tiff:  # it has no use for numbers, as pipes have
-            page = tiff.pages.first
-            if page.compression not in _DEFLATE:
-                return None
-            for number, data in enumerate(_pieces(file, page)):
-                try:
-                    zlib.decompress(data)
-                except zlib.error:
-                    return Damage(True, f"strip or tile {number} of {len(page.dataoffsets)} is damaged")
+            for index in range(first, first + count):
+                page: Any = tiff.pages.get(index)
+                if page.compression not in _DEFLATE:
+                    continue
+                for number, data in enumerate(_pieces(file, page)):
+                    try:
+                        zlib.decompress(data)
+                    except zlib.error:
+                        return Damage(True, f"strip or tile {number} of {len(page.dataoffsets)} is damaged")
     except Exception:  # of any kind, for what only libtiff understands: libtiff decides
         return None
     return None
 
 
-def _pieces(file: IO[bytes], page: object) -> Iterator[bytes]:
-    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):  # type: ignore[attr-defined]
+def _pieces(file: IO[bytes], page: Any) -> Iterator[bytes]:
+    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
         file.seek(offset)
         yield file.read(length)

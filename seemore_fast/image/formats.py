@@ -29,6 +29,8 @@ class Format:
     alpha: bool = True
     frames: bool = False
     keeps_exif: bool = True
+    pages: bool = False
+    """Whether it holds several pictures that are no animation."""
     keeps_density: bool = True
     """Whether the format has a place for the resolution other than EXIF."""
 
@@ -64,6 +66,7 @@ _TIFF = Format(
     {"compression": "deflate", "predictor": "horizontal"},
     sixteen_bits=True,
     keeps_exif=False,
+    pages=True,
 )
 _AVIF = Format(
     "AVIF",
@@ -89,13 +92,23 @@ FORMATS = {
     ".tiff": _TIFF,
     ".avif": _AVIF,
     ".gif": _GIF,
+    ".jpe": _JPEG,
+    ".jfif": _JPEG,
 }
 """File name suffix -> format, for every format that can be read and written."""
+
+_OTHERS = """
+apng bmp cr2 cr3 arw dds dib dng emf eps exr hdr heic heics heif heifs ico icns j2c j2k
+jif jng jp2 jpf jpm jpx jxl jxr mng nef orf pam pbm pcx pfm pgm pict pnm ppm psb psd qoi
+raf raw rw2 sgi svg svgz tga wbmp wdp wmf xbm xcf xpm
+"""
+OTHER_PICTURES = frozenset(f".{name}" for name in _OTHERS.split())
+"""Suffixes of pictures that are neither read nor written."""
 
 NAMES = "PNG, JPEG, WebP, TIFF, AVIF or GIF"
 
 HEAD = 1 << 16
-"""Bytes of a file that `sniff` and `animated_png` want to see."""
+"""Bytes of a file that `sniff` wants to see."""
 
 
 def sniff(head: bytes) -> Format | None:
@@ -108,16 +121,17 @@ def sniff(head: bytes) -> Format | None:
         return _WEBP
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _TIFF
-    if head[4:8] == b"ftyp" and (b"avif" in head[8:] or b"avis" in head[8:12]):
+    if head[4:8] == b"ftyp" and {b"avif", b"avis"} & brands(head):
         return _AVIF
     if head.startswith((b"GIF87a", b"GIF89a")):
         return _GIF
     return None
 
 
-def animated_png(head: bytes) -> bool:
-    """Whether a PNG that begins with ``head`` has frames: libvips would read the first without a word."""
-    return b"acTL" in head.partition(b"IDAT")[0]
+def brands(head: bytes) -> set[bytes]:
+    """What a file of boxes (AVIF, HEIF) says that it is; ``avis`` is a sequence of pictures."""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
 
 
 @cache
@@ -137,6 +151,9 @@ def reason(error: Exception, unknown: str | None = None) -> str:
     """libvips's message in one short line; ``unknown`` where it has none."""
     detail = getattr(error, "detail", str(error))
     lines = [line.strip() for line in str(detail).splitlines() if line.strip()]
+    for line in lines:  # the operating system's word says more: "No space left on device"
+        if line.startswith("system error: ") and "Unknown error" not in line:
+            return line.removeprefix("system error: ")
     return lines[0] if lines else type(error).__name__ if unknown is None else unknown
 
 

@@ -15,7 +15,10 @@ PROFILE = "icc-profile-data"
 @dataclass(frozen=True)
 class Animation:
     """``frames`` pictures of equal size, each shown for its ``delays`` entry in ms; ``loop`` times, 0 for
-    ever."""
+    ever.
+
+    Without ``delays``: the pages of a TIFF, shown one at a time.
+    """
 
     frames: int
     delays: tuple[int, ...]
@@ -29,7 +32,8 @@ class Image:
 
     Alpha is straight (not premultiplied).  An animation's frames are stacked from top to bottom.
     ``metadata`` holds the ICC profile, EXIF, XMP and IPTC as libvips names them: field -> (type, value).
-    ``density`` is in pixels per mm, across and down.  ``notes`` say what reading had to change.
+    ``texts`` are PNG's texts and JPEG's comments.  ``density`` is in pixels per mm, across and down.
+    ``notes`` say what reading had to change.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -37,6 +41,7 @@ class Image:
     density: tuple[float, float] | None = None
     animation: Animation | None = None
     notes: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
 
     @property
     def icc_profile(self) -> bytes | None:

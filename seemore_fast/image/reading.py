@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seemore_fast.errors import ImageError
-from seemore_fast.image import damage
+from seemore_fast.image import damage, texts
 from seemore_fast.image.formats import (
     HEAD,
     NAMES,
     Format,
-    animated_png,
+    brands,
     clear_errors,
     pending_errors,
     reason,
@@ -45,7 +45,7 @@ def read(
     """Reads a picture file (``-``: standard input), turned upright as its EXIF orientation says.
 
     Palettes become RGB, bilevel becomes gray, CMYK and CIELAB become sRGB (through the embedded profile if
-    there is one), with a note.  Of a TIFF with several pages, the first is read, with a note.
+    there is one), with a note.  A TIFF's pages are read as frames are, without thumbnails and reduced copies.
     ``data`` is the content where it is not in a file of its own: ``path`` only names it then.
     ``accept_damaged`` takes what can be decoded of a damaged file, with a note.
 
@@ -66,6 +66,8 @@ def read(
                 )
         except vips().Error as error:
             found = damage.Damage(True, reason(error))
+    if "differs from page" in found.text:
+        raise ImageError(f"{path}: its pages are of different sizes or kinds; split it into single ones")
     raise ImageError(f"{path}: truncated or damaged ({found.text})")
 
 
@@ -132,8 +134,10 @@ def _format(path: Path, file: IO[bytes]) -> Format:
     format_ = sniff(head)
     if format_ is None:
         raise ImageError(f"{path}: {'the file is empty' if not head else f'not a {NAMES} image'}")
-    if format_.name == "PNG" and animated_png(head):
+    if format_.name == "PNG" and texts.animated_png(file):
         raise ImageError(f"{path}: an animated PNG; animations are read from GIF and WebP")
+    if format_.name == "AVIF" and b"avis" in brands(head):
+        raise ImageError(f"{path}: an animated AVIF; animations are read from GIF and WebP")
     return format_
 
 
@@ -146,7 +150,11 @@ def _load(file: IO[bytes], format_: Format, fail_on: str) -> Any:
     clear_errors()
     file.seek(0)
     source = pyvips.Source.new_from_descriptor(file.fileno())
-    options = {"n": -1} if format_.frames else {}
+    options: dict[str, int] = {"n": -1} if format_.frames else {}
+    if format_.pages:
+        first, count = damage.tiff_pages(file)
+        options = {"page": first, "n": count}
+        file.seek(0)
     load = getattr(pyvips.Image, f"{format_.loader}_source")
     return load(source, access="sequential", fail_on=fail_on, **options)
 
@@ -155,8 +163,6 @@ def _picture(path: Path, file: IO[bytes], format_: Format, fail_on: str, *notes:
     """The picture, decoded.  ``notes``: what else is to be told; empty ones are left out."""
     image = _load(file, format_, fail_on)
     told = [note for note in notes if note]
-    if format_.name == "TIFF" and _get(image, "n-pages", 1) > 1:
-        told.append(f"only the first of {image.get('n-pages')} pages is read")
     metadata, density, animation = _metadata(image), _density(image), _animation(image)
     orientation = _get(image, "orientation", 1)
     if image.interpretation in _INKS:
@@ -167,7 +173,20 @@ def _picture(path: Path, file: IO[bytes], format_: Format, fail_on: str, *notes:
     pixels = _pixels(path, image)
     if PROFILE in metadata and not profile_fits(metadata[PROFILE][1], pixels.shape[2]):
         del metadata[PROFILE]
-    return Image(_upright(pixels, orientation), metadata, density, animation, tuple(told))
+    frames = np.split(pixels, animation.frames if animation else 1)
+    upright = (
+        np.concatenate([_upright(frame, orientation) for frame in frames]) if orientation > 1 else pixels
+    )
+    return Image(upright, metadata, density, animation, tuple(told), _texts(file, format_))
+
+
+def _texts(file: IO[bytes], format_: Format) -> texts.Texts:
+    if format_.name == "PNG":
+        return texts.of_png(file)
+    if format_.name == "JPEG":
+        file.seek(0)
+        return texts.of_jpeg(file.read())
+    return ()
 
 
 def _spooled(stream: IO[bytes]) -> IO[bytes]:
@@ -201,6 +220,9 @@ def _metadata(image: Any) -> dict[str, tuple[int, Any]]:
     """Profile, EXIF, XMP and IPTC.  libvips writes the tags of EXIF that it also finds as fields."""
     fields = [name for name in image.get_fields() if name.startswith("exif-")]
     fields += [name for name in (PROFILE, "xmp-data", "iptc-data") if image.get_typeof(name)]
+    # Some programs put the old size there.
+    if not str(_get(image, "image-description", "{")).startswith(("{", "ImageJ=", "<?xml")):
+        fields.append("image-description")
     # The pixels will be upright, and the thumbnail that EXIF may hold is not kept up to date.
     drop = ("Orientation", "PixelXDimension", "PixelYDimension")
     return {name: (image.get_typeof(name), image.get(name)) for name in fields if not name.endswith(drop)}
@@ -242,8 +264,12 @@ def _density(image: Any) -> tuple[float, float] | None:
 
 
 def _animation(image: Any) -> Animation | None:
-    frames = _get(image, "n-pages", 1)
-    if "page-height" not in image.get_fields() or frames < 2 or image.height % frames:
+    if "page-height" not in image.get_fields() or image.height % image.get("page-height"):
         return None
+    frames = image.height // image.get("page-height")
+    if frames < 2:
+        return None
+    if _get(image, "vips-loader", "").startswith("tiff"):
+        return Animation(frames, (), 0)
     delays = tuple(_get(image, "delay", [100] * frames))
     return Animation(frames, delays, _get(image, "loop", 0))

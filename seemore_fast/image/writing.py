@@ -15,14 +15,15 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from seemore_fast.errors import ImageError
+from seemore_fast.image import texts
 from seemore_fast.image.formats import FORMATS, Format, reason, vips
-from seemore_fast.image.picture import PROFILE, Image, profile_fits
+from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
 from seemore_fast.system.atomic import atomic_path, temporary_file
 
 STDOUT = Path("-")
@@ -46,7 +47,12 @@ def format_of(path: Path, ext: str | None = None) -> Format:
 
 
 def check_writable(
-    path: Path, height: int, width: int, transparent: bool, animated: bool = False, ext: str | None = None
+    path: Path,
+    height: int,
+    width: int,
+    transparent: bool,
+    animation: Animation | None = None,
+    ext: str | None = None,
 ) -> None:
     """Raises ImageError if ``path``'s format cannot hold such a picture; ask before a long computation."""
     format_ = format_of(path, ext)
@@ -55,8 +61,10 @@ def check_writable(
         raise ImageError(f"{path}: {width}x{height} is too large for {format_.name} ({limit}); use .png")
     if transparent and not format_.alpha:
         raise ImageError(f"{path}: {format_.name} has no transparency; use .png or .webp")
-    if animated and not format_.frames:
+    if animation is not None and animation.delays and not format_.frames:
         raise ImageError(f"{path}: {format_.name} holds no animation; use .webp or .gif")
+    if animation is not None and not animation.delays and not format_.pages:
+        raise ImageError(f"{path}: {format_.name} does not hold {animation.frames} pages; use .tif")
 
 
 class Writer:
@@ -126,6 +134,13 @@ class Writer:
         if self._error is not None:
             raise self._error
 
+    def left_out(self) -> str:
+        """What the format has no place for, in words; "": nothing."""
+        if not self._like.texts or self._format.name in texts.KEPT_BY:
+            return ""
+        names = ", ".join(dict.fromkeys(name for name, _ in self._like.texts))
+        return f"{self._format.name} has no place for its texts ({names[:200]})"
+
     def abort(self) -> None:
         """Gives up; nothing is left of the file.  Does nothing once it is written."""
         self._aborted = True
@@ -176,13 +191,13 @@ class Writer:
         try:
             if self.path == STDOUT:
                 with temporary_file() as file:
-                    self._encode(file.fileno())
+                    self._encode(file)
                     file.seek(0)
                     shutil.copyfileobj(file, sys.stdout.buffer)
                     sys.stdout.buffer.flush()
             else:
                 with atomic_path(self.path) as temporary, temporary.open("r+b") as file:
-                    self._encode(file.fileno())
+                    self._encode(file)
         except BaseException as error:  # raised by `finish`, in the caller's thread
             self._error = self._error or error
         # Whoever still waits to write is let go.
@@ -190,7 +205,16 @@ class Writer:
             pass
         os.close(self._pipe)
 
-    def _encode(self, target: int) -> None:
+    def _encode(self, target: IO[bytes]) -> None:
+        if not self._like.texts or self._format.name not in texts.KEPT_BY:
+            return self._encode_plain(target)
+        with temporary_file() as plain:
+            self._encode_plain(plain)
+            plain.seek(0)
+            texts.insert(self._like.texts, plain, target, self._format.name)
+        target.flush()
+
+    def _encode_plain(self, target: IO[bytes]) -> None:
         pyvips = vips()
         source = pyvips.Source.new_from_descriptor(self._pipe)
         image = pyvips.Image.pngload_source(source, access="sequential", fail_on="error")
@@ -207,7 +231,7 @@ class Writer:
             options["bigtiff"] = image.width * image.height * image.bands * self.dtype.itemsize > 3 << 30
         options["keep"] = sum(_KEEP[kind] for kind in self._kept(image))
         save = getattr(image, f"{self._format.saver}_target")
-        save(pyvips.Target.new_to_descriptor(target), **options)
+        save(pyvips.Target.new_to_descriptor(target.fileno()), **options)
         if self._aborted:
             raise ImageError(f"{self.path}: given up")
 
@@ -225,8 +249,9 @@ class Writer:
         image.set_type(gint, "orientation", 1)
         if self._like.animation is not None:
             image.set_type(gint, "page-height", image.height // self._like.animation.frames)
-            image.set_type(gint, "loop", self._like.animation.loop)
-            image.set_type(vips().GValue.array_int_type, "delay", list(self._like.animation.delays))
+            if self._like.animation.delays:
+                image.set_type(gint, "loop", self._like.animation.loop)
+                image.set_type(vips().GValue.array_int_type, "delay", list(self._like.animation.delays))
         return image
 
     def _kept(self, image: Any) -> Iterator[str]:
@@ -253,7 +278,7 @@ def write(
     """
     path, pixels = Path(path), image.pixels
     height, width = size or pixels.shape[:2]
-    check_writable(path, height, width, image.transparent, image.animation is not None)
+    check_writable(path, height, width, image.transparent, image.animation)
     format_ = format_of(path)
     if image.has_alpha and not format_.alpha:
         pixels = pixels[..., :-1]
@@ -274,18 +299,14 @@ def _as_png(shape: tuple[int, int, int], dtype: np.dtype, pieces: Iterable[NDArr
     height, width, channels = shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, colour_type, 0, 0, 0)
-    yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
+    yield b"\x89PNG\r\n\x1a\n" + texts.chunk(b"IHDR", header)
     store = zlib.compressobj(0)
     for piece in pieces:
         lines = np.ascontiguousarray(piece.astype(dtype.newbyteorder(">"), copy=False)).view(np.uint8)
         filtered = np.zeros((len(piece), 1 + width * channels * dtype.itemsize), np.uint8)  # 0: no filter
         filtered[:, 1:] = lines.reshape(len(piece), -1)
-        yield _chunk(b"IDAT", store.compress(filtered.data))
-    yield _chunk(b"IDAT", store.flush()) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        yield texts.chunk(b"IDAT", store.compress(filtered.data))
+    yield texts.chunk(b"IDAT", store.flush()) + texts.chunk(b"IEND", b"")
 
 
 def _resized(image: Any, height: int, width: int) -> Any:

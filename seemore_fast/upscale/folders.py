@@ -115,6 +115,8 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
                 try:
                     writer, pixels = _open_writer(upscaler, job, picture, settings)
                     encoding.append((job, picture, writer))
+                    if note := writer.left_out():
+                        listener.noted(job, note)
                     began = time.perf_counter()
                     _compute(upscaler, pixels, picture, writer, partial(listener.progressed, index))
                     outcome.network_seconds += time.perf_counter() - began - writer.waited
@@ -158,14 +160,16 @@ def _open_writer(
     size = None
     if settings.outscale is not None and settings.outscale != upscaler.scale:
         if picture.animation is not None:
-            raise ImageError(f"{job.input}: animations are enlarged by {upscaler.scale} only, not --outscale")
+            raise ImageError(
+                f"{job.input}: animations and pages are enlarged by {upscaler.scale} only, not --outscale"
+            )
         size = max(round(height * settings.outscale), 1), max(round(width * settings.outscale), 1)
     ext = settings.ext if job.output == PIPE else None
     if job.output == PIPE and ext is None:
         ext = job.input.suffix.lower().removeprefix(".") if job.input != PIPE else "png"
     final = size or shape
     frames = picture.animation.frames if picture.animation else 1
-    check_writable(job.output, final[0] // frames, final[1], picture.transparent, frames > 1, ext)
+    check_writable(job.output, final[0] // frames, final[1], picture.transparent, picture.animation, ext)
     format_ = format_of(job.output, ext)
     pixels = picture.pixels
     if picture.has_alpha and not format_.alpha:  # opaque, then: it has been checked

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from seemore_fast.errors import ImageError
 from seemore_fast.image import FORMATS
+from seemore_fast.image.formats import HEAD, NAMES, OTHER_PICTURES, sniff
 
 PIPE = Path("-")
 """Standard input or output."""
+
+
+NO_FOLDERS = OTHER_PICTURES | {".mp4", ".mkv", ".mov", ".avi", ".webm", ".pdf"}
+"""Suffixes that somebody means as a file's, not as part of a folder's name."""
+
+_SUFFIXES = ", ".join(FORMATS)
 
 
 class Job(NamedTuple):
@@ -36,6 +43,7 @@ def plan_jobs(
     ext: str | None = None,
     suffix: str = "",
     manifest: Path | None = None,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> list[Job]:
     """Pairs every input picture with its output file, in the order given; touches nothing.
 
@@ -49,6 +57,8 @@ def plan_jobs(
     output's path below ``output``; without, the output folder repeats the input's path.  Its pictures need
     not be there: those that are missing fail when their turn comes.
 
+    ``tell`` gets a line for each folder or pattern in which pictures of other formats are left out.
+
     Raises ImageError if there is nothing to do, an output would replace an input, two would share a name,
     ``suffix`` leads to another folder, or the manifest cannot be read.
     """
@@ -58,7 +68,9 @@ def plan_jobs(
     if not inputs and manifest is None:
         raise ImageError("no input: name files, folders or patterns, with or without -i, or a --manifest")
     listed = _read_manifest(manifest) if manifest else []
-    sources = _unique([*(source for text in inputs for source in _expand(text, output)), *listed])
+    sources = _unique([*(source for text in inputs for source in _expand(text, output, tell)), *listed])
+    if output.suffix.lower() in NO_FOLDERS and not output.is_dir():
+        raise ImageError(f"{output}: {output.suffix} is not written; the name must end in one of {_SUFFIXES}")
     alone = len(inputs) == 1 and not listed
     one_file = alone and (inputs[0] == str(PIPE) or Path(inputs[0]).is_file())
     if output == PIPE or _names_a_picture(output):
@@ -68,7 +80,7 @@ def plan_jobs(
             raise ImageError(f"{output}: --ext and --suffix name files in a folder, but this is a file")
         jobs = [Job(sources[0].path, output)]
     elif output.exists() and not output.is_dir():
-        raise ImageError(f"{output}: is neither a folder nor named like a picture ({', '.join(FORMATS)})")
+        raise ImageError(f"{output}: is neither a folder nor named like a picture ({_SUFFIXES})")
     elif any(source.path == PIPE for source in sources):
         raise ImageError(f"{output}: standard input has no name; give a file, or - for standard output")
     else:
@@ -80,12 +92,13 @@ def plan_jobs(
     return jobs
 
 
-def _expand(text: str, output: Path) -> list[_Source]:
+def _expand(text: str, output: Path, tell: Callable[[str], None]) -> list[_Source]:
     path = Path(text)
     if path == PIPE:
         return [_Source(path, path)]
     if path.is_dir():
-        pictures = [_Source(found, found.relative_to(path)) for found in _walk(path, output)]
+        found = list(_walk(path, output))
+        pictures = [_Source(file, file.relative_to(path)) for file in found if _is_picture(file)]
         what = "no pictures in this folder"
     elif path.exists():
         return [_Source(path, Path(path.name))]
@@ -95,9 +108,33 @@ def _expand(text: str, output: Path) -> list[_Source]:
         what = "no picture matches"
     else:
         raise ImageError(f"{text}: no such file or folder")
+    left = _left_out(found)
     if not pictures:
-        raise ImageError(f"{text}: {what}")
+        raise ImageError(f"{text}: {what}{f'; {left}' if left else ''}")
+    if left:
+        tell(f"{text}: {left}")
     return pictures
+
+
+def _left_out(found: Iterable[Path]) -> str:
+    """Which of the files that are not taken are pictures all the same, in words; "": none."""
+    others = [str(path) for path in found if not _is_picture(path) and _is_other_picture(path)]
+    if not others:
+        return ""
+    names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    return f"left out, as they are not named like {NAMES} files: {names}"
+
+
+def _is_other_picture(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix.lower() in OTHER_PICTURES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return sniff(file.read(HEAD)) is not None
+    except OSError:
+        return False
 
 
 def _read_manifest(manifest: Path) -> list[_Source]:
@@ -121,14 +158,14 @@ def _read_manifest(manifest: Path) -> list[_Source]:
 
 
 def _walk(folder: Path, output: Path) -> Iterator[Path]:
-    """The pictures in ``folder`` and below, sorted, except those in ``output``, if that lies below."""
+    """The files in ``folder`` and below, sorted, except those in ``output``, if that lies below."""
     results = output.resolve()
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and (here / name).resolve() != results
         )
-        yield from (here / name for name in sorted(files) if _is_picture(here / name))
+        yield from (here / name for name in sorted(files))
 
 
 def _is_picture(path: Path) -> bool:

@@ -335,16 +335,6 @@ def test_cmyk_and_lab_become_srgb_with_a_note(tmp_path: Path) -> None:
     assert np.abs(picture.pixels.astype(int) - smooth(3)).max() <= 3
 
 
-def test_a_tiff_of_several_pages_is_its_first(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
-        for index in range(3):
-            file.write(np.full((5, 6), index, np.uint8))
-    picture = read(tmp_path / "a.tif")
-    assert picture.notes == ("only the first of 3 pages is read",)
-    assert (picture.pixels == 0).all()
-    assert picture.animation is None
-
-
 # Animations
 
 
