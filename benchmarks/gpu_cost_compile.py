@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc/cuda"
 KEPT = ROOT / "build-gpu-cost"
-
-ENGINE = ("ends", "rme", "mix_ffn", "sme", "ffn")
-"""Files of csrc/cuda/engine with the kernels of narrow networks; each is compiled per precision."""
 
 FLAGS = ("-std=c++20", "-O3")
 
@@ -37,8 +35,9 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Compiled:
-    """One source for one architecture; the dicts are by mangled kernel."""
+    """One program (source and options) for one architecture; the dicts are by kernel."""
 
+    program: str
     ptx: str
     registers: dict[str, int]
     sass: dict[str, list[Instruction]]
@@ -105,22 +104,21 @@ def _instructions(listing: str) -> dict[str, list[Instruction]]:
     return found
 
 
-def compile_source(source: str, precision: str, architecture: int) -> Compiled:
-    """``source`` of ENGINE for ``precision`` (fp16 ..) and sm_``architecture``.
+def compile_source(source: str, options: str, architecture: int) -> Compiled:
+    """A program of csrc/cuda, as the native library names it, for sm_``architecture``.
 
     Raises RuntimeError with the compiler's messages where that fails, FileNotFoundError for a missing tool.
     """
     key = hashlib.sha256(
-        _sources() + f"{source} {precision} {architecture} {FLAGS} {nvcc_version()}".encode()
+        _sources() + f"{source} {options} {architecture} {FLAGS} {nvcc_version()}".encode()
     )
     folder = KEPT / key.hexdigest()[:20]
     ptx, cubin, report = (folder / name for name in ("kernels.ptx", "kernels.cubin", "report.txt"))
     if not report.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        define = f"-DSM_PRECISION={precision.capitalize()}"
         target = f"-arch=compute_{architecture}"
-        include = ("-I", ROOT / "csrc", "-DSM_FEW_WIDTHS", define)
-        _run(tool("nvcc"), *FLAGS, "-ptx", target, *include, SOURCES / "engine" / f"{source}.cu", "-o", ptx)
+        include = ("-I", ROOT / "csrc", *options.split())
+        _run(tool("nvcc"), *FLAGS, "-ptx", target, *include, SOURCES / f"{source}.cu", "-o", ptx)
         text = _run(tool("ptxas"), f"-arch=sm_{architecture}", "-lineinfo", "-v", ptx, "-o", cubin)
         (folder / "kernels.sass").write_text(_run(tool("nvdisasm"), "-gp", "-c", cubin))
         report.write_text(text)
@@ -130,11 +128,12 @@ def compile_source(source: str, precision: str, architecture: int) -> Compiled:
             r"entry function '(\w+)'.*?Used (\d+) registers", report.read_text(), re.DOTALL
         )
     }
-    return Compiled(ptx.read_text(), registers, _instructions((folder / "kernels.sass").read_text()))
+    sass = _instructions((folder / "kernels.sass").read_text())
+    return Compiled(f"{source} {options}", ptx.read_text(), registers, sass)
 
 
-def compile_engine(precision: str, architecture: int) -> list[Compiled]:
-    """All of ENGINE."""
+def compile_all(programs: Sequence[tuple[str, str]], architecture: int) -> list[Compiled]:
+    """`compile_source` of each."""
     nvcc_version(), _sources()
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda source: compile_source(source, precision, architecture), ENGINE))
+        return list(pool.map(lambda program: compile_source(*program, architecture), programs))

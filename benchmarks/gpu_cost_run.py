@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.gpu_cost_compile import Compiled, compile_engine
+from benchmarks.gpu_cost_compile import Compiled, compile_all
 from benchmarks.gpu_cost_weigh import weigh
 from seemore_fast.engines import cuda_engine
-from seemore_fast.network import reference
+from seemore_fast.engines.cpu_engine import float32_arrays
+from seemore_fast.network import fold, reference
 from tests.support import cudasim
 
-GROUP = ("rme", "mix_ffn", "sme", "ffn")
+GROUP = ("rme", "mix_ffn", "sme11", "sme", "ffn")
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,25 @@ def costs(case: str, precision: str, card: Card, blocks: int) -> list[Cost]:
     if not found:
         raise ValueError(f"case: {case!r} is not like 't-x4 320x180'")
     variant, scale, width, height = found.groups()
-    compiled = compile_engine(precision, card.architecture)
+    network = reference.SeemoRe(scale=int(scale), **VARIANTS[variant])
+    arrays = float32_arrays(fold.fold_network(network))
     lib = cudasim.library()
+    lib.pretend(card.multiprocessors, card.shared_kib << 10)
+    programs = lib.cuda_network_programs(arrays, cuda_engine.PRECISIONS.index(precision), 0, 0)
+    compiled = compile_all([program[:2] for program in programs], card.architecture)
     lib.unload_ptx()
     for one in compiled:
-        lib.load_ptx(one.ptx)
-    lib.pretend(card.multiprocessors, card.shared_kib << 10)
+        lib.load_ptx(one.ptx, one.program)
     lib.configure(0, False)
     lib.measure(blocks)
-    network = reference.SeemoRe(scale=int(scale), **VARIANTS[variant])
-    native = cuda_engine.pack(lib, network, precision, device=0)
+    native, weights = cuda_engine.pack(lib, network, precision, torch.device("cpu"))
     h, w = int(height), int(width)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     x = torch.zeros(1, 3, h, w, dtype=dtype)
     out = torch.zeros(1, 3, h * int(scale), w * int(scale), dtype=dtype)
-    workspace = torch.zeros(native.workspace(1, h, w) + 256, dtype=torch.uint8)
-    workspace = workspace[-workspace.data_ptr() % 256 :]
+    workspace = cuda_engine.aligned(native.workspace(1, h, w), x.device)
     cuda_engine.launch(native, x, out, workspace, stream=0)
+    del weights
     launches = [_cost(launch, compiled, h * w) for launch in lib.measured()]
     lib.measure(0)
     lib.unload_ptx()
@@ -90,7 +93,7 @@ def costs(case: str, precision: str, card: Card, blocks: int) -> list[Cost]:
 
 
 def _cost(launch: dict, compiled: list[Compiled], pixels: int) -> Cost:
-    (one,) = (c for c in compiled if launch["mangled"] in c.sass)
+    (one,) = (c for c in compiled if launch["kernel"].startswith(f"{c.program} "))
     grid = launch["grid"][0] * launch["grid"][1]
     per_pixel = grid / launch["blocks"] / pixels
     executed = {line: (opcode, issued) for line, opcode, issued, *_ in launch["lines"]}
@@ -101,9 +104,7 @@ def _cost(launch: dict, compiled: list[Compiled], pixels: int) -> Cost:
     def total(what: int, *kinds: str) -> float:
         return sum(line[what] for line in launch["lines"] if line[1].startswith(kinds)) * per_pixel
 
-    name = launch["kernel"].split("_kernel")[0]
-    if name == "ffn" and "true" in launch["kernel"]:
-        name = "mix_ffn"
+    name = launch["mangled"]
     on_chip = ("ld.shared", "st.shared", "ldmatrix", "stmatrix")
     off_chip = ("ld.global", "st.global")
     return Cost(

@@ -1,8 +1,9 @@
-/* The C API of the CUDA engine: the whole network on one GPU, as kernel launches on the caller's stream.
+/* The C API of the CUDA part: the whole network on one GPU, and operators, as kernel launches on the caller's
+ * stream.
  *
- * No call waits for the GPU except sm_cuda_engine_create, which uploads the weights, and
- * sm_cuda_engine_destroy.  All are safe to call from several threads; a workspace belongs to one forward at a
- * time.  Results depend, to the bit, on nothing but the weights, the input and the GPU's model.
+ * The driver is looked for when first needed; the library links to nothing of CUDA.  Memory is the caller's.
+ * No call waits for the GPU.  All are safe to call from several threads; a workspace belongs to one forward
+ * at a time.  Results depend, to the bit, on nothing but the weights, the input and the GPU's model.
  */
 #ifndef SEEMORE_CUDA_H
 #define SEEMORE_CUDA_H
@@ -15,6 +16,26 @@ extern "C" {
 
 /* How many GPUs can be used; SM_ERROR_UNSUPPORTED with the reason where there is none. */
 SM_API sm_status sm_cuda_devices(int* count);
+
+/* Compute capability, as 10 major + minor; SM_ERROR_UNSUPPORTED with the reason for a device that cannot be
+ * used. */
+SM_API sm_status sm_cuda_capability(int device, int* capability);
+
+/* ---- Kernels ---------------------------------------------------------------------------------------------
+ *
+ * They come from programs: a source, the file csrc/cuda/SOURCE.cu, compiled with options, and perhaps with
+ * others that fit it to one network. The caller makes an image (a cubin) of each program that it needs, by
+ * nvcc or NVRTC, and loads it before it makes an engine or starts an operator.
+ */
+typedef void (*sm_cuda_visit)(void* context, const char* source, const char* options, const char* special);
+
+/* Makes the kernels known on the device for the life of the process. `image` may be compiled without the
+ * special options. Loading a program again does nothing. */
+SM_API sm_status sm_cuda_load(int device, const char* source, const char* options, const char* special,
+                              const void* image, int64_t bytes);
+SM_API int sm_cuda_is_loaded(int device, const char* source, const char* options, const char* special);
+
+/* ---- Networks ------------------------------------------------------------------------------------------ */
 
 typedef enum sm_cuda_precision {
   SM_CUDA_FP32 = 0, /* every product in float32 */
@@ -32,11 +53,21 @@ typedef enum sm_cuda_pixels {
 
 typedef struct sm_cuda_engine sm_cuda_engine;
 
-/* Packs the weights and copies them to the device (a number as CUDA counts them): `network` may go. Free with
- * sm_cuda_engine_destroy(). SM_ERROR_UNSUPPORTED for a configuration beyond the engine's limits, named in the
- * message, or a device without support for it. */
+/* Calls `visit` with each program of the network on that device, or, where it is -1, on GPUs of that
+ * capability. SM_ERROR_UNSUPPORTED for a
+ * configuration beyond the engine's limits, named in the message. */
+SM_API sm_status sm_cuda_engine_programs(const sm_network* network, sm_cuda_precision precision, int device,
+                                         int capability, sm_cuda_visit visit, void* context);
+
+/* Bytes of packed weights on the device, a number as CUDA counts them. */
+SM_API sm_status sm_cuda_engine_size(const sm_network* network, sm_cuda_precision precision, int device,
+                                     int64_t* bytes);
+
+/* Packs the weights into `host`, from where the caller copies them to `weights` on the device, aligned to 256
+ * bytes; they must be there for each forward. `network` may go. The network's programs must be loaded. Free
+ * with sm_cuda_engine_destroy(). */
 SM_API sm_status sm_cuda_engine_create(const sm_network* network, sm_cuda_precision precision, int device,
-                                       sm_cuda_engine** engine);
+                                       void* host, void* weights, sm_cuda_engine** engine);
 SM_API void sm_cuda_engine_destroy(sm_cuda_engine* engine);
 
 /* Bytes of device memory that a forward of n images needs to work in. */
@@ -51,11 +82,16 @@ typedef struct sm_cuda_forward_params {
   int64_t n, h, w;       /* n at least 1; h and w at least 4^recursive */
   void* workspace;       /* aligned to 256 bytes */
   int64_t workspace_bytes;
-  void* stream; /* cudaStream_t */
+  void* stream; /* CUstream */
 } sm_cuda_forward_params;
 
 /* Launches the network; may be captured into a CUDA graph. Each image is routed on its own. */
 SM_API sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params);
+
+/* ---- Operators -----------------------------------------------------------------------------------------*/
+
+/* Their programs, for images of `pixels`, which must not be uint8. */
+SM_API void sm_cuda_op_programs(sm_cuda_pixels pixels, sm_cuda_visit visit, void* context);
 
 /* Memory on the device; address NULL (and 0 bytes): not given, or not wanted. */
 typedef struct sm_cuda_buffer {
@@ -89,7 +125,7 @@ typedef struct sm_cuda_op_params {
   const int64_t* ranks; /* of each expert: to 64 experts, 240 ranks in all */
   int64_t experts, topk;
   int device;
-  void* stream; /* cudaStream_t */
+  void* stream; /* CUstream */
 } sm_cuda_op_params;
 
 /* Launches the kernel; may be captured into a CUDA graph. */

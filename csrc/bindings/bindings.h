@@ -19,7 +19,7 @@ void bind_ops(pybind11::module_& m);
 // Adds the engine.
 void bind_engine(pybind11::module_& m);
 
-// Adds the CUDA engine (only where it was built).
+// Adds the CUDA engine and operators.
 void bind_cuda(pybind11::module_& m);
 
 // Adds what measures single kernels.

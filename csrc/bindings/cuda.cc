@@ -1,8 +1,9 @@
-// Binds seemore_cuda.h: class CudaEngine and cuda_op. Also part of the module that runs the kernels in
-// cudasim.
+// Binds seemore_cuda.h: programs, class CudaEngine and cuda_op. Also part of the module that runs the kernels
+// in cudasim.
 #include <array>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,14 +21,15 @@ struct Destroy {
 
 class CudaEngine {
  public:
-  CudaEngine(const py::dict& network, int precision, int device) {
-    const NetworkWeights weights(network);
+  CudaEngine(const py::dict& network, int precision, int device, uintptr_t host, uintptr_t weights) {
+    const NetworkWeights given(network);
     sm_cuda_engine* engine = nullptr;
     sm_status status;
     {
       py::gil_scoped_release release;
       status =
-          sm_cuda_engine_create(&weights.net, static_cast<sm_cuda_precision>(precision), device, &engine);
+          sm_cuda_engine_create(&given.net, static_cast<sm_cuda_precision>(precision), device,
+                                reinterpret_cast<void*>(host), reinterpret_cast<void*>(weights), &engine);
     }
     check(status);
     engine_.reset(engine);
@@ -63,6 +65,49 @@ class CudaEngine {
  private:
   std::unique_ptr<sm_cuda_engine, Destroy> engine_;
 };
+
+using Program = std::array<std::string, 3>;  // source, options, special options
+
+void add_program(void* programs, const char* source, const char* options, const char* special) {
+  static_cast<std::vector<Program>*>(programs)->push_back({source, options, special});
+}
+
+std::vector<Program> network_programs(const py::dict& network, int precision, int device, int capability) {
+  const NetworkWeights given(network);
+  std::vector<Program> found;
+  check(sm_cuda_engine_programs(&given.net, static_cast<sm_cuda_precision>(precision), device, capability,
+                                add_program, &found));
+  return found;
+}
+
+std::vector<Program> op_programs(int pixels) {
+  std::vector<Program> found;
+  sm_cuda_op_programs(static_cast<sm_cuda_pixels>(pixels), add_program, &found);
+  return found;
+}
+
+int64_t weight_bytes(const py::dict& network, int precision, int device) {
+  const NetworkWeights given(network);
+  int64_t bytes = 0;
+  check(sm_cuda_engine_size(&given.net, static_cast<sm_cuda_precision>(precision), device, &bytes));
+  return bytes;
+}
+
+void load(int device, const Program& program, const py::bytes& image) {
+  const auto& [source, options, special] = program;
+  const std::string_view bytes = image;
+  sm_status status;
+  {
+    py::gil_scoped_release release;
+    status = sm_cuda_load(device, source.c_str(), options.c_str(), special.c_str(), bytes.data(),
+                          static_cast<int64_t>(bytes.size()));
+  }
+  check(status);
+}
+
+bool is_loaded(int device, const Program& program) {
+  return sm_cuda_is_loaded(device, program[0].c_str(), program[1].c_str(), program[2].c_str());
+}
 
 using Buffer = std::pair<uintptr_t, int64_t>;  // address and bytes
 
@@ -115,10 +160,9 @@ void bind_cuda(py::module_& m) {
         return count;
       },
       "How many GPUs can be used. Raises BackendError with the reason where there is none.");
-  py::class_<CudaEngine>(
-      m, "CudaEngine",
-      "The packed network on a GPU; see seemore_fast.engines.cuda_engine, which is its only user.")
-      .def(py::init<const py::dict&, int, int>(), arg("network"), arg("precision"), arg("device"))
+                         "The packed network on a GPU; see seemore_fast.engines.cuda_engine, its only user.")
+      .def(py::init<const py::dict&, int, int, uintptr_t, uintptr_t>(), arg("network"), arg("precision"),
+           arg("device"), arg("host"), arg("weights"))
       .def("workspace", &CudaEngine::workspace, arg("n"), arg("h"), arg("w"),
            "Bytes of device memory for one forward.")
       .def("forward", &CudaEngine::forward, arg("input"), arg("output"), arg("pixels"), arg("n"), arg("h"),

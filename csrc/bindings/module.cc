@@ -32,8 +32,6 @@ PYBIND11_MODULE(_C, m) {
 
   seemore::bind_ops(m);
   seemore::bind_engine(m);
-#ifdef SEEMORE_HAS_CUDA
   seemore::bind_cuda(m);
-#endif
   seemore::bind_microbench(m);
 }

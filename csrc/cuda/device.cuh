@@ -1,6 +1,6 @@
 // The language that kernels are written in: CUDA C++, or cudasim's form of it for g++.
 //
-// Kernels keep to it so that both can run them: they are started by launch() (runtime.h), take dynamic shared
+// Kernels keep to it so that both can run them: they are entries (entry.cuh), take dynamic shared
 // memory through SM_DYNAMIC_SHARED, PTX through ptx.cuh, shuffles with the full mask, and assume no lockstep.
 #pragma once
 
@@ -11,7 +11,6 @@
 #define SM_UNROLL _Pragma("GCC unroll 32")
 #define SM_NO_UNROLL
 #else
-#include <cuda_runtime.h>
 #define SM_UNROLL _Pragma("unroll")
 #define SM_NO_UNROLL _Pragma("unroll 1")
 #define SM_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]

@@ -11,9 +11,6 @@
 #include "cudasim/ptx_on_host.h"
 #else
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 namespace seemore {
 namespace cuda {
 
@@ -37,16 +34,23 @@ SM_DEVICE float round_tf32(float x) {
   return __uint_as_float(y);
 }
 
+// Two of 16 bit in a register, rounded to nearest even. Not by cuda_fp16.h, which NVRTC may lack.
 SM_DEVICE unsigned pack_half2(float low, float high) {
-  const __half2 both = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&both);
+  unsigned both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
 }
 SM_DEVICE float2 unpack_half2(unsigned both) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&both));
+  float2 wide;
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
+      : "=f"(wide.x), "=f"(wide.y)
+      : "r"(both));
+  return wide;
 }
 SM_DEVICE unsigned pack_bf162(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&both);
+  unsigned both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
 }
 SM_DEVICE float2 unpack_bf162(unsigned both) {
   return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));

@@ -1,9 +1,14 @@
-// What the engine needs of the CUDA runtime: runtime.cu has it, and cudasim/runtime.cc for the CPU.
+// What the engine and the operators need of a GPU: driver.cc and runtime.cc have it, and cudasim/runtime.cc
+// for the CPU.
 //
-// Functions that return text return nullptr when all went well, else what failed.
+// Functions that return text return nullptr when all went well, else what failed; the text is this thread's
+// until its next call.
 #pragma once
 
 #include <cstddef>
+#include <string>
+
+#include "cuda/common.h"
 
 namespace seemore {
 namespace cuda {
@@ -18,23 +23,51 @@ struct DeviceInfo {
 const char* count_devices(int* count);
 const char* describe_device(int device, DeviceInfo* info);
 
-// Makes `device` current for the calling thread; *previous: the one before.
-const char* use_device(int device, int* previous);
+// What kernels may expect of GPUs of that capability, where there is none to ask.
+inline DeviceInfo usual_device(int capability) {
+  const size_t kilobytes = capability == 80 ? 163 : capability == 90 || capability / 10 == 10 ? 227 : 99;
+  return {capability, 1, kilobytes << 10, (kilobytes + 1) << 10};
+}
 
-// The thread's device, back as it was at the end.
-struct OnDevice {
-  int before = -1;
+// The context that PyTorch uses on the device, current for the calling thread while this lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int device);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
   const char* error;
-  explicit OnDevice(int device) : error(use_device(device, &before)) {}
-  ~OnDevice() {
-    int ours;
-    if (!error) use_device(before, &ours);
-  }
+
+ private:
+  bool entered_ = false;
 };
 
-const char* allocate(void** address, size_t bytes);
-const char* upload(void* to, const void* from, size_t bytes);
-void release(void* address);
+// A source file and how it is compiled: what one image for a GPU, a cubin, is made of.
+struct Program {
+  std::string source;   // below csrc/cuda, without .cu
+  std::string options;  // for any network
+  std::string special;  // beside these, for one network alone: images may do without
+};
+
+// Makes the image's kernels known on the device, where they are not; for the life of the process.
+const char* load_program(int device, const Program& program, const void* image, size_t bytes);
+bool is_loaded(int device, const Program& program);
+
+// A kernel on one device.
+struct KernelOnDevice;
+using Function = const KernelOnDevice*;
+const char* find_kernel(int device, const Program& program, const char* name, Function* function);
+
+struct Grid {
+  unsigned x, y;
+};
+
+// Starts blocks of kThreads threads, with all the shared memory that a block may have, on a stream of the
+// device that is current.
+const char* launch(Function kernel, const void* params, size_t params_bytes, Grid grid, size_t shared_bytes,
+                   void* stream);
+
+// Blocks that a multiprocessor holds at once; 0 if that is not known.
+int resident_blocks(Function kernel, size_t shared_bytes);
 
 // Names a buffer that the kernels launched next may touch (nothing to do on a GPU).
 void declare(const void* address, size_t bytes, const char* name, bool writable);

@@ -39,6 +39,9 @@ void clear_memory();
 constexpr int kWarp = 32;
 constexpr int kExchangeWords = 16;  // 32-bit words that a lane may hand to its warp at once
 
+// Makes a kernel known, by the program that it is part of and its name; true.
+bool add_entry(const char* program, const char* name, void (*body)(void*));
+
 // The thread that runs: its indices (x, y, z), and its number in the block.
 Dim3 thread_idx() __attribute__((const));
 Dim3 block_idx() __attribute__((const));

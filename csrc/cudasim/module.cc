@@ -68,7 +68,7 @@ PYBIND11_MODULE(_cudasim, m) {
       },
       arg("multiprocessors"), arg("shared_limit"),
       "Figures of the GPU that engines made from now on are for.");
-  m.def("load_ptx", cudasim::ptx::load, arg("text"),
+  m.def("load_ptx", cudasim::ptx::load, arg("text"), arg("program") = "",
         "Kernels of a PTX text, which run instead of g++'s from now on: then all must have been loaded.");
   m.def("unload_ptx", cudasim::ptx::unload_all, "Back to the kernels that g++ compiled.");
   m.def("measure", cudasim::ptx::measure, arg("most_blocks"),

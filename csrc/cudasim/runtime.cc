@@ -1,25 +1,34 @@
-// cuda/runtime.h and the launcher of cuda/launch.h on the CPU: the device is a pretended one with its own
-// figures.
+// cuda/runtime.h on the CPU: the device is a pretended one with its own figures, its kernels are those that
+// g++ has compiled.
 #include "cuda/runtime.h"
 
-#include <cstdlib>
-#include <cstring>
+#include <map>
 #include <string>
+#include <utility>
 
-#include "cuda/launch.h"
 #include "cudasim/device.h"
 #include "cudasim/executor.h"
 #include "cudasim/ptx/run.h"
 
-namespace cudasim {
-namespace {
-seemore::cuda::DeviceInfo pretended = {90, 4, 227 << 10, 228 << 10};
-}
-void pretend(const seemore::cuda::DeviceInfo& device) { pretended = device; }
-}  // namespace cudasim
-
 namespace seemore {
 namespace cuda {
+
+struct KernelOnDevice {
+  std::string name;
+  void (*body)(void*);
+};
+
+namespace {
+
+DeviceInfo pretended = {90, 4, 227 << 10, 228 << 10};
+
+using Entries = std::map<std::pair<std::string, std::string>, KernelOnDevice>;
+Entries& entries() {
+  static Entries known;
+  return known;
+}
+
+}  // namespace
 
 const char* count_devices(int* count) {
   *count = 1;
@@ -27,26 +36,48 @@ const char* count_devices(int* count) {
 }
 
 const char* describe_device(int device, DeviceInfo* info) {
-  *info = cudasim::pretended;
+  *info = pretended;
   return device == 0 ? nullptr : "invalid device ordinal";
 }
 
-const char* use_device(int, int* previous) {
-  *previous = 0;
+OnDevice::OnDevice(int device) : error(device == 0 ? nullptr : "invalid device ordinal") {}
+OnDevice::~OnDevice() {}
+
+// Kernels are there from the beginning, for any network.
+const char* load_program(int, const Program&, const void*, size_t) { return nullptr; }
+bool is_loaded(int, const Program&) { return true; }
+
+const char* find_kernel(int, const Program& program, const char* name, Function* function) {
+  const auto found = entries().find({program.source + " " + program.options, name});
+  if (found == entries().end()) {
+    thread_local std::string error;
+    error =
+        "the simulator has no kernel " + std::string(name) + " of " + program.source + " " + program.options;
+    return error.c_str();
+  }
+  *function = &found->second;
   return nullptr;
 }
 
-const char* allocate(void** address, size_t bytes) {
-  *address = aligned_alloc(256, bytes);
-  return *address ? nullptr : "out of memory";
+const char* launch(Function kernel, const void* params, size_t params_bytes, Grid grid, size_t shared_bytes,
+                   void*) {
+  thread_local std::string error;
+  if (cudasim::ptx::any_loaded()) {
+    error = cudasim::ptx::run(kernel->name, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, params,
+                              params_bytes);
+    return error.empty() ? nullptr : error.c_str();
+  }
+  error = cudasim::run({kernel->name.c_str(),
+                        {grid.x, grid.y, 1},
+                        {kThreads, 1, 1},
+                        shared_bytes,
+                        kernel->body,
+                        const_cast<void*>(params),
+                        params_bytes});
+  return error.empty() ? nullptr : error.c_str();
 }
 
-const char* upload(void* to, const void* from, size_t bytes) {
-  memcpy(to, from, bytes);
-  return nullptr;
-}
-
-void release(void* address) { free(address); }
+int resident_blocks(Function, size_t) { return 0; }
 
 void declare(const void* address, size_t bytes, const char* name, bool writable) {
   cudasim::add_memory(address, bytes, name, writable);
@@ -54,22 +85,15 @@ void declare(const void* address, size_t bytes, const char* name, bool writable)
 
 void forget_declared() { cudasim::clear_memory(); }
 
-const char* start_on_host(const char* signature, void (*body)(void*), void* context, size_t context_bytes,
-                          Grid grid, size_t shared_bytes) {
-  // "... [with auto kernel = NAME; Params = ..]"
-  std::string name = signature;
-  const size_t at = name.find("kernel = ");
-  if (at != std::string::npos) name = name.substr(at + 9, name.find(';', at) - at - 9);
-  thread_local std::string error;
-  if (cudasim::ptx::any_loaded()) {
-    error =
-        cudasim::ptx::run(name, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, context, context_bytes);
-    return error.empty() ? nullptr : error.c_str();
-  }
-  error = cudasim::run(
-      {name.c_str(), {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, body, context, context_bytes});
-  return error.empty() ? nullptr : error.c_str();
-}
-
 }  // namespace cuda
 }  // namespace seemore
+
+namespace cudasim {
+
+void pretend(const seemore::cuda::DeviceInfo& device) { seemore::cuda::pretended = device; }
+
+bool add_entry(const char* program, const char* name, void (*body)(void*)) {
+  return seemore::cuda::entries().insert({{program, name}, {std::string(program) + " " + name, body}}).second;
+}
+
+}  // namespace cudasim

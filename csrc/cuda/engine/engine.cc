@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <string>
 
 #include "cuda/engine/kernels.h"
 #include "cuda/engine/pack.h"
@@ -19,7 +20,9 @@ struct sm_cuda_engine {
   DeviceInfo info;
   Kernels kernels;
   int device;
+  sm_cuda_precision precision;
   int element;  // bytes of an activation
+  bool sme_rounds;
   size_t weight_bytes;
   void* weights;
 };
@@ -40,56 +43,35 @@ int narrow_width(int dim) {
   return width != std::end(kWidths) ? *width : 0;
 }
 
-// Those of narrow networks are missing where the width is none of kWidths.
-Kernels kernels_of(sm_cuda_precision precision, int width) {
-  Kernels table = {};
-  auto add = [&](auto wide, auto... narrow) { wide(table), (narrow(table, width), ...); };
-#define SM_ADD(name)                                                               \
-  add(name##_kernels::add_wide, name##_kernels::add_ends, name##_kernels::add_rme, \
-      name##_kernels::add_mix_ffn, name##_kernels::add_ffn, name##_kernels::add_sme)
-  switch (precision) {
-    case SM_CUDA_FP32:
-      SM_ADD(Fp32);
-      break;
-    case SM_CUDA_TF32:
-      SM_ADD(Tf32);
-      break;
-    case SM_CUDA_FP16:
-      SM_ADD(Fp16);
-      break;
-    case SM_CUDA_BF16:
-      SM_ADD(Bf16);
-      break;
-  }
-#undef SM_ADD
-  return table;
+// The plan of the smallest image, whose coarse map is the largest for its size: no other needs more memory.
+Plan least_plan(const sm_cuda_engine& engine) {
+  const int least = 1 << (2 * engine.net.recursive);
+  return make_plan(engine.net, engine.element, engine.info, 1, least, least);
 }
 
-// Whether the GPU's shared memory holds a tile for each of a narrow network's kernels. No image needs more
-// than the smallest, whose coarse map is the largest for its size.
-bool fits(const sm_cuda_engine& engine) {
-  const int least = 1 << (2 * engine.net.recursive);
-  const Plan plan = make_plan(engine.net, engine.element, engine.info, 1, least, least);
+// Whether the GPU's shared memory holds a tile for each of a narrow network's kernels.
+bool fits(const Plan& plan) {
   return plan.rme.shared && plan.mix_ffn.shared && plan.sme.shared && plan.ffn.shared;
 }
 
-// Packs the weights behind `host`, as they will be at engine.weights (null: only counts and describes them).
-void pack_for(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* host,
+// Describes the network's engine on that device.
+void describe(const sm_network& net, sm_cuda_precision precision, const DeviceInfo& info,
               sm_cuda_engine* engine) {
-  engine->weight_bytes =
-      pack(net, precision, width, wide, host, static_cast<unsigned char*>(engine->weights), &engine->net);
+  engine->precision = precision;
+  engine->element = precision == SM_CUDA_FP16 || precision == SM_CUDA_BF16 ? 2 : 4;
+  engine->info = info;
+  if (const int width = narrow_width(net.dim)) {
+    engine->weight_bytes = pack(net, precision, width, false, nullptr, nullptr, &engine->net);
+    const Plan plan = least_plan(*engine);
+    engine->sme_rounds = plan.sme_rounds;
+    if (fits(plan)) return;
+  }
+  engine->weight_bytes = pack(net, precision, (net.dim + 15) / 16 * 2, true, nullptr, nullptr, &engine->net);
 }
 
-// Narrow networks' kernels, for all the shared memory that there is.
-const char* prepare(const Kernels& k, size_t shared) {
-  for (const char* error :
-       {k.rme.prepare(shared), k.mix_ffn.prepare(shared), k.ffn.prepare(shared), k.sme11.prepare(shared),
-        k.sme.prepare(shared), k.conv.prepare(shared), k.upsample.prepare(shared)})
-    if (error) return error;
-  return nullptr;
-}
-
-sm_status check(const sm_network& net) {
+sm_status check(const sm_network& net, sm_cuda_precision precision) {
+  if (precision < SM_CUDA_FP32 || precision > SM_CUDA_BF16)
+    return fail(SM_ERROR_ARGUMENT, "precision must lie in 0..3, got %d", (int)precision);
   const struct {
     const char* name;
     int value, least, most;
@@ -128,48 +110,64 @@ sm_status sm_cuda_devices(int* count) {
   return *count ? SM_OK : fail(SM_ERROR_UNSUPPORTED, "there is no CUDA device");
 }
 
-sm_status sm_cuda_engine_create(const sm_network* net, sm_cuda_precision precision, int device,
-                                sm_cuda_engine** out) {
-  if (const sm_status status = check(*net)) return status;
-  if (precision < SM_CUDA_FP32 || precision > SM_CUDA_BF16)
-    return fail(SM_ERROR_ARGUMENT, "precision must lie in 0..3, got %d", (int)precision);
-  try {
-    std::unique_ptr<sm_cuda_engine, void (*)(sm_cuda_engine*)> engine(new sm_cuda_engine(),
-                                                                      sm_cuda_engine_destroy);
-    engine->device = device;
-    engine->element = precision == SM_CUDA_FP16 || precision == SM_CUDA_BF16 ? 2 : 4;
-    SM_TRY(describe_device(device, &engine->info));
-    const OnDevice on(device);
-    SM_TRY(on.error);
-    int width = narrow_width(net->dim);
-    if (width) pack_for(*net, precision, width, false, nullptr, engine.get());
-    const bool wide = !width || !fits(*engine);
-    if (wide) {
-      width = (net->dim + 15) / 16 * 2;
-      pack_for(*net, precision, width, true, nullptr, engine.get());
-    }
-    engine->kernels = kernels_of(precision, width);
-    if (!wide) SM_TRY(prepare(engine->kernels, engine->info.shared_limit));
-    if (const char* error = allocate(&engine->weights, engine->weight_bytes))
-      return fail(SM_ERROR_MEMORY, "%zu bytes for weights: %s", engine->weight_bytes, error);
-    std::vector<unsigned char> host(engine->weight_bytes);
-    pack_for(*net, precision, width, wide, host.data(), engine.get());
-    SM_TRY(upload(engine->weights, host.data(), host.size()));
-    *out = engine.release();
-    return SM_OK;
-  } catch (const std::bad_alloc&) {
-    return fail(SM_ERROR_MEMORY, "no memory for the packed weights");
-  }
+sm_status sm_cuda_capability(int device, int* capability) {
+  DeviceInfo info = {};
+  if (const char* error = describe_device(device, &info)) return fail(SM_ERROR_UNSUPPORTED, "%s", error);
+  *capability = info.capability;
+  return SM_OK;
 }
 
-void sm_cuda_engine_destroy(sm_cuda_engine* engine) {
-  if (!engine) return;
-  if (engine->weights) {
-    const OnDevice on(engine->device);
-    if (!on.error) release(engine->weights);
-  }
-  delete engine;
+sm_status sm_cuda_engine_programs(const sm_network* net, sm_cuda_precision precision, int device,
+                                  int capability, sm_cuda_visit visit, void* context) {
+  if (const sm_status status = check(*net, precision)) return status;
+  sm_cuda_engine engine = {};
+  DeviceInfo info = usual_device(capability);
+  if (device >= 0) SM_TRY(describe_device(device, &info));
+  describe(*net, precision, info, &engine);
+  for (const Program& program : programs_of(engine.net, precision, engine.sme_rounds))
+    visit(context, program.source.c_str(), program.options.c_str(), program.special.c_str());
+  return SM_OK;
 }
+
+int sm_cuda_is_loaded(int device, const char* source, const char* options, const char* special) {
+  return is_loaded(device, {source, options, special});
+}
+
+sm_status sm_cuda_load(int device, const char* source, const char* options, const char* special,
+                       const void* image, int64_t bytes) {
+  SM_TRY(load_program(device, {source, options, special}, image, (size_t)bytes));
+  return SM_OK;
+}
+
+sm_status sm_cuda_engine_size(const sm_network* net, sm_cuda_precision precision, int device,
+                              int64_t* bytes) {
+  if (const sm_status status = check(*net, precision)) return status;
+  sm_cuda_engine engine = {};
+  DeviceInfo info = {};
+  SM_TRY(describe_device(device, &info));
+  describe(*net, precision, info, &engine);
+  *bytes = (int64_t)engine.weight_bytes;
+  return SM_OK;
+}
+
+sm_status sm_cuda_engine_create(const sm_network* net, sm_cuda_precision precision, int device, void* host,
+                                void* weights, sm_cuda_engine** out) {
+  if (const sm_status status = check(*net, precision)) return status;
+  std::unique_ptr<sm_cuda_engine> engine(new (std::nothrow) sm_cuda_engine());
+  if (!engine) return fail(SM_ERROR_MEMORY, "no memory for the packed network");
+  DeviceInfo info = {};
+  SM_TRY(describe_device(device, &info));
+  describe(*net, precision, info, engine.get());
+  engine->device = device;
+  engine->weights = weights;
+  SM_TRY(find_kernels(device, engine->net, precision, engine->sme_rounds, &engine->kernels));
+  pack(*net, precision, engine->net.width, engine->net.wide, static_cast<unsigned char*>(host),
+       static_cast<unsigned char*>(weights), &engine->net);
+  *out = engine.release();
+  return SM_OK;
+}
+
+void sm_cuda_engine_destroy(sm_cuda_engine* engine) { delete engine; }
 
 sm_status sm_cuda_engine_workspace(const sm_cuda_engine* engine, int64_t n, int64_t h, int64_t w,
                                    int64_t* bytes) {

@@ -1,10 +1,6 @@
-// Compiles the feed-forward after SME (instantiate.cuh).
+// The feed-forward after SME (entry.cuh).
 #include "cuda/engine/ffn.cuh"
-#include "cuda/engine/instantiate.cuh"
+#include "cuda/engine/specialise.cuh"
 
-void seemore::cuda::SM_KERNELS::add_ffn(Kernels& table, int width) {
-  for_width(width, [&](auto w) {
-    constexpr int NT = decltype(w)::value;
-    table.ffn = kernel_of<FfnParams, ffn_kernel<SM_PRECISION, NT, false>>();
-  });
-}
+SM_ENTRY(ffn, FfnParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+         ffn_kernel<SM_PRECISION, SM_WIDTH, false>)

@@ -152,7 +152,7 @@ struct Ffn {
 };
 
 template <class P, int NT, bool kMix>
-__global__ void __launch_bounds__(kThreads, kBlocksOfDense<P, NT>) ffn_kernel(const FfnParams p) {
+SM_DEVICE void ffn_kernel(const FfnParams& p) {
   SM_DYNAMIC_SHARED(memory);
   Ffn<P, NT, 1, kMix>(p, memory).run();
 }

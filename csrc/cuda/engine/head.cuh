@@ -20,7 +20,7 @@ SM_DEVICE float read_pixel(const void* image, size_t at, PixelType type) {
 }
 
 template <class P>
-__global__ void __launch_bounds__(kThreads) head_kernel(const HeadParams p) {
+SM_DEVICE void head_kernel(const HeadParams& p) {
   const Tiling& at = p.at;
   const int tiles = p.channels / 8;
   const size_t pixels = (size_t)at.h * at.w;

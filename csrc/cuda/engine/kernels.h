@@ -1,8 +1,12 @@
-// The table of the kernels that one engine uses.
+// The kernels that one network runs on, and the programs that they come from.
 #pragma once
 
+#include <vector>
+
+#include "cuda/engine/pack.h"
 #include "cuda/engine/params.h"
 #include "cuda/launch.h"
+#include "seemore_cuda.h"
 
 namespace seemore {
 namespace cuda {
@@ -25,22 +29,12 @@ struct Kernels {
   Kernel<UpsampleParams> upsample_wide;
 };
 
-// Fills in the part of the table that one .cu file has, for a width of kWidths; add_wide the part for any
-// width. Each file is compiled once per precision.
-#define SM_DECLARE_KERNELS(precision)             \
-  namespace precision##_kernels {                 \
-    void add_ends(Kernels & table, int width);    \
-    void add_rme(Kernels & table, int width);     \
-    void add_mix_ffn(Kernels & table, int width); \
-    void add_ffn(Kernels & table, int width);     \
-    void add_sme(Kernels & table, int width);     \
-    void add_wide(Kernels & table);               \
-  }
-SM_DECLARE_KERNELS(Fp32)
-SM_DECLARE_KERNELS(Tf32)
-SM_DECLARE_KERNELS(Fp16)
-SM_DECLARE_KERNELS(Bf16)
-#undef SM_DECLARE_KERNELS
+// sme_rounds: whether a narrow network's stripes run 8 channels at once (Plan).
+std::vector<Program> programs_of(const Network& net, sm_cuda_precision precision, bool sme_rounds);
+
+// Those of programs that are loaded. Returns nullptr or what failed.
+const char* find_kernels(int device, const Network& net, sm_cuda_precision precision, bool sme_rounds,
+                         Kernels* kernels);
 
 }  // namespace cuda
 }  // namespace seemore

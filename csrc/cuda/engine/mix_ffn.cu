@@ -1,10 +1,6 @@
-// Compiles the second half of RME with its feed-forward (instantiate.cuh).
+// The second half of RME with its feed-forward (entry.cuh).
 #include "cuda/engine/ffn.cuh"
-#include "cuda/engine/instantiate.cuh"
+#include "cuda/engine/specialise.cuh"
 
-void seemore::cuda::SM_KERNELS::add_mix_ffn(Kernels& table, int width) {
-  for_width(width, [&](auto w) {
-    constexpr int NT = decltype(w)::value;
-    table.mix_ffn = kernel_of<FfnParams, ffn_kernel<SM_PRECISION, NT, true>>();
-  });
-}
+SM_ENTRY(mix_ffn, FfnParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+         ffn_kernel<SM_PRECISION, SM_WIDTH, true>)

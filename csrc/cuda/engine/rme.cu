@@ -1,10 +1,5 @@
-// Compiles the first half of RME (instantiate.cuh).
-#include "cuda/engine/instantiate.cuh"
+// The first half of RME (entry.cuh).
 #include "cuda/engine/rme.cuh"
+#include "cuda/engine/specialise.cuh"
 
-void seemore::cuda::SM_KERNELS::add_rme(Kernels& table, int width) {
-  for_width(width, [&](auto w) {
-    constexpr int NT = decltype(w)::value;
-    table.rme = kernel_of<RmeParams, rme_kernel<SM_PRECISION, NT>>();
-  });
-}
+SM_ENTRY(rme, RmeParams, (kThreads, kBlocksOfRme<SM_PRECISION, SM_WIDTH>), rme_kernel<SM_PRECISION, SM_WIDTH>)

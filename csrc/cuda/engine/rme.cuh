@@ -238,7 +238,7 @@ constexpr int kBlocksOfRme = kBlocksOfDense<P, NT>;
 #endif
 
 template <class P, int NT>
-__global__ void __launch_bounds__(kThreads, kBlocksOfRme<P, NT>) rme_kernel(const RmeParams p) {
+SM_DEVICE void rme_kernel(const RmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
   Rme<P, NT, sizeof(typename P::Element) == 2 ? 2 : 1>(p, memory).run();
 }

@@ -1,11 +1,6 @@
-// Compiles SME's striped attention (instantiate.cuh).
-#include "cuda/engine/instantiate.cuh"
+// SME's striped attention with any stripes, 8 channels at once (entry.cuh).
 #include "cuda/engine/sme.cuh"
+#include "cuda/engine/specialise.cuh"
 
-void seemore::cuda::SM_KERNELS::add_sme(Kernels& table, int width) {
-  for_width(width, [&](auto w) {
-    constexpr int NT = decltype(w)::value;
-    table.sme11 = kernel_of<SmeParams, sme_kernel<SM_PRECISION, NT, NT, 11>>();
-    table.sme = kernel_of<SmeParams, sme_kernel<SM_PRECISION, NT, 1, 0>>();
-  });
-}
+SM_ENTRY(sme, SmeParams, (kThreads, kBlocksOfSme<SM_PRECISION, SM_WIDTH>),
+         sme_kernel<SM_PRECISION, SM_WIDTH, 1, 0>)

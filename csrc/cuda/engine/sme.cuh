@@ -130,8 +130,11 @@ struct Sme {
 };
 
 // In 16 bit ptxas would spill for a third block (any kernel size, sm_80 and sm_100).
+template <class P, int NT>
+constexpr int kBlocksOfSme = kIsSlim<P, NT> ? 2 : 1;
+
 template <class P, int NT, int QT, int K>
-__global__ void __launch_bounds__(kThreads, kIsSlim<P, NT> ? 2 : 1) sme_kernel(const SmeParams p) {
+SM_DEVICE void sme_kernel(const SmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
   Sme<P, NT, QT, K>(p, memory).run();
 }

@@ -60,7 +60,7 @@ SM_DEVICE void convolve_tile(float (&acc)[MT][NT][4], const typename P::Element*
 }
 
 template <class P, int NT>
-__global__ void __launch_bounds__(kThreads, kBlocksOfDense<P, NT>) conv_kernel(const ConvParams p) {
+SM_DEVICE void conv_kernel(const ConvParams& p) {
   constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;
   SM_DYNAMIC_SHARED(shared_memory);
   auto* memory = reinterpret_cast<typename P::Element*>(shared_memory);
@@ -127,9 +127,8 @@ SM_DEVICE void write_shuffled(const UpsampleParams& p, const Pixels (&pixels)[MT
   }
 }
 
-// Two blocks to a multiprocessor: for more ptxas would spill (float32 and TF32).
 template <class P, int NT>
-__global__ void __launch_bounds__(kThreads, 2) upsample_kernel(const UpsampleParams p) {
+SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
   constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;
   SM_DYNAMIC_SHARED(shared_memory);
   auto* memory = reinterpret_cast<typename P::Element*>(shared_memory);

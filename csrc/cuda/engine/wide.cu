@@ -1,17 +1,15 @@
-// Compiles the kernels that take any number of channels (instantiate.cuh).
-#include "cuda/engine/instantiate.cuh"
+// The kernels that take any number of channels (entry.cuh).
+#include "cuda/engine/specialise.cuh"
 #include "cuda/engine/wide.cuh"
 
-void seemore::cuda::SM_KERNELS::add_wide(Kernels& table) {
-  using P = SM_PRECISION;
-  table.filter_low = kernel_of<FilterParams, filter_kernel<Fp32, Fp32>>();
-  table.filter = kernel_of<FilterParams, filter_kernel<P, P>>();
-  table.filter_to_float = kernel_of<FilterParams, filter_kernel<P, Fp32>>();
-  table.normalise = kernel_of<NormaliseParams, normalise_kernel<P>>();
-  table.product = kernel_of<ProductParams, product_kernel<P>>();
-  table.logits = kernel_of<LogitsParams, logits_kernel<P>>();
-  table.route = kernel_of<WideMixParams, route_images_kernel<P>>();
-  table.project_low = kernel_of<WideMixParams, project_low_kernel<P>>();
-  table.expert_products = kernel_of<WideMixParams, expert_products_kernel<P>>();
-  table.upsample_wide = kernel_of<UpsampleParams, upsample_wide_kernel<P>>();
-}
+SM_ENTRY(filter_low, FilterParams, (kThreads), filter_kernel<Fp32, Fp32>)
+SM_ENTRY(filter, FilterParams, (kThreads), filter_kernel<SM_PRECISION, SM_PRECISION>)
+SM_ENTRY(filter_to_float, FilterParams, (kThreads), filter_kernel<SM_PRECISION, Fp32>)
+SM_ENTRY(normalise, NormaliseParams, (kThreads), normalise_kernel<SM_PRECISION>)
+// Two blocks to a multiprocessor: for a third one ptxas would spill (float32, sm_100).
+SM_ENTRY(product, ProductParams, (kThreads, 2), product_kernel<SM_PRECISION>)
+SM_ENTRY(logits, LogitsParams, (kThreads), logits_kernel<SM_PRECISION>)
+SM_ENTRY(route, WideMixParams, (kThreads), route_images_kernel<SM_PRECISION>)
+SM_ENTRY(project_low, WideMixParams, (kThreads), project_low_kernel<SM_PRECISION>)
+SM_ENTRY(expert_products, WideMixParams, (kThreads), expert_products_kernel<SM_PRECISION>)
+SM_ENTRY(upsample_wide, UpsampleParams, (kThreads), upsample_wide_kernel<SM_PRECISION>)

@@ -13,7 +13,7 @@ namespace cuda {
 
 // LN. A warp computes a pixel.
 template <class P>
-__global__ void __launch_bounds__(kThreads) normalise_kernel(const NormaliseParams p) {
+SM_DEVICE void normalise_kernel(const NormaliseParams& p) {
   const size_t pixel = (size_t)blockIdx.x * kWarps + threadIdx.x / 32;
   if (pixel >= (size_t)p.at.h * p.at.w) return;
   const size_t start = image_start(p.at, blockIdx.y, p.channels) + pixel * p.channels;
@@ -100,9 +100,8 @@ SM_DEVICE void product(const Tiling& at, const void* in, int channels, int taps,
   finish(pixels, acc, tile);
 }
 
-// Two blocks to a multiprocessor: for a third one ptxas would spill (float32, sm_100).
 template <class P>
-__global__ void __launch_bounds__(kThreads, 2) product_kernel(const ProductParams p) {
+SM_DEVICE void product_kernel(const ProductParams& p) {
   using Element = typename P::Element;
   Dense layer = p.layer;
   layer.bias += (size_t)blockIdx.y * p.bias_step;
@@ -124,14 +123,14 @@ __global__ void __launch_bounds__(kThreads, 2) product_kernel(const ProductParam
 }
 
 template <class P>
-__global__ void __launch_bounds__(kThreads) upsample_wide_kernel(const UpsampleParams p) {
+SM_DEVICE void upsample_wide_kernel(const UpsampleParams& p) {
   product<P>(p.at, p.in, p.channels, 9, p.conv,
              [&](auto& pixels, auto& acc, int tile) { write_shuffled(p, pixels, acc, tile); });
 }
 
 // A depthwise convolution of any size. A thread computes a pair of channels of a pixel.
 template <class From, class To>
-__global__ void __launch_bounds__(kThreads) filter_kernel(const FilterParams p) {
+SM_DEVICE void filter_kernel(const FilterParams& p) {
   const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x, pixel = task / (p.channels / 2);
   if (pixel >= (size_t)p.out_h * p.out_w) return;
   const int c = 2 * (int)(task % (p.channels / 2));
@@ -161,7 +160,7 @@ __global__ void __launch_bounds__(kThreads) filter_kernel(const FilterParams p) 
 
 // Router logits of the block's share of an image. Shared memory: [CP], sums of the channels.
 template <class P>
-__global__ void __launch_bounds__(kThreads) logits_kernel(const LogitsParams p) {
+SM_DEVICE void logits_kernel(const LogitsParams& p) {
   SM_DYNAMIC_SHARED(memory);
   auto* sums = reinterpret_cast<float*>(memory);
   const size_t pixels = (size_t)p.at.h * p.at.w, last = pixels * (blockIdx.x + 1) / gridDim.x;
@@ -187,7 +186,7 @@ __global__ void __launch_bounds__(kThreads) logits_kernel(const LogitsParams p) 
 
 // Routing: one block to an image. Shared memory: [experts].
 template <class P>
-__global__ void __launch_bounds__(kThreads) route_images_kernel(const WideMixParams p) {
+SM_DEVICE void route_images_kernel(const WideMixParams& p) {
   SM_DYNAMIC_SHARED(memory);
   auto* logits = reinterpret_cast<float*>(memory);
   const int n = blockIdx.y;
@@ -200,7 +199,7 @@ __global__ void __launch_bounds__(kThreads) route_images_kernel(const WideMixPar
 
 // The coarse map. A thread computes one row of a pixel.
 template <class P>
-__global__ void __launch_bounds__(kThreads) project_low_kernel(const WideMixParams p) {
+SM_DEVICE void project_low_kernel(const WideMixParams& p) {
   const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x, pixels = (size_t)p.mix.map_h * p.mix.map_w;
   const size_t pixel = task / p.mix.ranks;
   if (pixel >= pixels) return;
@@ -210,7 +209,7 @@ __global__ void __launch_bounds__(kThreads) project_low_kernel(const WideMixPara
 
 // What the experts multiply. A thread computes two rows of a pixel.
 template <class P>
-__global__ void __launch_bounds__(kThreads) expert_products_kernel(const WideMixParams p) {
+SM_DEVICE void expert_products_kernel(const WideMixParams& p) {
   using Element = typename P::Element;
   const MixParams& mix = p.mix;
   const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x, pixel = task / (mix.ranks / 2);

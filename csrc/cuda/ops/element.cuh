@@ -23,19 +23,6 @@ struct BFloat16 {
   static SM_DEVICE void store(Element* p, float v) { *p = (uint16_t)pack_bf162(v, 0); }
 };
 
-// call(type) with the one of this number.
-template <class Call>
-void for_type(int type, Call call) {
-  switch (type) {
-    case 0:
-      return call(Float32{});
-    case 1:
-      return call(Float16{});
-    case 2:
-      return call(BFloat16{});
-  }
-}
-
 SM_DEVICE int warp_id() { return threadIdx.x / 32; }
 
 // The sum over the warp's lanes, in all of them.

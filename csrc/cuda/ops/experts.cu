@@ -3,6 +3,7 @@
 //
 // A block has 32 PX pixels of all channels: lane l takes pixels l, l + 32, .., warps share out ranks and
 // channels.
+#include "cuda/entry.cuh"
 #include "cuda/ops/element.cuh"
 
 namespace seemore {
@@ -79,7 +80,7 @@ SM_DEVICE typename T::Element* image_of(const ExpertsParams& p, void* images) {
 constexpr int kRanksAtOnce = 2, kChannelsAtOnce = 4;
 
 template <class T, int PX>
-__global__ void __launch_bounds__(kThreads) experts_kernel(const ExpertsParams p) {
+SM_DEVICE void experts_kernel(const ExpertsParams& p) {
   SM_DYNAMIC_SHARED(shared);
   constexpr int kPixels = 32 * PX;
   float* const products = reinterpret_cast<float*>(shared);  // [R, kPixels]
@@ -174,9 +175,8 @@ SM_DEVICE void add_products(const ExpertsParams& p, const Chosen& chosen, const 
   }
 }
 
-// Two blocks to a multiprocessor: for a third one ptxas would spill (16 bit, sm_80).
 template <class T, int PX>
-__global__ void __launch_bounds__(kThreads, 2) experts_backward_kernel(const ExpertsParams p) {
+SM_DEVICE void experts_backward_kernel(const ExpertsParams& p) {
   SM_DYNAMIC_SHARED(shared);
   constexpr int kPixels = 32 * PX;
   const int size = p.rank * kPixels, lane = lane_id(), channels = p.channels;
@@ -254,15 +254,12 @@ __global__ void __launch_bounds__(kThreads, 2) experts_backward_kernel(const Exp
 
 }  // namespace
 
-void add_experts(OpKernels& table, int type) {
-  for_type(type, [&](auto t) {
-    using T = decltype(t);
-    table.experts = kernel_of<ExpertsParams, experts_kernel<T, 4>>();
-    table.experts_small = kernel_of<ExpertsParams, experts_kernel<T, 1>>();
-    table.experts_backward = kernel_of<ExpertsParams, experts_backward_kernel<T, 4>>();
-    table.experts_backward_small = kernel_of<ExpertsParams, experts_backward_kernel<T, 1>>();
-  });
-}
-
 }  // namespace cuda
 }  // namespace seemore
+
+// Tiles of 128 pixels, and of 32, for many ranks.
+SM_ENTRY(experts, ExpertsParams, (kThreads), experts_kernel<SM_TYPE, 4>)
+SM_ENTRY(experts_small, ExpertsParams, (kThreads), experts_kernel<SM_TYPE, 1>)
+// Two blocks to a multiprocessor: for a third one ptxas would spill (16 bit, sm_80).
+SM_ENTRY(experts_backward, ExpertsParams, (kThreads, 2), experts_backward_kernel<SM_TYPE, 4>)
+SM_ENTRY(experts_backward_small, ExpertsParams, (kThreads, 2), experts_backward_kernel<SM_TYPE, 1>)

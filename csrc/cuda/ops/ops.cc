@@ -1,8 +1,9 @@
 // sm_cuda_op: one kernel of the operators, from addresses and sizes to its launch.
 #include <cstring>
+#include <string>
 
+#include "cuda/launch.h"
 #include "cuda/ops/params.h"
-#include "cuda/runtime.h"
 #include "seemore_cuda.h"
 #include "status.h"
 
@@ -11,17 +12,9 @@ using namespace seemore::cuda;
 
 namespace {
 
-constexpr size_t kSharedOfAll = 48 << 10;  // what a kernel may have without asking
-
-const OpKernels& kernels_of(sm_cuda_pixels pixels) {
-  static const struct Tables {
-    OpKernels of[3] = {};
-    Tables() {
-      for (int type = 0; type < 3; ++type)
-        add_stripes(of[type], type), add_experts(of[type], type), add_router(of[type], type);
-    }
-  } tables;
-  return tables.of[pixels];
+Program program_of(const char* source, sm_cuda_pixels pixels) {
+  constexpr const char* kTypes[] = {"Float32", "Float16", "BFloat16"};
+  return {std::string("ops/") + source, std::string("-DSM_TYPE=") + kTypes[pixels], ""};
 }
 
 struct Run {
@@ -39,17 +32,11 @@ struct Run {
   }
 
   template <class Params>
-  void start(const Kernel<Params>& kernel, const Params& p, Grid grid, size_t shared) {
-    status = SM_OK;
-    const char* error = nullptr;
-    if (shared > kSharedOfAll) {
-      // All there is: for less, another thread's launch of the same kernel might find too little.
-      DeviceInfo info = {};
-      error = describe_device(params.device, &info);
-      if (!error) error = kernel.prepare(info.shared_limit);
-    }
+  void start(const char* source, const char* name, const Params& p, Grid grid, size_t shared) {
+    Kernel<Params> kernel;
+    const char* error = find_kernel(params.device, program_of(source, params.pixels), name, &kernel.function);
     if (!error) error = kernel.start(p, grid, shared, params.stream);
-    if (error) status = fail(SM_ERROR_DEVICE, "CUDA: %s", error);
+    status = error ? fail(SM_ERROR_DEVICE, "CUDA: %s", error) : SM_OK;
   }
 
   Grid for_planes() const { return {(unsigned)(params.n * params.c * params.shares), 1}; }
@@ -62,17 +49,15 @@ struct Run {
   }
 
   void stripes(bool backward) {
-    const OpKernels& table = kernels_of(params.pixels);
     const StripesParams p = {in(0),      in(1),           in(2),         in(3),
                              in(4),      in(5),           out(0),        backward ? out(1) : nullptr,
                              channels(), (int)params.h,   (int)params.w, (int)params.taps,
                              shares(),   params.gelu != 0};
-    start(backward ? table.stripes_backward : table.stripes, p, for_planes(),
+    start("striped_conv2d", backward ? "stripes_backward" : "stripes", p, for_planes(),
           stripes_shared(p.taps, backward));
   }
 
   void experts(bool backward) {
-    const OpKernels& table = kernels_of(params.pixels);
     ExpertsParams p = {};
     p.x = in(0), p.k = in(1);
     p.b_weight = in(2), p.b_bias = in(3), p.c_weight = in(4), p.c_bias = in(5);
@@ -86,21 +71,19 @@ struct Run {
     const bool small = experts_shared(p.rank, 128, backward) > (96 << 10);
     const size_t shared = experts_shared(p.rank, small ? 32 : 128, backward);
     const Grid grid = {(unsigned)params.shares, (unsigned)params.n};
-    if (backward)
-      start(small ? table.experts_backward_small : table.experts_backward, p, grid, shared);
-    else
-      start(small ? table.experts_small : table.experts, p, grid, shared);
+    const std::string name = std::string("experts") + (backward ? "_backward" : "") + (small ? "_small" : "");
+    start("experts", name.c_str(), p, grid, shared);
   }
 
   void pool() {
-    start(kernels_of(params.pixels).pool, PoolParams{in(0), out(0), plane(), shares()}, for_planes(),
+    start("router", "pool", PoolParams{in(0), out(0), plane(), shares()}, for_planes(),
           kWarps * sizeof(float));
   }
 
   void route() {
     const RouteParams p = {
         in(0), in(1), out(0), out(1), channels(), plane(), shares(), (int)params.experts, (int)params.topk};
-    start(kernels_of(params.pixels).route, p, for_images(), route_shared(p.channels, p.experts));
+    start("router", "route", p, for_images(), route_shared(p.channels, p.experts));
   }
 
   void route_backward() {
@@ -111,7 +94,7 @@ struct Run {
     p.plane = plane();
     p.experts = (int)params.experts;
     p.rank = ranks(p.first);
-    start(kernels_of(params.pixels).route_backward, p, for_images(), route_shared(p.channels, p.experts));
+    start("router", "route_backward", p, for_images(), route_shared(p.channels, p.experts));
   }
 
   // SM_ERROR_ARGUMENT, without a message, where there is no such kernel.
@@ -165,4 +148,11 @@ sm_status sm_cuda_op(const sm_cuda_op_params* params) {
   run.all();
   forget_declared();
   return run.status;
+}
+
+void sm_cuda_op_programs(sm_cuda_pixels pixels, sm_cuda_visit visit, void* context) {
+  for (const char* source : {"striped_conv2d", "experts", "router"}) {
+    const Program program = program_of(source, pixels);
+    visit(context, program.source.c_str(), program.options.c_str(), "");
+  }
 }

@@ -1,4 +1,4 @@
-// The operators' kernels: their parameters, and the table of them for each type of images.
+// The operators' kernels: their parameters.
 //
 // Images are planar, [N, C, H, W], float32, float16 or bfloat16; weights, partial sums and gradients of
 // weights are float32. A block takes the tiles `share`, share + shares, .. of an image or plane, and adds
@@ -6,7 +6,7 @@
 // the GPU.
 #pragma once
 
-#include "cuda/launch.h"
+#include "cuda/common.h"
 
 namespace seemore {
 namespace cuda {
@@ -77,20 +77,6 @@ struct RouteBackwardParams {
   int channels, plane, rank, experts;
   int first[kMostExperts + 1];
 };
-
-struct OpKernels {
-  Kernel<StripesParams> stripes, stripes_backward;
-  Kernel<ExpertsParams> experts, experts_backward;              // tiles of 128 pixels
-  Kernel<ExpertsParams> experts_small, experts_backward_small;  // of 32, for many ranks
-  Kernel<PoolParams> pool;
-  Kernel<RouteParams> route;
-  Kernel<RouteBackwardParams> route_backward;
-};
-
-// Fill in one .cu file's part of the table; type as sm_cuda_pixels numbers it: float32, float16, bfloat16.
-void add_stripes(OpKernels& table, int type);
-void add_experts(OpKernels& table, int type);
-void add_router(OpKernels& table, int type);
 
 // Bytes of dynamic shared memory.
 constexpr size_t stripes_shared(int taps, bool backward) {

@@ -1,4 +1,5 @@
 // The router of mix_experts: means of x, softmax and top-k in float32, and its gradient through the softmax.
+#include "cuda/entry.cuh"
 #include "cuda/ops/element.cuh"
 
 namespace seemore {
@@ -6,7 +7,7 @@ namespace cuda {
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) pool_kernel(const PoolParams p) {
+SM_DEVICE void pool_kernel(const PoolParams& p) {
   SM_DYNAMIC_SHARED(shared);
   float* const sums = reinterpret_cast<float*>(shared);  // [kWarps]
   const int share = blockIdx.x % p.shares;
@@ -44,7 +45,7 @@ SM_DEVICE void softmax(const float* mean, const float* router, int channels, int
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
+SM_DEVICE void route_kernel(const RouteParams& p) {
   SM_DYNAMIC_SHARED(shared);
   float *const mean = reinterpret_cast<float*>(shared), *const probabilities = mean + p.channels;
   const size_t image = blockIdx.x;
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
   for (int e = 0; e < p.experts; ++e) weights[e] = chosen[e] != 0 ? probabilities[e] : 0.0f;
 }
 
-__global__ void __launch_bounds__(kThreads) route_backward_kernel(const RouteBackwardParams p) {
+SM_DEVICE void route_backward_kernel(const RouteBackwardParams& p) {
   SM_DYNAMIC_SHARED(shared);
   float *const mean = reinterpret_cast<float*>(shared), *const probabilities = mean + p.channels;
   float* const slope = probabilities + p.experts;  // [experts]: by the weights, then by the logits
@@ -113,11 +114,9 @@ __global__ void __launch_bounds__(kThreads) route_backward_kernel(const RouteBac
 
 }  // namespace
 
-void add_router(OpKernels& table, int type) {
-  for_type(type, [&](auto t) { table.pool = kernel_of<PoolParams, pool_kernel<decltype(t)>>(); });
-  table.route = kernel_of<RouteParams, route_kernel>();
-  table.route_backward = kernel_of<RouteBackwardParams, route_backward_kernel>();
-}
-
 }  // namespace cuda
 }  // namespace seemore
+
+SM_ENTRY(pool, PoolParams, (kThreads), pool_kernel<SM_TYPE>)
+SM_ENTRY(route, RouteParams, (kThreads), route_kernel)
+SM_ENTRY(route_backward, RouteBackwardParams, (kThreads), route_backward_kernel)

@@ -2,6 +2,7 @@
 // pass.
 //
 // A tile of 32 x 32 pixels has a region of side 32 + taps - 1 around it, zero outside the image.
+#include "cuda/entry.cuh"
 #include "cuda/ops/element.cuh"
 
 namespace seemore {
@@ -68,9 +69,8 @@ SM_DEVICE void first_stripe(const StripesParams& p, const StripeTile& at, int c,
   }
 }
 
-// Six blocks have all threads of a multiprocessor of sm_86: for eight ptxas would spill (16 bit, sm_80).
 template <class T>
-__global__ void __launch_bounds__(kThreads, 6) stripes_kernel(const StripesParams p) {
+SM_DEVICE void stripes_kernel(const StripesParams& p) {
   using Element = typename T::Element;
   SM_DYNAMIC_SHARED(shared);
   const int share = blockIdx.x % p.shares, plane = blockIdx.x / p.shares, c = plane % p.channels;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 6) stripes_kernel(const StripesParam
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) stripes_backward_kernel(const StripesParams p) {
+SM_DEVICE void stripes_backward_kernel(const StripesParams& p) {
   using Element = typename T::Element;
   SM_DYNAMIC_SHARED(shared);
   const int share = blockIdx.x % p.shares, plane = blockIdx.x / p.shares, c = plane % p.channels;
@@ -169,13 +169,9 @@ __global__ void __launch_bounds__(kThreads) stripes_backward_kernel(const Stripe
 
 }  // namespace
 
-void add_stripes(OpKernels& table, int type) {
-  for_type(type, [&](auto t) {
-    using T = decltype(t);
-    table.stripes = kernel_of<StripesParams, stripes_kernel<T>>();
-    table.stripes_backward = kernel_of<StripesParams, stripes_backward_kernel<T>>();
-  });
-}
-
 }  // namespace cuda
 }  // namespace seemore
+
+// Six blocks have all threads of a multiprocessor of sm_86: for eight ptxas would spill (16 bit, sm_80).
+SM_ENTRY(stripes, StripesParams, (kThreads, 6), stripes_kernel<SM_TYPE>)
+SM_ENTRY(stripes_backward, StripesParams, (kThreads), stripes_backward_kernel<SM_TYPE>)

@@ -267,9 +267,12 @@ void Warp::fail(const std::string& message, int lane) const {
                 message);
 }
 
-void load(const std::string& source) {
+void load(const std::string& source, const std::string& program) {
   modules.push_back(parse(source));
-  for (const Kernel& kernel : modules.back().kernels) programs.push_back(assemble(modules.back(), kernel));
+  for (const Kernel& kernel : modules.back().kernels) {
+    programs.push_back(assemble(modules.back(), kernel));
+    if (!program.empty()) programs.back().name = program + " " + programs.back().name;
+  }
 }
 
 void unload_all() {

@@ -9,9 +9,10 @@
 
 namespace cudasim::ptx {
 
-// Kernels of a PTX text from now on, beside those loaded before. Throws std::runtime_error for text or
+// Kernels of a PTX text from now on, beside those loaded before: by their names, with "program " before them
+// unless that is empty (Program in cuda/runtime.h: source and options). Throws std::runtime_error for text or
 // instructions that the simulator does not know.
-void load(const std::string& text);
+void load(const std::string& text, const std::string& program);
 void unload_all();
 bool any_loaded();
 
