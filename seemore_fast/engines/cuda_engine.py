@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast.backends import native
+from seemore_fast.backends import cuda_programs, native
 from seemore_fast.engines.cpu_engine import PackedWeights, float32_arrays
 from seemore_fast.engines.cuda_graphs import Graphs
 from seemore_fast.errors import SeemoreError
@@ -24,18 +24,31 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 """How the engine computes, as csrc/seemore_cuda.h numbers it."""
 
 _PIXELS = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
-_ALIGNMENT = 256  # of the workspace, in bytes
+_ALIGNMENT = 256  # of weights and workspace, in bytes
 
 
-def pack(lib: ModuleType, network: reference.SeemoRe, precision: str, device: int) -> Any:
-    """The network's folded weights on a GPU.
+def pack(
+    lib: ModuleType, network: reference.SeemoRe, precision: str, device: torch.device
+) -> tuple[Any, Tensor]:
+    """The network for a GPU, and its folded weights there, which must live as long as it runs.
 
-    Raises BackendError for a configuration beyond the engine's limits, or where a call of CUDA fails,
-    MemoryError where the GPU has no room.
+    Raises BackendError for a configuration beyond the engine's limits, or without kernels for this GPU, or
+    where a call of CUDA fails; torch.OutOfMemoryError where the GPU has no room.
     """
-    return lib.CudaEngine(
-        float32_arrays(fold.fold_network(network)), precision=PRECISIONS.index(precision), device=device
-    )
+    arrays, number, index = float32_arrays(fold.fold_network(network)), PRECISIONS.index(precision), device.index or 0
+    cuda_programs.load(lib, index, lib.cuda_network_programs(arrays, number, index, 0))
+    size = lib.cuda_weight_bytes(arrays, number, index)
+    weights, host = aligned(size, device), torch.zeros(size, dtype=torch.uint8)
+    packed = lib.CudaEngine(arrays, number, index, host=host.data_ptr(), weights=weights.data_ptr())
+    weights.copy_(host)
+    return packed, weights
+
+
+def aligned(size: int, device: torch.device) -> Tensor:
+    """Memory as the engine wants it."""
+    memory = torch.empty(size + _ALIGNMENT, dtype=torch.uint8, device=device)
+    start = -memory.data_ptr() % _ALIGNMENT
+    return memory[start : start + size]
 
 
 def launch(native: Any, x: Tensor, out: Tensor, workspace: Tensor, stream: int) -> None:
@@ -71,9 +84,11 @@ def precision_for(model: reference.SeemoRe, x: Tensor) -> str:
 class Network:
     """Weights packed for one device and precision, and the graphs that run them."""
 
-    def __init__(self, native: Any):
+    def __init__(self, native: Any, weights: Tensor):
         self.native = native
         self.graphs = Graphs(self)
+        self._weights = weights
+        self._streams: set[int] = set()  # that have used the weights
 
     def workspace(self, x: Tensor) -> int:
         """Bytes of working memory for input like ``x``.
@@ -84,12 +99,17 @@ class Network:
 
     def allocate(self, x: Tensor) -> Tensor:
         """The workspace for input like ``x``; the current stream may take it over as soon as it is freed."""
-        workspace = torch.empty(self.workspace(x) + _ALIGNMENT, dtype=torch.uint8, device=x.device)
-        return workspace[-workspace.data_ptr() % _ALIGNMENT :]
+        return aligned(self.workspace(x), x.device)
 
     def launch(self, x: Tensor, out: Tensor, workspace: Tensor) -> None:
         """On the current stream of the input's device; see `launch`."""
         launch(self.native, x, out, workspace, torch.cuda.current_stream(x.device).cuda_stream)
+
+    def use(self, stream: torch.cuda.Stream) -> None:
+        """Keeps the weights' memory, once they are gone, from others until the stream is done with them."""
+        if stream.cuda_stream not in self._streams:
+            self._weights.record_stream(stream)
+            self._streams.add(stream.cuda_stream)
 
 
 class Engine:
@@ -142,8 +162,11 @@ class Engine:
         with torch.cuda.device(x.device):
             out = x.new_empty((n, channels, h * scale, w * scale))
             capturing = torch.cuda.is_current_stream_capturing()
-            if capturing and network not in self._captured:
-                self._captured.append(network)
+            if capturing:
+                if network not in self._captured:
+                    self._captured.append(network)
+            else:
+                network.use(torch.cuda.current_stream(x.device))
             if capturing or not network.graphs.run(x, out):
                 network.launch(x, out, network.allocate(x))
         return out
@@ -158,10 +181,6 @@ def _refuse() -> Network:
 
 def _pack(model: reference.SeemoRe, precision: str, device: torch.device) -> Network:
     start = time.perf_counter()
-    try:
-        packed = pack(native.require(), model, precision, device.index or 0)
-    except MemoryError:
-        torch.cuda.empty_cache()  # what PyTorch keeps for itself
-        packed = pack(native.require(), model, precision, device.index or 0)
+    network = Network(*pack(native.require(), model, precision, device))
     log.info("packed weights for %s in %s: %.0f ms", device, precision, 1e3 * (time.perf_counter() - start))
-    return Network(packed)
+    return network

@@ -58,7 +58,7 @@ class Simulated:
 
     def __init__(self, network: reference.SeemoRe, precision: str = "fp32"):
         self.scale = network.scale
-        self.native = cuda_engine.pack(library(), network, precision, device=0)
+        self.native, self._weights = cuda_engine.pack(library(), network, precision, torch.device("cpu"))
 
     def __call__(self, x: Tensor, seed: int = 1, check: bool = True) -> Tensor:
         """Output for x [N, C, H, W]; blocks and lanes run in the order of ``seed``.
@@ -70,8 +70,7 @@ class Simulated:
         out = x.new_full(
             (n, channels, h * self.scale, w * self.scale), 77 if x.dtype == torch.uint8 else torch.nan
         )
-        workspace = torch.full((self.native.workspace(n, h, w) + 256,), 255, dtype=torch.uint8)
-        workspace = workspace[-workspace.data_ptr() % 256 :]
+        workspace = cuda_engine.aligned(self.native.workspace(n, h, w), x.device).fill_(255)
         cuda_engine.launch(self.native, x.contiguous(), out, workspace, stream=0)
         return out
 
