@@ -160,6 +160,24 @@ void bind_cuda(py::module_& m) {
         return count;
       },
       "How many GPUs can be used. Raises BackendError with the reason where there is none.");
+  m.def(
+      "cuda_capability",
+      [](int device) {
+        int capability = 0;
+        check(sm_cuda_capability(device, &capability));
+        return capability;
+      },
+      arg("device"), "10 major + minor. Raises BackendError for a GPU that cannot be used.");
+  m.def("cuda_network_programs", network_programs, arg("network"), arg("precision"), arg("device"),
+        arg("capability"),
+        "What its kernels are compiled from: source, options, options for this network alone. Device -1: for "
+        "GPUs of that capability.");
+  m.def("cuda_op_programs", op_programs, arg("pixels"), "The same for the operators.");
+  m.def("cuda_load", load, arg("device"), arg("program"), arg("image"), "Loads a program's cubin for good.");
+  m.def("cuda_is_loaded", is_loaded, arg("device"), arg("program"));
+  m.def("cuda_weight_bytes", weight_bytes, arg("network"), arg("precision"), arg("device"),
+        "Bytes of the packed network.");
+  py::class_<CudaEngine>(m, "CudaEngine",
                          "The packed network on a GPU; see seemore_fast.engines.cuda_engine, its only user.")
       .def(py::init<const py::dict&, int, int, uintptr_t, uintptr_t>(), arg("network"), arg("precision"),
            arg("device"), arg("host"), arg("weights"))

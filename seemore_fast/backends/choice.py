@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from types import ModuleType
 
-from seemore_fast.backends import native
+from seemore_fast.backends import cuda_programs, native
 from seemore_fast.errors import BackendError
 
 NAMES = ("reference", "cpu", "cuda", "triton")
@@ -28,19 +29,24 @@ def missing(name: str) -> str | None:
         return _no_triton()
     if native.lib is None:
         return f"the native library does not load: {native.error}"
-    if name == "cuda" and not hasattr(native.lib, "cuda_devices"):
-        return "the native library was built without CUDA; SEEMORE_CUDA=on, with nvcc at hand, builds it"
     try:
-        native.lib.isa() if name == "cpu" else native.lib.cuda_devices()
+        if name == "cuda":
+            return _no_cuda(native.lib)
+        native.lib.isa()
     except BackendError as error:
         return str(error)
-    return _no_gpu_in_torch() if name == "cuda" else None
+    return None
 
 
-def _no_gpu_in_torch() -> str | None:
+def _no_cuda(lib: ModuleType) -> str | None:
+    """Raises BackendError where it is the driver that says why."""
     import torch
 
-    return None if torch.cuda.is_available() else f"PyTorch {torch.__version__} finds no GPU"
+    devices = range(lib.cuda_devices())
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} finds no GPU"
+    obstacles = [cuda_programs.obstacle(lib.cuda_capability(device)) for device in devices]
+    return None if None in obstacles else obstacles[0]
 
 
 def _no_triton() -> str | None:

@@ -77,6 +77,7 @@ def images(programs: Sequence[Program], capability: int, fresh: bool = False) ->
     return made
 
 
+@functools.cache
 def obstacle(capability: int) -> str | None:
     """Why there can be no kernels for such a GPU; None if there can."""
     compiler = _compiler(capability)

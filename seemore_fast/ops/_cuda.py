@@ -6,14 +6,16 @@ in float32, and what they sum up over pixels comes back in as many parts as bloc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import ceil
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seemore_fast.backends import native
+from seemore_fast.backends import cuda_programs, native
 
 _PIXELS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _BLOCKS = 528
@@ -29,8 +31,6 @@ def obstacle(name: str, tensors: Sequence[Tensor]) -> str | None:
         return f"there is no CUDA C++ kernel of {name}"
     if native.lib is None:
         return f"the native library does not load: {native.error}"
-    if not hasattr(native.lib, "cuda_op"):
-        return "the native library was built without CUDA; SEEMORE_CUDA=on, with nvcc at hand, builds it"
     if tensors[0].dtype not in _PIXELS:
         return f"the CUDA kernels take float32, float16 and bfloat16, x is {tensors[0].dtype}"
     if name == "striped_conv2d":
@@ -169,10 +169,16 @@ def _launch(
     if x.shape[0] == 0:
         return
     buffers = [[(0, 0) if t is None else (t.data_ptr(), t.nbytes) for t in ts] for ts in (inputs, outputs)]
-    device = x.device.index or 0
-    native.require().cuda_op(
+    device, lib = x.device.index or 0, native.require()
+    _load(lib, device, _PIXELS[x.dtype])
+    lib.cuda_op(
         kernel, *buffers, _PIXELS[x.dtype], x.shape, shares, device, _stream(x.device), **options
     )
+
+
+@functools.cache
+def _load(lib: ModuleType, device: int, pixels: int) -> None:
+    cuda_programs.load(lib, device, lib.cuda_op_programs(pixels))
 
 
 def _stream(device: torch.device) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seemore_fast import SeemoRe, Upscaler
-from seemore_fast.backends import choice, native
+from seemore_fast.backends import choice, cuda_programs, native
 from seemore_fast.engines import cuda_engine, cuda_graphs, fused
 from seemore_fast.errors import BackendError, SeemoreError
 from seemore_fast.network import reference
@@ -118,29 +118,34 @@ def test_beyond_its_limits(device, launches, caplog):
 
 
 class Library:
-    """A native library without or with CUDA."""
+    """A native library that finds a driver with a GPU of this capability, or does not."""
 
-    def __init__(self, error: str | None = None):
+    def __init__(self, error: str | None = None, capability: int = 90):
         self.error = error
+        self.capability = capability
 
     def cuda_devices(self) -> int:
         if self.error:
             raise BackendError(self.error)
         return 1
 
+    def cuda_capability(self, device: int) -> int:
+        return self.capability
+
 
 def test_why_it_is_missing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(native, "lib", object())
-    assert "built without CUDA; SEEMORE_CUDA=on" in choice.missing("cuda")
+    monkeypatch.setattr(native, "lib", Library("NVIDIA's driver is not installed"))
+    assert choice.missing("cuda") == "NVIDIA's driver is not installed"
     assert choice.resolve("auto", "cuda") == "reference"
-    with pytest.raises(BackendError, match="'cuda' is not available: the native library was built without"):
+    with pytest.raises(BackendError, match="'cuda' is not available: NVIDIA's driver is not installed"):
         SeemoRe(backend="cuda")
-    monkeypatch.setattr(native, "lib", Library("CUDA driver version is insufficient"))
-    assert choice.missing("cuda") == "CUDA driver version is insufficient"
     monkeypatch.setattr(native, "lib", Library())
     assert f"PyTorch {torch.__version__} finds no GPU" in choice.missing("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda_programs, "obstacle", lambda capability: f"no kernels for {capability}")
+    assert choice.missing("cuda") == "no kernels for 90"
+    monkeypatch.setattr(cuda_programs, "obstacle", lambda capability: None)
     assert choice.missing("cuda") is None
     assert choice.resolve("auto", "cuda") == "cuda"
     with pytest.raises(BackendError, match="'cuda' computes on cuda, but the input is on cpu"):
@@ -305,20 +310,6 @@ def test_copies_share_nothing(device):
     assert other.cuda_engine is not model.cuda_engine
     load_others(model)
     assert torch.equal(run(other, x), want)
-
-
-def test_packing_asks_for_memory_that_pytorch_keeps(device, monkeypatch):
-    pack, asked = cuda_engine.pack, []
-
-    def full(*arguments):
-        if not asked:
-            raise MemoryError("1 bytes for weights: out of memory")
-        return pack(*arguments)
-
-    monkeypatch.setattr(cuda_engine, "pack", full)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append(True))
-    assert error_of(small(device), torch.rand(1, 3, 16, 16, device=device)) <= 1e-5
-    assert asked == [True]
 
 
 # ---- Graphs ----------------------------------------------------------------------------------------------

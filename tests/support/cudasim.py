@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seemore_fast.backends import choice, native
+from seemore_fast.backends import choice, cuda_programs, native
 from seemore_fast.engines import cuda_engine
 from seemore_fast.network import reference
 
@@ -129,6 +129,7 @@ def stand_in_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve = choice.resolve
     for owner, name, value in (
         (native, "lib", simulator),
+        (cuda_programs, "obstacle", lambda capability: None),
         (choice, "resolve", lambda requested, device: resolve(requested, "cuda")),
         (cuda_engine, "launch", _launch_or_capture),
         (torch.cuda, "is_available", lambda: True),
