@@ -64,12 +64,23 @@ def _failure(command: list[str]) -> str:
 
 
 setup(
-    packages=[*find_packages(include=["seemore_fast", "seemore_fast.*"]), "seemore_fast.kernels"],
-    package_dir={"seemore_fast": "seemore_fast", "seemore_fast.kernels": "kernels"},
+    packages=[
+        *find_packages(include=["seemore_fast", "seemore_fast.*"]),
+        "seemore_fast.kernels",
+        "seemore_fast.csrc",
+    ],
+    package_dir={
+        "seemore_fast": "seemore_fast",
+        "seemore_fast.kernels": "kernels",
+        "seemore_fast.csrc": "csrc",  # the CUDA kernels' sources, for NVRTC
+    },
     package_data={
         "seemore_fast": ["py.typed", "native_missing.txt"],
         "seemore_fast.network.weights": ["*.safetensors", "*.md", "*.yml"],
         "seemore_fast.demo": ["samples/*"],
+        "seemore_fast.csrc": [
+            f"cuda{folder}/*.{kind}" for folder in ("", "/*") for kind in ("cu", "cuh", "h")
+        ],
     },
     ext_modules=[Extension("seemore_fast._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},

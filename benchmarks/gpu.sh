@@ -40,7 +40,7 @@ build() {
   local capability
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
   cmake -S . -B build-gpu -G Ninja -DPython_EXECUTABLE="$(command -v python3)" \
-    -DSEEMORE_CUDA=on -DSEEMORE_CUDA_ARCHITECTURES="$capability-real" || return
+    -DSEEMORE_CUDA=on -DSEEMORE_CUDA_ARCHITECTURES="$capability" || return
   ninja -C build-gpu || return
   python3 -c 'from seemore_fast import backends; exit(backends.missing("cuda"))' # prints why it is missing
 }

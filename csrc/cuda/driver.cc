@@ -26,7 +26,8 @@ void* open_library(const char* name) { return LoadLibraryExA(name, nullptr, LOAD
 void* symbol(void* library, const char* name) {
   return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), name));
 }
-std::string why_not() { return "NVIDIA's driver is not installed (nvcuda.dll is not there)"; }
+std::string last_error() { return "nvcuda.dll is not there"; }
+std::string why_not(const std::string& error) { return "NVIDIA's driver is not installed: " + error; }
 std::string hint() { return ""; }
 
 #else
@@ -35,16 +36,20 @@ constexpr const char* kNames[] = {"libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1
 void* open_library(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
 void* symbol(void* library, const char* name) { return dlsym(library, name); }
 
+std::string last_error() {
+  const char* error = dlerror();
+  return error ? error : "libcuda.so.1 is not there";
+}
+
 bool there(const char* path) { return access(path, F_OK) == 0; }
 
-std::string why_not() {
-  const char* error = dlerror();
+std::string why_not(const std::string& error) {
   std::string text = "NVIDIA's driver is not installed";
   if (there("/dev/dxg") && !there("/dev/nvidiactl"))
     text = "this is WSL2, and NVIDIA's driver for Windows, which brings libcuda.so.1 here, is not installed";
   else if (there("/dev/nvidiactl"))
-    text = "there is a GPU, but libcuda.so.1 does not load (in a container, it must be given to it)";
-  return text + " (" + (error ? error : "libcuda.so.1 is not there") + ")";
+    text = "there is a GPU, but the driver does not load (a container must be given it)";
+  return text + ": " + error;
 }
 
 // What may be behind a driver that finds no device.
@@ -66,10 +71,13 @@ Loaded load() {
   Loaded found;
   Driver& d = found.driver;
   void* library = nullptr;
-  for (const char* name : kNames)
+  std::string error;
+  for (const char* name : kNames) {
     if (!library) library = open_library(name);
+    if (!library && error.empty()) error = last_error();
+  }
   if (!library) {
-    found.reason = why_not();
+    found.reason = why_not(error);
     return found;
   }
   const struct {
@@ -100,13 +108,13 @@ Loaded load() {
     found.reason = std::string("NVIDIA's driver is too old: it has no ") + function.name;
     return found;
   }
-  if (const char* error = d.explain("NVIDIA's driver does not start", d.init(0))) {
-    found.reason = error + hint();
+  if (const char* text = d.explain("NVIDIA's driver does not start", d.init(0))) {
+    found.reason = text + hint();
     return found;
   }
   int version = 0;
-  if (const char* error = d.explain("NVIDIA's driver tells no version", d.version(&version)))
-    found.reason = error;
+  if (const char* text = d.explain("NVIDIA's driver tells no version", d.version(&version)))
+    found.reason = text;
   else if (version < kLeastVersion)
     found.reason = say("NVIDIA's driver is too old: it supports CUDA %d.%d, the kernels need %d.%d",
                        version / 1000, version % 1000 / 10, kLeastVersion / 1000, kLeastVersion % 1000 / 10);

@@ -1,4 +1,4 @@
-"""The CUDA kernels' images: what nvcc compiled ahead of time, or NVRTC compiles for the GPU at hand, and loading.
+"""The CUDA kernels' images, compiled by nvcc ahead of time or by NVRTC for the GPU at hand, and loading them.
 
 A program (csrc/seemore_cuda.h) is a source with options.  The library says which ones a network or operator
 needs; they are loaded once for each device and process.
@@ -73,7 +73,9 @@ def images(programs: Sequence[Program], capability: int, fresh: bool = False) ->
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         made = list(threads.map(lambda program: _image(compiler, program, capability, fresh), programs))
     if compiled := sum(image.seconds > 0 for image in made):
-        log.info("compiled %d kernel sources for sm_%d: %.1f s", compiled, capability, time.perf_counter() - start)
+        log.info(
+            "compiled %d kernel sources for sm_%d: %.1f s", compiled, capability, time.perf_counter() - start
+        )
     return made
 
 
@@ -83,6 +85,12 @@ def obstacle(capability: int) -> str | None:
     compiler = _compiler(capability)
     there = _archive_for(capability, compiler) is not None or isinstance(compiler, nvrtc.Nvrtc)
     return None if there else str(compiler)
+
+
+def compiled_ahead() -> list[str]:
+    """The GPUs that the build compiled for, as sm_90."""
+    archive = _archive()
+    return [] if archive is None else [f"sm_{capability}" for capability in archive.cubins]
 
 
 def _compiler(capability: int) -> nvrtc.Nvrtc | BackendError:
@@ -138,12 +146,12 @@ class _Archive:
         self._zip = zipfile.ZipFile(path)
         self._lock = threading.Lock()
         names = self._zip.comment.decode().split()
-        self._cubins = [int(name) for name in names if not name.startswith("+")]
+        self.cubins = [int(name) for name in names if not name.startswith("+")]
         self._ptx = [int(name) for name in names if name.startswith("+")]
 
     def has_cubins(self, capability: int) -> bool:
         """They run on GPUs of the same major capability and the same minor or a higher one."""
-        return any(c // 10 == capability // 10 and c <= capability for c in self._cubins)
+        return any(c // 10 == capability // 10 and c <= capability for c in self.cubins)
 
     def has_ptx(self, capability: int) -> bool:
         """It runs on all later GPUs, once the driver has compiled it."""

@@ -70,16 +70,16 @@ class Nvrtc:
         program = ctypes.c_void_p()
         encoded = [option.encode() for option in options]
         self._check(
-            self._lib.nvrtcCreateProgram(
-                ctypes.byref(program), source.encode(), name.encode(), 0, None, None
-            )
+            self._lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
         )
         try:
             array = (ctypes.c_char_p * len(encoded))(*encoded)
             result = self._lib.nvrtcCompileProgram(program, len(encoded), array)
             log = self._read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
             if result:
-                raise BackendError(f"NVRTC {self} does not compile {name}: {log.strip() or self._text(result)}")
+                raise BackendError(
+                    f"NVRTC {self} does not compile {name}: {log.strip() or self._text(result)}"
+                )
             what = "PTX" if any("arch=compute" in option for option in options) else "CUBIN"
             return Compiled(self._read(program, what), log)
         finally:

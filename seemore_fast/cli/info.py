@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +13,26 @@ from rich.table import Table
 from rich.text import Text
 
 
-def command(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for tools.")] = False) -> None:
+def command(
+    gpu: Annotated[
+        str | None, typer.Argument(help="With --compile: for such GPUs, as sm_90. Default: the one at hand.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for tools.")] = False,
+    compile_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the CUDA kernels of the bundled networks into the cache (needs NVRTC, but no GPU), "
+            "and show time, registers and spills.",
+        ),
+    ] = False,
+) -> None:
     """Show versions, processor, backends, GPUs and bundled weights; names no path of yours."""
+    if compile_kernels:
+        _compile(gpu, as_json)
+        return
+    if gpu is not None:
+        raise typer.BadParameter("a kind of GPU goes with --compile", param_hint="gpu")
     from seemore_fast.measure.environment import environment
 
     found = environment()
@@ -23,6 +43,30 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for t
     for label, text in _rows(found):
         table.add_row(Text(label, style="bold"), Text(text))
     Console().print(table)
+
+
+def _compile(gpu: str | None, as_json: bool) -> None:
+    from seemore_fast.backends import native
+    from seemore_fast.engines import cuda_compile
+
+    if gpu is None:
+        capability = native.require().cuda_capability(0)
+    elif found := re.fullmatch(r"sm_(\d{2,3})", gpu):
+        capability = int(found[1])
+    else:
+        raise typer.BadParameter(f"{gpu!r} is no kind of GPU; one is sm_90", param_hint="gpu")
+    kernels = list(cuda_compile.compile_all(capability))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(kernel) for kernel in kernels], indent=2))
+        return
+    table = Table("kernel", "of", "registers", "spilled bytes", "seconds", box=None)
+    for kernel in kernels:
+        options = kernel.options.replace("-DSM_", "").replace("SPECIAL ", "")
+        figures = (str(kernel.registers), str(kernel.spilled_bytes), f"{kernel.seconds:.1f}")
+        table.add_row(kernel.name, Text(f"{kernel.source} {options}"), *figures)
+    Console().print(table)
+    spilling = sum(kernel.spilled_bytes > 0 for kernel in kernels)
+    typer.echo(f"{len(kernels)} kernels for sm_{capability} are in the cache; {spilling} spill registers")
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -40,6 +84,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("instruction set", isa),
         *backends,
         ("CUDA of torch", found["cuda"] or "none"),
+        (
+            "CUDA kernels",
+            f"ahead: {', '.join(found['kernels']['ahead']) or 'none'}; NVRTC: {found['kernels']['nvrtc']}",
+        ),
         ("GPUs", "; ".join(found["gpus"]) or "none"),
         ("weights", ", ".join(found["weights"]) or "none"),
         *found["variables"].items(),

@@ -35,7 +35,11 @@ def pack(
     Raises BackendError for a configuration beyond the engine's limits, or without kernels for this GPU, or
     where a call of CUDA fails; torch.OutOfMemoryError where the GPU has no room.
     """
-    arrays, number, index = float32_arrays(fold.fold_network(network)), PRECISIONS.index(precision), device.index or 0
+    arrays, number, index = (
+        float32_arrays(fold.fold_network(network)),
+        PRECISIONS.index(precision),
+        device.index or 0,
+    )
     cuda_programs.load(lib, index, lib.cuda_network_programs(arrays, number, index, 0))
     size = lib.cuda_weight_bytes(arrays, number, index)
     weights, host = aligned(size, device), torch.zeros(size, dtype=torch.uint8)

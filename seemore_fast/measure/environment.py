@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from seemore_fast.backends import choice, native
+from seemore_fast.backends import choice, cuda_programs, native, nvrtc
 from seemore_fast.errors import BackendError
 from seemore_fast.network import weights
 
@@ -32,6 +32,7 @@ def environment() -> dict[str, Any]:
         "native": _native_library(),
         "backends": {name: without_paths(choice.missing(name)) for name in choice.NAMES},
         "cuda": torch.version.cuda,
+        "kernels": {"ahead": cuda_programs.compiled_ahead(), "nvrtc": without_paths(str(nvrtc.find()))},
         "gpus": _gpus(),
         "weights": weights.names(),
         "variables": {k: without_paths(v) for k, v in sorted(os.environ.items()) if k.startswith("SEEMORE_")},

@@ -171,9 +171,7 @@ def _launch(
     buffers = [[(0, 0) if t is None else (t.data_ptr(), t.nbytes) for t in ts] for ts in (inputs, outputs)]
     device, lib = x.device.index or 0, native.require()
     _load(lib, device, _PIXELS[x.dtype])
-    lib.cuda_op(
-        kernel, *buffers, _PIXELS[x.dtype], x.shape, shares, device, _stream(x.device), **options
-    )
+    lib.cuda_op(kernel, *buffers, _PIXELS[x.dtype], x.shape, shares, device, _stream(x.device), **options)
 
 
 @functools.cache

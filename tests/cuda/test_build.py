@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import runpy
 import shutil
 from pathlib import Path
 
 import pytest
 
+from seemore_fast.backends import native
+from seemore_fast.engines.cpu_engine import float32_arrays
+from seemore_fast.network import fold, reference
+from seemore_fast.network.variants import config
 from tests.support.building import PATHS, ROOT, run, tool
 
 CUDA = ROOT / "csrc/cuda"
-ENGINE = sorted(CUDA.glob("engine/*.cu"))
-OPS = sorted(CUDA.glob("ops/*.cu"))
 
 ARCHITECTURES = ("sm_80", "sm_90")
 """Of those that a build is for by default. In every build ptxas warns of spills."""
 
+NARROW = ("ffn", "mix_ffn", "rme", "sme", "sme11", "tail")
+OPERATORS = ("experts", "router", "striped_conv2d")
+
 CASES = [
-    *((source, "Fp16") for source in ENGINE),
-    *((source, "Fp32") for source in ENGINE),
-    *((source, "all") for source in OPS),
+    *(
+        (f"engine/{s}", f"-DSM_PRECISION={p} -DSM_WIDTH={w}")
+        for s in NARROW
+        for p, w in (("Fp16", 6), ("Fp32", 6))
+    ),
+    *((f"engine/{s}", f"-DSM_PRECISION={p}") for s in ("head", "wide") for p in ("Fp16", "Fp32")),
+    *((f"ops/{s}", "-DSM_TYPE=Float16") for s in OPERATORS),
 ]
+"""Programs, as csrc/cuda/compile.py has them all."""
 
 REGISTERS_OF_TWO_BLOCKS = 65536 // (2 * 256)
 
@@ -33,14 +45,16 @@ def nvcc() -> str:
     return found
 
 
-@pytest.mark.parametrize(("source", "precision"), CASES, ids=[f"{s.stem}-{p}" for s, p in CASES])
-def test_no_spills(source: Path, precision: str, tmp_path: Path):
-    """At every width. Two blocks must fit a multiprocessor of sm_90 where it matters: float16 to 48 channels
-    (T, B, L), and the operators, whose files have all types."""
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("source", "options"), CASES, ids=[f"{s}{o.replace('-DSM_', '-')}" for s, o in CASES]
+)
+def test_no_spills(source: str, options: str, tmp_path: Path):
+    """Two blocks must fit a multiprocessor of sm_90 where it matters: float16, and the operators."""
     report = run(
-        *(nvcc(), "-std=c++20", "-O3", "-Xptxas=-v", "-Icsrc", f"-DSM_PRECISION={precision}", "--threads=2"),
+        *(nvcc(), "-std=c++20", "-O3", "-Xptxas=-v", "-Icsrc", *options.split(), "--threads=2"),
         *(f"-gencode=arch={arch.replace('sm', 'compute')},code={arch}" for arch in ARCHITECTURES),
-        *("-fatbin", source, "-o", tmp_path / "kernels.fatbin"),
+        *("-fatbin", CUDA / f"{source}.cu", "-o", tmp_path / "kernels.fatbin"),
     )
     found = re.findall(
         r"entry function '(\w+)' for '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -51,8 +65,22 @@ def test_no_spills(source: Path, precision: str, tmp_path: Path):
     assert {architecture for _, architecture, *_ in found} == set(ARCHITECTURES), report
     for kernel, architecture, *memory, registers in found:
         assert memory == ["0", "0", "0"], (kernel, architecture, memory)
-        if architecture == "sm_90" and precision in ("Fp16", "all") and "Li8E" not in kernel:
+        if architecture == "sm_90" and "16" in options:
             assert int(registers) <= REGISTERS_OF_TWO_BLOCKS, (kernel, registers)
+
+
+def test_every_program_is_compiled_ahead():
+    """The archive's table of programs against what the library asks for."""
+    scope = runpy.run_path(str(CUDA / "compile.py"))
+    programs = scope["programs"]()
+    assert set(CASES) <= set(programs)
+    asked = {
+        tuple(program[:2]) for pixels in range(3) for program in native.require().cuda_op_programs(pixels)
+    }
+    for variant, precision in itertools.product(("t-x4", "l-x2"), range(4)):
+        arrays = float32_arrays(fold.fold_network(reference.SeemoRe(**config(variant))))
+        asked |= {tuple(p[:2]) for p in native.require().cuda_network_programs(arrays, precision, -1, 90)}
+    assert asked <= set(programs)
 
 
 HOST_SIDE = sorted(CUDA.rglob("*.cc"))
@@ -60,5 +88,5 @@ HOST_SIDE = sorted(CUDA.rglob("*.cc"))
 
 @pytest.mark.parametrize("source", HOST_SIDE, ids=[source.stem for source in HOST_SIDE])
 def test_the_host_side_needs_no_cuda(source: Path):
-    """SEEMORE_CUDA=on leaves these files to the C++ compiler, which sees neither device.cuh nor CUDA."""
+    """No header of a toolkit is needed, nor device.cuh."""
     run(tool("g++"), "-std=c++20", "-fsyntax-only", "-Icsrc", source)
