@@ -109,9 +109,7 @@ def compile_source(source: str, options: str, architecture: int) -> Compiled:
 
     Raises RuntimeError with the compiler's messages where that fails, FileNotFoundError for a missing tool.
     """
-    key = hashlib.sha256(
-        _sources() + f"{source} {options} {architecture} {FLAGS} {nvcc_version()}".encode()
-    )
+    key = hashlib.sha256(_sources() + f"{source} {options} {architecture} {FLAGS} {nvcc_version()}".encode())
     folder = KEPT / key.hexdigest()[:20]
     ptx, cubin, report = (folder / name for name in ("kernels.ptx", "kernels.cubin", "report.txt"))
     if not report.exists():
