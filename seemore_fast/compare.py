@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont
 from torch import nn
 
 from seemore_fast.data.metrics import psnr, ssim
@@ -21,6 +19,11 @@ from seemore_fast.data.resize import enlarge, imresize
 from seemore_fast.errors import CheckpointError, SeemoreError
 from seemore_fast.measure.peers.memory import peak_of
 from seemore_fast.model import load
+from seemore_fast.system.optional import need
+
+with need("compare", "compare"):
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")
 _CROP, _GAP, _LINE = 220, 12, 18  # pixels of the figure
@@ -50,7 +53,8 @@ class Result:
 def load_any(name_or_path: str, backend: str = "auto") -> tuple[nn.Module, int]:
     """A network and its scale: ours for SeemoRe weights, else whatever spandrel recognises.
 
-    Raises CheckpointError for what neither knows, BackendError for ``backend``.
+    Raises CheckpointError for what neither knows, PackageError where spandrel is missing, BackendError for
+    ``backend``.
     """
     try:
         network = load(name_or_path, backend=backend)
@@ -59,12 +63,8 @@ def load_any(name_or_path: str, backend: str = "auto") -> tuple[nn.Module, int]:
         if not Path(name_or_path).is_file():
             raise
         ours = str(error)
-    try:
+    with need(f"{ours}; any other network", "spandrel"):
         import spandrel
-    except ImportError:
-        raise CheckpointError(
-            f"{ours}; other networks need spandrel (pip install 'seemore-fast[spandrel]')"
-        ) from None
     try:
         found = spandrel.ModelLoader(device="cpu").load_from_file(name_or_path)
     except Exception as error:  # its own classes, and whatever a damaged file makes of torch.load

@@ -21,5 +21,9 @@ class BackendError(SeemoreError):
     """A backend, device or dtype that is unknown or not available here; says why."""
 
 
+class PackageError(SeemoreError):
+    """An optional package that is not installed, or does not import; names the extra that brings it."""
+
+
 class Cancelled(SeemoreError):
-    """The caller's own wish: its ``cancelled`` callback said so."""
+    """The caller's ``cancelled`` callback has said so."""

@@ -135,7 +135,7 @@ def from_options(
         options.name,
         model.to(device).eval(),
         sets,
-        asked_metrics(options),
+        metrics_of(options),
         results / options.name / "visualization" if save_images or options.val.save_img else None,
         options.val.suffix or options.name,
     )
@@ -155,7 +155,7 @@ def test_sets(options: Options) -> dict[str, list[Pair]]:
     return sets
 
 
-def asked_metrics(options: Options) -> Mapping[str, Metric]:
+def metrics_of(options: Options) -> Mapping[str, Metric]:
     """``val: metrics``, or where there are none PSNR and SSIM as the papers take them."""
     return _default_metrics(options.scale) if options.val.metrics is None else options.val.metrics
 
@@ -266,18 +266,18 @@ def _canonical(name: str) -> str:
     return _ALIASES.get(name.lower(), name.lower())
 
 
-def _paper(variant: str | None, set_name: str, asked: Mapping[str, Metric]) -> Values:
+def _paper(variant: str | None, set_name: str, metrics: Mapping[str, Metric]) -> Values:
     """The published figures under the names of the metrics that they compare to."""
     psnr, ssim = PAPER.get(variant or "", {}).get(_canonical(set_name), (None, None))
     known = {"calculate_psnr": psnr, "calculate_ssim": ssim}
-    found = {name: known[metric.type] for name, metric in asked.items() if metric.test_y_channel}
+    found = {name: known[metric.type] for name, metric in metrics.items() if metric.test_y_channel}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _measure(asked: Mapping[str, Metric], image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Values:
+def _measure(metrics: Mapping[str, Metric], image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Values:
     return {
         name: _FUNCTIONS[metric.type](image, truth, metric.crop_border, metric.test_y_channel)
-        for name, metric in asked.items()
+        for name, metric in metrics.items()
     }
 
 

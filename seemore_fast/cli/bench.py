@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,19 +141,18 @@ def _against_peers(cases: list[Sized], runs: int) -> Iterator[Measured]:
     from seemore_fast.measure.peers import comparison
 
     for model, size in cases:
-        with Console(stderr=True).status("") as status:
-            found = comparison.run(model, size, runs, lambda doing, m=model: status.update(f"{m}: {doing}"))
+        with _reports(model) as report:
+            found = comparison.run(model, size, runs, report)
         yield _peers_table(_what(model, size), found), found.passed, asdict(found)
 
 
 def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> Iterator[Measured]:
     from seemore_fast.measure.peers import steps
+    from seemore_fast.measure.peers.contenders import OURS
 
     for model in models:
-        with Console(stderr=True).status("") as status:
-            results = steps.run(
-                model, batch, patch, dtype, runs, report=lambda doing, m=model: status.update(f"{m}: {doing}")
-            )
+        with _reports(model) as report:
+            results = steps.run(model, batch, patch, dtype, runs, report=report)
         columns = "", "ms", "min..max", "fwd", "bwd", "ours by", "MB", "rel L2", "check"
         what = f"training {model}, {batch} x {patch}x{patch}, {dtype}, gate {results[0].gate:.1e}"
         table = _empty_table(what, columns)
@@ -168,9 +168,16 @@ def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> 
                 f"{r.rel_l2:.1e}",
                 "ok" if r.passed else "FAILED",
             )
-        ours = [r for r in results if r.name == steps.OURS]
+        ours = [r for r in results if r.name == OURS]
         data = {"model": model, "results": [asdict(r) for r in results]}
         yield table, all(r.passed for r in ours), data
+
+
+@contextmanager
+def _reports(model: str) -> Iterator[Callable[[str], None]]:
+    """Gives what shows on stderr what is being done with ``model``, while this lasts."""
+    with Console(stderr=True).status("") as status:
+        yield lambda doing: status.update(f"{model}: {doing}")
 
 
 def _what(model: str, size: tuple[int, int]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seemore_fast.errors import ImageError
+from seemore_fast.system.optional import need
 
 SUFFIX = ".lmdb"
 
@@ -51,10 +52,8 @@ def encoded(path: Path) -> bytes:
 
 @lru_cache(maxsize=16)
 def _open(folder: Path) -> Any:
-    try:
+    with need(f"{folder}: LMDB", "train"):
         import lmdb
-    except ImportError:
-        raise ImageError(f"{folder}: needs lmdb: pip install 'seemore-fast[train]'") from None
     try:
         return lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import FORMATS, read, write
+from seemore_fast.system.optional import need
 from seemore_fast.upscale.upscaler import Upscaler
 
 SAMPLES = Path(__file__).with_name("samples")
@@ -235,10 +236,6 @@ def _free_port(host: str, port: int | None) -> int:
 
 
 def _gradio() -> Any:
-    try:
+    with need("the demo page", "demo"):
         import gradio
-    except ImportError as error:
-        raise SeemoreError(
-            f"the demo page needs gradio: pip install 'seemore-fast[demo]' ({error})"
-        ) from None
     return gradio

@@ -5,7 +5,6 @@ Live routing: each image of each batch takes its own experts, whatever the pictu
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast.errors import SeemoreError
+from seemore_fast.errors import PackageError, SeemoreError
 from seemore_fast.export.check import check, example_and_sizes, plain, quiet
 from seemore_fast.network import reference
 from seemore_fast.system.atomic import atomic_path
+from seemore_fast.system.optional import absent, need
 
 
 def missing() -> str | None:
     """Why ONNX export is not available here; None if it is."""
-    absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    return f"not installed: {', '.join(absent)} (pip install 'seemore-fast[export]')" if absent else None
+    return absent("export", "onnx", "onnxscript")
 
 
 def export_onnx(
@@ -40,12 +39,13 @@ def export_onnx(
     The file appears only after it passed its check: ONNX's own, and, where onnxruntime is installed, its
     output against float64 on pictures that take different experts.  Returns whether onnxruntime was there.
 
-    Raises SeemoreError where packages are missing, ``opset`` is not supported, the file cannot be written, or
-    the check fails.
+    Raises PackageError where packages are missing, SeemoreError where ``opset`` is not supported, the file
+    cannot be written, or the check fails.
     """
     if (why := missing()) is not None:
-        raise SeemoreError(f"ONNX export: {why}")
-    import onnx
+        raise PackageError(f"ONNX export: {why}")
+    with need("ONNX export", "export"):
+        import onnx
 
     latest = onnx.defs.onnx_opset_version()
     if not 18 <= opset <= latest:
@@ -94,9 +94,10 @@ def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
 
 def _onnx_runtime(path: Path) -> Callable[[Tensor], Tensor] | None:
     """The file in ONNX Runtime, if that is installed."""
-    if importlib.util.find_spec("onnxruntime") is None:
+    try:
+        import onnxruntime
+    except ImportError:
         return None
-    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {"lr": x.numpy()})[0])

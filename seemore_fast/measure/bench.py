@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -175,7 +175,7 @@ def error_of(out: Tensor, exact: Tensor) -> tuple[float, float]:
 
 
 def _interleave(
-    calls: dict[str, Callable[[], object]], runs: int, warmup: int, device: str
+    calls: Mapping[str, Callable[[], object]], runs: int, warmup: int, device: str
 ) -> dict[str, list[float]]:
     """Milliseconds of ``runs`` calls each, in turn, after ``warmup`` rounds that do not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}

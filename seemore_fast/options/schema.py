@@ -77,8 +77,8 @@ class IOBackend(_Group):
     type: Literal["disk", "lmdb"]
 
 
-class TestSet(_Group):
-    """``datasets: val*``, ``test*``: paired folders; HR is cropped to the size of LR times the scale."""
+class _PictureSet(_Group):
+    """What the sets under ``datasets`` have in common."""
 
     __test__ = False  # pytest would take the class for a test
 
@@ -86,13 +86,18 @@ class TestSet(_Group):
     name: FolderName
     type: Literal["PairedImageDataset"]
     dataroot_gt: Text
-    dataroot_lq: Text
     filename_tmpl: Text = "{}"
     meta_info_file: Text | None = None
     io_backend: IOBackend = IOBackend(type="disk")
 
 
-class TrainSet(TestSet):
+class TestSet(_PictureSet):
+    """``datasets: val*``, ``test*``: paired folders; HR is cropped to the size of LR times the scale."""
+
+    dataroot_lq: Text
+
+
+class TrainSet(_PictureSet):
     """``datasets: train``: ``gt_size`` is the HR patch side; batch size and workers count per process.
 
     Without ``dataroot_lq`` LR pictures are made of the HR ones.  ``cache_dir`` takes the decoded pictures.

@@ -8,16 +8,13 @@ What goes through spandrel, chaiNNer and ComfyUI among them, then runs on our ba
 
 from __future__ import annotations
 
-from seemore_fast.errors import BackendError
-
-try:
-    import spandrel
-except ImportError as error:
-    raise BackendError(f"spandrel does not import ({error}); pip install 'seemore-fast[spandrel]'") from None
-
 from seemore_fast.model import SeemoRe
 from seemore_fast.network import wrapped
 from seemore_fast.network.checkpoint import infer_config
+from seemore_fast.system.optional import need
+
+with need("this plug-in", "spandrel"):
+    import spandrel
 
 _THEIRS = "SeemoRe"
 

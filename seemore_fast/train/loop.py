@@ -16,8 +16,8 @@ from seemore_fast.data.pairs import Pair
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.model import SeemoRe
 from seemore_fast.options import pretrained
-from seemore_fast.options.schema import Options, TrainSet
-from seemore_fast.system.ahead import ahead
+from seemore_fast.options.schema import Options, Training, TrainSet
+from seemore_fast.system.ahead import map_ahead
 from seemore_fast.train import pictures, processes
 from seemore_fast.train.experiment import Experiment, load_state
 from seemore_fast.train.network import NotFinite, Trainee
@@ -25,7 +25,7 @@ from seemore_fast.train.processes import Launcher, Processes
 from seemore_fast.train.report import Report
 from seemore_fast.train.sampling import Batch, Sampler
 from seemore_fast.train.schedule import learning_rate
-from seemore_fast.train.signals import Wish
+from seemore_fast.train.signals import StopRequest
 from seemore_fast.train.validation import Validation
 
 
@@ -39,16 +39,17 @@ def train(
     pictures; and where the disk is full.  States saved earlier stay whole.
     """
     with processes.one_failure():
-        if options.train is None or options.datasets.train is None:
-            missing = "train" if options.train is None else "datasets:train"
+        training, dataset = options.train, options.datasets.train
+        if training is None or dataset is None:
+            missing = "train" if training is None else "datasets:train"
             raise SeemoreError(f"{missing} is missing: the file does not describe a training")
         wanted = pick_device("cpu" if options.num_gpu == 0 else "auto").type
         everyone = processes.join(launcher, options.dist_params, wanted)
     device = torch.device(wanted, everyone.local_rank) if wanted == "cuda" else torch.device(wanted)
-    with Report(options.train.total_iter, everyone.first) as report, processes.one_failure():
-        run = _Run(options, auto_resume, root, device, everyone, report)
-        with Wish() as wish:
-            ended_by = run.go(wish)
+    with Report(training.total_iter, everyone.first) as report, processes.one_failure():
+        run = _Run(options, training, dataset, auto_resume, root, device, everyone, report)
+        with StopRequest() as request:
+            ended_by = run.go(request)
     everyone.wait()
     processes.leave()
     return ended_by
@@ -60,13 +61,16 @@ class _Run:
     def __init__(
         self,
         options: Options,
+        training: Training,
+        dataset: TrainSet,
         auto_resume: bool,
         root: Path,
         device: torch.device,
         everyone: Processes,
         report: Report,
     ):
-        self.options, self.training, self.everyone, self.report = options, options.train, everyone, report
+        self.options, self.training, self.dataset = options, training, dataset
+        self.everyone, self.report = everyone, report
         seed = options.manual_seed or 0
         self.experiment = Experiment(root, options.name)
         state_file = self._state_file(auto_resume)
@@ -81,16 +85,16 @@ class _Run:
             self.notes.append(f"resuming {state_file}")
         elif options.path.pretrain_network_g is not None:
             self.notes = _describe(pretrained.load(model, options.path), options.path.pretrain_network_g)
-        self.trainee = Trainee(model, options, device, everyone)
+        self.trainee = Trainee(model, training, device, everyone)
         self.done = 0
         if self.state is not None:
             self.trainee.restore(self.state)
             self.done = self.state["iter"]
             self.validation.best = self.state["best"]
-        self.names, self.sampler = _sampler(options, seed, everyone, report)
+        self.names, self.sampler = _sampler(dataset, options.scale, seed, everyone, report)
 
-    def go(self, wish: Wish) -> int:
-        """Trains to the end or the ``wish``; see `train`."""
+    def go(self, request: StopRequest) -> int:
+        """Trains to the end, or until ``request`` has a signal; see `train`."""
         if self.everyone.first:
             self.experiment.prepare(resuming=self.state is not None)
             stamp = time.strftime("%Y%m%d_%H%M%S")
@@ -103,10 +107,10 @@ class _Run:
         sums = torch.zeros(len(self.trainee.terms), device=self.trainee.device)
         summed = 0
         saved = validated = self.done
-        workers = self.options.datasets.train.num_worker_per_gpu
-        batches = ahead(self._batch, count(self.done + 1), max(1, min(workers, 8)), 8)
+        workers = self.dataset.num_worker_per_gpu
+        batches = map_ahead(self._batch, count(self.done + 1), max(1, min(workers, 8)), 8)
         try:
-            while self.done < total and not (stop := self.everyone.largest(wish.signal)):
+            while self.done < total and not (stop := self.everyone.largest(request.signal)):
                 iteration = self.done + 1
                 sums += self.trainee.step(iteration, next(batches))
                 summed += 1
@@ -144,8 +148,8 @@ class _Run:
 
     def _state_file(self, auto_resume: bool) -> Path | None:
         newest = self.experiment.newest_state() if auto_resume else None
-        asked = self.options.path.resume_state
-        return newest or (Path(asked) if asked is not None else None)
+        given = self.options.path.resume_state
+        return newest or (Path(given) if given is not None else None)
 
     def _introduce(self) -> None:
         name, device = self.options.name, self.trainee.device
@@ -163,7 +167,7 @@ class _Run:
 
     def _batch(self, iteration: int) -> Batch:
         batch = self.sampler.batch(iteration)
-        if self.trainee.device.type == "cuda" and self.options.datasets.train.pin_memory:
+        if self.trainee.device.type == "cuda" and self.dataset.pin_memory:
             batch = Batch(*(patches.pin_memory() for patches in batch))
         return batch
 
@@ -189,12 +193,13 @@ class _Run:
         return SeemoreError(f"{error}; its patches are from {', '.join(names)}; {kept}")
 
 
-def _sampler(options: Options, seed: int, everyone: Processes, report: Report) -> tuple[list[str], Sampler]:
+def _sampler(
+    dataset: TrainSet, scale: int, seed: int, everyone: Processes, report: Report
+) -> tuple[list[str], Sampler]:
     """The training pictures' files and their sampler; see `pictures` for what is raised."""
-    chosen: TrainSet = options.datasets.train
-    cache, scale, patch = Path(chosen.cache_dir), options.scale, chosen.gt_size // options.scale
-    if chosen.dataroot_lq is None:
-        files = pairs.find_pictures(chosen.dataroot_gt, chosen.meta_info_file)
+    cache, patch = Path(dataset.cache_dir), dataset.gt_size // scale
+    if dataset.dataroot_lq is None:
+        files = pairs.find_pictures(dataset.dataroot_gt, dataset.meta_info_file)
 
         def store() -> tuple[pictures.Pictures, pictures.Pictures]:
             large = pictures.decoded(files, cache, report.preparing)
@@ -202,31 +207,29 @@ def _sampler(options: Options, seed: int, everyone: Processes, report: Report) -
 
     else:
         paired: list[Pair] = pairs.find_pairs(
-            chosen.dataroot_gt, chosen.dataroot_lq, chosen.filename_tmpl, chosen.meta_info_file
+            dataset.dataroot_gt, dataset.dataroot_lq, dataset.filename_tmpl, dataset.meta_info_file
         )
         pairs.check_sizes(paired, scale)
         files = [pair.gt for pair in paired]
 
         def store() -> tuple[pictures.Pictures, pictures.Pictures]:
-            return tuple(
-                pictures.decoded(kind, cache, report.preparing)
-                for kind in (files, [pair.lq for pair in paired])
-            )
+            large = pictures.decoded(files, cache, report.preparing)
+            return large, pictures.decoded([pair.lq for pair in paired], cache, report.preparing)
 
     gt, lq = everyone.one_first(store)
     small = [str(file) for file, size in zip(files, lq.sizes, strict=True) if size.min() < patch]
     if small:
-        raise ImageError(f"smaller than gt_size ({chosen.gt_size}): {pairs.first_five(small)}")
+        raise ImageError(f"smaller than gt_size ({dataset.gt_size}): {pairs.first_five(small)}")
     sampler = Sampler(
         gt,
         lq,
         scale,
         patch,
-        chosen.batch_size_per_gpu,
+        dataset.batch_size_per_gpu,
         seed,
-        shuffle=chosen.use_shuffle,
-        hflip=chosen.use_hflip,
-        rot=chosen.use_rot,
+        shuffle=dataset.use_shuffle,
+        hflip=dataset.use_hflip,
+        rot=dataset.use_rot,
         rank=everyone.rank,
         world=everyone.world,
     )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast.options.schema import Loss, Training
+from seemore_fast.options.schema import FFTLoss, PixelLoss, Training
 
 _CHARBONNIER_EPS = 1e-12
 
@@ -42,8 +42,11 @@ class Criterion:
     """
 
     def __init__(self, training: Training):
-        asked: dict[str, Loss | None] = {"l_pix": training.pixel_opt, "l_fft": training.fft_opt}
-        self._terms = {name: loss for name, loss in asked.items() if loss is not None}
+        self._terms: dict[str, PixelLoss | FFTLoss] = {}
+        if training.pixel_opt is not None:
+            self._terms["l_pix"] = training.pixel_opt
+        if training.fft_opt is not None:
+            self._terms["l_fft"] = training.fft_opt
 
     @property
     def names(self) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seemore_fast.backends.precision import autocast
 from seemore_fast.errors import CheckpointError, SeemoreError
 from seemore_fast.model import SeemoRe
-from seemore_fast.options.schema import Options, Training
+from seemore_fast.options.schema import Training
 from seemore_fast.train.experiment import Weights
 from seemore_fast.train.losses import Criterion
 from seemore_fast.train.processes import Processes
@@ -30,14 +30,14 @@ class NotFinite(SeemoreError):
 
 
 class Trainee:
-    """``model`` under training as ``options`` describe it, on ``device``, together with other ``processes``.
+    """``model`` under ``training`` as an option file has it, on ``device``, with other ``processes``.
 
     ``average`` is the moving average of its weights, None without ``ema_decay``.
     Raises BackendError for a precision that the device does not have.
     """
 
-    def __init__(self, model: SeemoRe, options: Options, device: torch.device, processes: Processes):
-        self.training: Training = options.train
+    def __init__(self, model: SeemoRe, training: Training, device: torch.device, processes: Processes):
+        self.training = training
         self.device = device
         self.model = model.to(device).train()
         decay = self.training.ema_decay
@@ -45,14 +45,14 @@ class Trainee:
         self._precision = autocast(device.type, self.training.precision)
         self._criterion = Criterion(self.training)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.training.precision == "fp16")
-        asked = self.training.optim_g
-        kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[asked.type]
+        optimizer = self.training.optim_g
+        kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[optimizer.type]
         # One kernel for all parameters: on the CPU, 386 small ones cost more in calls than in arithmetic.
         self._optimizer = kind(
             self.model.parameters(),
-            lr=asked.lr,
-            betas=tuple(asked.betas),
-            weight_decay=asked.weight_decay,
+            lr=optimizer.lr,
+            betas=tuple(optimizer.betas),
+            weight_decay=optimizer.weight_decay,
             fused=True,
         )
         self._network: nn.Module = self.model

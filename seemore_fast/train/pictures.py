@@ -19,7 +19,7 @@ from seemore_fast.data import lmdb_pictures
 from seemore_fast.data.pairs import first_five, read_rgb
 from seemore_fast.data.resize import imresize
 from seemore_fast.errors import ImageError, SeemoreError
-from seemore_fast.system.ahead import ahead
+from seemore_fast.system.ahead import map_ahead
 from seemore_fast.system.atomic import atomic_path, remove_stale
 
 Tell = Callable[[str, int, int], None]
@@ -109,7 +109,7 @@ def _write(
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent)
         with atomic_path(path) as temporary, temporary.open("wb") as out:
-            for pixels in ahead(attempt, range(len(files)), threads, 2 * threads):
+            for pixels in map_ahead(attempt, range(len(files)), threads, 2 * threads):
                 if pixels is not None:
                     out.write(pixels.data)
                     sizes.append(pixels.shape[:2])

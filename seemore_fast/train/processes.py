@@ -28,7 +28,7 @@ _FIRSTS_TURN = 30.0
 """Seconds a machine's first process has to say what is wrong before another one says it."""
 
 
-class Followed(SystemExit):
+class PeerFailed(SystemExit):
     """Ends this process without a word, for another one has failed and said why."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ def leave() -> None:
 
 @contextmanager
 def one_failure() -> Iterator[None]:
-    """The error of the process that fails first passes; the others, which lose a partner, raise Followed.
+    """The error of the process that fails first passes; the others, which lose a partner, raise PeerFailed.
 
     Before they have met, each machine's first process speaks for what all of them find.  Another one that
     ended first would make torchrun end that one before it has spoken, so it waits to be ended itself; what
@@ -130,7 +130,7 @@ def one_failure() -> Iterator[None]:
     except Exception:
         if dist.is_initialized():
             if not _first_to_fail():
-                raise Followed from None
+                raise PeerFailed from None
         elif os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(_FIRSTS_TURN)
         raise

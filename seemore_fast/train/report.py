@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from seemore_fast.errors import SeemoreError
+from seemore_fast.errors import PackageError, SeemoreError
+from seemore_fast.system.optional import need
 
 _SPEED_SPAN = 30.0  # seconds over which the speed is taken
 
@@ -42,7 +43,7 @@ class Report:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._log is not None and error is not None:
+        if self._log is not None and kind is not None:
             self._log.emit(_record(f"stopped: {error or kind.__name__}"))
         if self._board is not None:
             self._board.close()
@@ -64,9 +65,10 @@ class Report:
         if not self._talking:
             return
         try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.say("no TensorBoard files: it is not installed (pip install 'seemore-fast[train]')")
+            with need("TensorBoard", "train"):
+                from torch.utils.tensorboard import SummaryWriter
+        except PackageError as error:
+            self.say(f"no TensorBoard files: {error}")
             return
         self._board = SummaryWriter(folder, purge_step=iteration + 1)
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that the training loop asks for between two steps."""
+"""SIGTERM and Ctrl-C as a request to stop, which the training loop looks at between two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 _ONE_KEYSTROKE = 0.5  # seconds
 
 
-class Wish:
+class StopRequest:
     """While entered, the first SIGTERM or SIGINT only sets ``signal``; a later SIGINT interrupts at once."""
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Wish:
         self._since = 0.0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Wish:
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python has no signals
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)

@@ -29,7 +29,7 @@ class Validation:
     def __init__(self, options: Options, images: Path, precision: AbstractContextManager[object]):
         self.sets: dict[str, list[Pair]] = evaluate.test_sets(options)
         self.best: dict[str, dict[str, Best]] = {}
-        self._metrics = evaluate.asked_metrics(options)
+        self._metrics = evaluate.metrics_of(options)
         self._images = images if options.val.save_img else None
         self._suffix = options.val.suffix or options.name
         self._precision = precision

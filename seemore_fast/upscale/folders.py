@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import Image, Writer, check_writable, read
 from seemore_fast.image.writing import format_of
-from seemore_fast.system.background import run_ahead
+from seemore_fast.system.ahead import run_ahead
 from seemore_fast.upscale.jobs import PIPE, Job
 
 if TYPE_CHECKING:

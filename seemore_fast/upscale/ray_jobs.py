@@ -22,17 +22,16 @@ from typing import TYPE_CHECKING, Any
 from seemore_fast import __version__
 from seemore_fast.errors import BackendError, SeemoreError
 from seemore_fast.system.atomic import remove_stale
+from seemore_fast.system.optional import need
 from seemore_fast.upscale.folders import Listener, Outcome, Settings, upscale_files
 from seemore_fast.upscale.jobs import Job
 
 if TYPE_CHECKING:
     import pyarrow
 
-try:
+with need("--ray", "ray"):
     import ray
     import ray.data
-except ImportError:
-    raise BackendError("--ray needs Ray Data: pip install 'seemore-fast[ray]'") from None
 
 _THREADS = 4  # of a worker's network, about what keeps one PNG encoder busy: docs/scaling.md
 _BATCH = 32  # pictures that a worker takes at a time, so that their reading and writing overlap

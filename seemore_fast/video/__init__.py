@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seemore_fast.errors import SeemoreError, VideoError
+from seemore_fast.system.ahead import run_ahead
 from seemore_fast.system.atomic import atomic_path, remove_stale
-from seemore_fast.system.background import run_ahead
+from seemore_fast.system.optional import need
 
-try:
+with need("video (Python 3.11 or newer)", "video"):
     import av
-except ImportError:
-    raise VideoError("video needs PyAV (and Python 3.11): pip install 'seemore-fast[video]'") from None
 
 from seemore_fast.video.carry import differences
 from seemore_fast.video.encode import Encoding, Segment, check_encoder, choose_encoding, output_size

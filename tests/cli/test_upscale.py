@@ -101,16 +101,6 @@ def test_manifests_that_cannot_be(tmp_path: Path, text: str | None, message: str
         plan_jobs([], tmp_path / "out", manifest=tmp_path / "list.txt")
 
 
-def test_ray_is_asked_for_where_it_is_missing(
-    tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path / "in.png", Image(noise(9, 9, 3)))
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "seemore_fast.upscale.ray_jobs", raising=False)
-    result = run(network, "-i", tmp_path / "in.png", "-o", tmp_path / "out", "--ray", code=2)
-    assert result.stderr == "seemore-fast: --ray needs Ray Data: pip install 'seemore-fast[ray]'\n"
-
-
 def test_standard_input_and_output(tmp_path: Path, network: Path) -> None:
     write(tmp_path / "in.jpg", Image(noise(20, 30, 3)))
     command = [sys.executable, "-m", "seemore_fast.cli", "upscale", "-i", "-", "-o", "-", "--model", network]

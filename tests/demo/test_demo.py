@@ -118,14 +118,6 @@ def test_every_sample_is_a_small_picture_with_terms() -> None:
         assert max(size(sample)) <= 256
 
 
-def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    done = CliRunner().invoke(app, ["demo"])
-    assert done.exit_code == 2
-    (line,) = done.output.strip().splitlines()
-    assert "pip install 'seemore-fast[demo]'" in line
-
-
 @pytest.mark.parametrize("option", ["--max-upload", "--max-megapixels"])
 def test_a_limit_is_a_finite_number(option: str) -> None:
     done = CliRunner().invoke(app, ["demo", option, "inf"])

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
-import pytest
-
-OPTIONAL = (
-    "av",
-    "cv2",
-    "gradio",
-    "huggingface_hub",
-    "matplotlib",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "openvino",
-    "ray",
-    "scipy",
-    "spandrel",
-    "torchvision",
-)
+from tests.support.packages import optional_packages
 
 
-def imported_by(code: str) -> set[str]:
-    """Top-level modules that are there after ``code``, in a process of its own."""
-    command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"]
+def imported_by(*steps: str) -> list[set[str]]:
+    """Top-level modules that each of ``steps`` adds, one after the other in one process."""
+    lines = ["import json, sys", "seen, found = set(sys.modules), []"]
+    for step in steps:
+        lines += [step, "found.append(sorted(set(sys.modules) - seen))", "seen = set(sys.modules)"]
+    command = [sys.executable, "-c", "\n".join([*lines, "print(json.dumps(found))"])]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return {name.partition(".")[0] for name in done.stdout.split()}
+    return [{name.partition(".")[0] for name in added} for added in json.loads(done.stdout)]
 
 
 def test_the_command_line_starts_without_torch() -> None:
-    assert not imported_by("import seemore_fast, seemore_fast.cli") & {"torch", "numpy", *OPTIONAL}
+    (added,) = imported_by("import seemore_fast, seemore_fast.cli")
+    assert not added & {"torch", "numpy", *optional_packages()}
 
 
-@pytest.mark.parametrize("name", ["SeemoRe", "load", "Upscaler", "ops"])
-def test_no_optional_package_is_imported(name: str) -> None:
-    by_torch = imported_by("import torch")
-    assert not (imported_by(f"import seemore_fast; seemore_fast.{name}") - by_torch) & set(OPTIONAL)
+def test_no_optional_package_is_imported() -> None:
+    """Beyond those that torch imports, where they are installed."""
+    names = ["SeemoRe", "load", "ops", "Upscaler"]
+    steps = [f"seemore_fast.{name}" for name in names]
+    _, *added = imported_by("import torch, seemore_fast", *steps)
+    optional = optional_packages()
+    assert not {name: found & optional for name, found in zip(names, added, strict=True) if found & optional}

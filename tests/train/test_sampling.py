@@ -13,7 +13,7 @@ from PIL import Image
 from seemore_fast.data import pairs
 from seemore_fast.data.resize import imresize
 from seemore_fast.errors import ImageError, SeemoreError
-from seemore_fast.system.ahead import ahead
+from seemore_fast.system.ahead import map_ahead
 from seemore_fast.train import pictures
 from seemore_fast.train.sampling import Sampler
 
@@ -83,7 +83,7 @@ def test_batches_depend_on_seed_and_iteration_only(job: Path) -> None:
     first, second = sampler(job), sampler(job)
     forward = [first.batch(i) for i in range(1, 8)]
     backward = [second.batch(i) for i in range(7, 0, -1)][::-1]
-    threads = list(ahead(second.batch, range(1, 8), threads=3, depth=4))
+    threads = list(map_ahead(second.batch, range(1, 8), threads=3, depth=4))
     for a, b, c in zip(forward, backward, threads, strict=True):
         for one, two, three in zip(a, b, c, strict=True):
             assert torch.equal(one, two)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import struct
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -328,16 +326,6 @@ def test_interlaced_is_refused(tmp_path):
         options={"x264-params": "tff=1"},
     )
     expect_refusal(tmp_path, "interlaced", source=source)
-
-
-def test_without_pyav_one_line_says_how_to_get_it(tmp_path):
-    code = "import sys; sys.modules['av'] = None; from seemore_fast.cli import main; main()"
-    arguments = ["video", "in.mkv", "-o", "out.mkv"]
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == [
-        "seemore-fast: video needs PyAV (and Python 3.11): pip install 'seemore-fast[video]'"
-    ]
 
 
 def test_the_command(tmp_path):

@@ -7,20 +7,20 @@ and gives the call that is measured: (1, C, H, W) float32 in, (1, C, sH, sW) flo
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from seemore_fast.backends import choice, native
 from seemore_fast.backends.precision import autocast
-from seemore_fast.export import onnx_graph
 from seemore_fast.measure import bench
 from seemore_fast.model import SeemoRe
+from seemore_fast.system.optional import absent, need
 
 Call = Callable[[], Tensor]
 
@@ -70,13 +70,14 @@ def _ours(dtype: str, case: Case) -> Call:
 
 
 def _eager(memory_format: torch.memory_format, case: Case) -> Call:
-    network = copy.deepcopy(case.network).to(memory_format=memory_format)
+    network = copy.deepcopy(case.network)
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's types leave it out
     _forward(network, case.small.contiguous(memory_format=memory_format))
     return partial(_forward, network, case.x.contiguous(memory_format=memory_format))
 
 
 def _compiled(case: Case) -> Call:
-    network = torch.compile(case.network, fullgraph=True, dynamic=False)
+    network = cast(nn.Module, torch.compile(case.network, fullgraph=True, dynamic=False))
     call = partial(_forward, network, case.x)
     call()  # compiles, for this size
     return call
@@ -84,7 +85,8 @@ def _compiled(case: Case) -> Call:
 
 def _onnxruntime(case: Case) -> Call:
     file = _file(case)
-    import onnxruntime
+    with need("ONNX Runtime", "bench"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -96,7 +98,8 @@ def _onnxruntime(case: Case) -> Call:
 
 def _openvino(precision: str, case: Case) -> Call:
     file = _file(case)
-    import openvino
+    with need("OpenVINO", "bench"):
+        import openvino
 
     core = openvino.Core()
     network = core.read_model(file)
@@ -132,9 +135,7 @@ def _no_engine(dtype: str) -> str | None:
 
 
 def _not_installed(package: str) -> str | None:
-    if importlib.util.find_spec(package) is None:
-        return f"{package} is not installed (pip install 'seemore-fast[bench]')"
-    return onnx_graph.missing()
+    return absent("bench", package, "onnx", "onnxscript")
 
 
 def _never_missing() -> None:

@@ -56,6 +56,7 @@ def peak_of(call: Callable[[], T]) -> tuple[T, int]:
 
 def _status(field: str) -> int:
     found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None  # Linux has had both fields since 2.6
     return int(found[1]) * 1024
 
 

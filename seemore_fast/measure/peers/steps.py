@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,9 @@ def call_of(name: str, model: str, batch: int, patch: int, dtype: str) -> Callab
 
 def _network(model: str, name: str, device: str) -> nn.Module:
     network = bench.network_for(model, "auto" if name == OURS else "reference").to(device).train()
-    return torch.compile(network, fullgraph=True, dynamic=False) if name == "torch.compile" else network
+    if name == "torch.compile":
+        return cast(nn.Module, torch.compile(network, fullgraph=True, dynamic=False))
+    return network
 
 
 def _data(model: str, batch: int, patch: int, device: str) -> tuple[Tensor, Tensor]:
@@ -172,10 +175,14 @@ def _results(
     passed = {name: error <= gate for name, error in errors.items()}
     wholes = {name: [sum(step) for step in steps] for name, steps in times.items()}
     ours = statistics.median(wholes[OURS])
-    return [
-        StepResult(
+    results = []
+    for name, steps in times.items():
+        forward, backward, optimizer = (statistics.median(part) for part in zip(*steps, strict=True))
+        result = StepResult(
             name,
-            *(statistics.median(part) for part in zip(*steps, strict=True)),
+            forward,
+            backward,
+            optimizer,
             median_ms=statistics.median(wholes[name]),
             min_ms=min(wholes[name]),
             max_ms=max(wholes[name]),
@@ -185,5 +192,5 @@ def _results(
             passed=passed[name],
             ratio=statistics.median(wholes[name]) / ours if passed[name] and passed[OURS] else None,
         )
-        for name, steps in times.items()
-    ]
+        results.append(result)
+    return results

@@ -88,8 +88,10 @@ def _probe(model: SeemoRe, n: int, h: int, w: int) -> Tensor:
 
 def _whole_work(model: reference.SeemoRe, n: int, h: int, w: int) -> int:
     """Of one call, besides its output in uint8."""
+    if not isinstance(model, SeemoRe):
+        return _plain_work(model, n * h * w)
     with torch.no_grad():
-        found = model.packed_for(_probe(model, n, h, w)) if isinstance(model, SeemoRe) else None
+        found = model.packed_for(_probe(model, n, h, w))
     if found is None:
         return _plain_work(model, n * h * w)
     engine, packed = found
