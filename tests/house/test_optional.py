@@ -71,7 +71,7 @@ def run(base: dict[str, str], folder: Path, code: str, *arguments: str) -> Any:
     """What ``code`` prints as JSON in an install without extras."""
     done = subprocess.run(
         [sys.executable, "-S", "-c", code, *arguments],
-        **{"env": base, "cwd": folder, "capture_output": True, "text": True, "timeout": 300},
+        **{"env": base, "cwd": folder, "capture_output": True, "text": True, "timeout": 600},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
