@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast.errors import PackageError, SeemoreError
+from seemore_fast.errors import SeemoreError
 from seemore_fast.export.check import check, example_and_sizes, plain, quiet
 from seemore_fast.network import reference
 from seemore_fast.system.atomic import atomic_path
@@ -42,11 +42,7 @@ def export_onnx(
     Raises PackageError where packages are missing, SeemoreError where ``opset`` is not supported, the file
     cannot be written, or the check fails.
     """
-    if (why := missing()) is not None:
-        raise PackageError(f"ONNX export: {why}")
-    with need("ONNX export", "export"):
-        import onnx
-
+    onnx = _onnx()
     latest = onnx.defs.onnx_opset_version()
     if not 18 <= opset <= latest:
         raise SeemoreError(f"opset must lie in 18..{latest} with the installed onnx, got {opset}")
@@ -65,9 +61,15 @@ def export_onnx(
     return run is not None
 
 
-def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
-    import onnx
+def _onnx() -> Any:
+    with need("ONNX export", "export"):
+        import onnx
+        import onnxscript  # noqa: F401  # what torch's exporter works with
+    return onnx
 
+
+def _write(network: reference.SeemoRe, path: Path, opset: int) -> None:
+    onnx = _onnx()
     example, sizes = example_and_sizes(network)
     with quiet():
         program = torch.onnx.export(

@@ -5,28 +5,14 @@ A repository, or folder, holds config.json (the constructor's arguments), model.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from typing import Any
-
-from seemore_fast.errors import BackendError
-
-try:
-    from huggingface_hub import PyTorchModelHubMixin
-except ImportError as error:
-    raise BackendError(
-        f"huggingface_hub does not import ({error}); pip install 'seemore-fast[hub]'"
-    ) from None
 
 from seemore_fast.model import SeemoRe
 from seemore_fast.network import checkpoint, reference
-=======
-from seemore_fast.model import SeemoRe
-from seemore_fast.network import reference
 from seemore_fast.system.optional import need
 
 with need("this plug-in", "hub"):
     from huggingface_hub import PyTorchModelHubMixin
->>>>>>> d3208d5 (Optional packages by one helper, each with its extra; mypy strict for train, measure, options; names)
 
 _CARD = """---
 {{ card_data }}

@@ -217,5 +217,5 @@ def test_without_the_packages_it_says_what_to_install(
     network: SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SeemoreError, match=r"not installed: onnx, onnxscript \(pip install"):
+    with pytest.raises(SeemoreError, match=r"ONNX export needs pip install 'seemore-fast\[export\]'"):
         onnx_graph.export_onnx(network, tmp_path / "x.onnx")

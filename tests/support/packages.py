@@ -22,8 +22,8 @@ EXTRAS = set(
 )
 (_needed,) = re.findall(r"^dependencies = \[\n(.*?)^\]", PYPROJECT, re.MULTILINE | re.DOTALL)
 DEPENDENCIES = [Requirement(text) for text in re.findall(r'"(.+?)"', _needed)]
-BASE = {"torch", "numpy", "pydantic", "pydantic_core", "pyvips", "yaml", "rich", "safetensors", "typer"}
-"""What pyproject's dependencies bring, as Python imports it."""
+BASE = {{"pyyaml": "yaml"}.get(r.name, r.name) for r in DEPENDENCIES} | {"pydantic_core", "requests"}
+"""What pyproject's dependencies bring, as Python imports it; pooch has requests."""
 
 
 def sources() -> list[Path]:
