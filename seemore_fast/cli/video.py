@@ -9,6 +9,7 @@ import typer
 from rich.progress import TextColumn
 
 from seemore_fast.cli.options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages, progress_bar
+from seemore_fast.errors import SeemoreError
 
 
 def command(
@@ -21,6 +22,13 @@ def command(
             help="h264, h265, av1, vp9 or ffv1 (lossless).",
             show_default="h264; h265 for 10 bits; in .webm vp9; av1 for 10 bits",
         ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="An encoder of FFmpeg by its name, such as hevc_nvenc, instead of --codec."),
+    ] = None,
+    encoder_opts: Annotated[
+        str | None, typer.Option(metavar="KEY=VALUE,...", help="Options for the encoder, in its own words.")
     ] = None,
     crf: Annotated[
         float | None, typer.Option(help="Quality, lower is better.", show_default="16 to 24 by codec")
@@ -51,6 +59,7 @@ def command(
     from seemore_fast.upscale.upscaler import Upscaler
     from seemore_fast.video import upscale_video
 
+    options = encoder_options(encoder_opts)
     if threads is not None:
         torch.set_num_threads(threads)
     upscaler = Upscaler(model, device, dtype.value, backend=backend)
@@ -69,6 +78,8 @@ def command(
                 output,
                 upscaler,
                 codec=codec,
+                encoder=encoder,
+                encoder_options=options,
                 crf=crf,
                 preset=preset,
                 pix_fmt=pix_fmt,
@@ -79,3 +90,11 @@ def command(
         except KeyboardInterrupt:
             console.print("seemore-fast: finished segments are kept; the same command goes on from there")
             raise
+
+
+def encoder_options(text: str | None) -> dict[str, str]:
+    """``preset=p5,cq=20`` as a dictionary.  Raises SeemoreError."""
+    pairs = [part.partition("=") for part in (text or "").split(",") if part]
+    if wrong := [key for key, equals, _ in pairs if not key or not equals]:
+        raise SeemoreError(f"--encoder-opts takes KEY=VALUE,KEY=VALUE, got {wrong[0]!r} without a value")
+    return {key: value for key, _, value in pairs}

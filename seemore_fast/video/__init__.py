@@ -8,7 +8,7 @@ input.  Needs PyAV: the extra ``video``.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,14 @@ with need("video (Python 3.11 or newer)", "video"):
     import av
 
 from seemore_fast.video.carry import differences
-from seemore_fast.video.encode import Encoding, Segment, check_encoder, choose_encoding, output_size
+from seemore_fast.video.encode import (
+    Encoding,
+    EncodingWish,
+    Segment,
+    check_encoder,
+    choose_encoding,
+    output_size,
+)
 from seemore_fast.video.join import Times, join
 from seemore_fast.video.parts import Parts, file_identity
 from seemore_fast.video.source import Frame, Note, Source, probe, read_frames
@@ -48,6 +55,8 @@ def upscale_video(
     upscaler: Upscaler,
     *,
     codec: str | None = None,
+    encoder: str | None = None,
+    encoder_options: Mapping[str, str] | None = None,
     crf: float | None = None,
     preset: str | None = None,
     pix_fmt: str | None = None,
@@ -63,7 +72,8 @@ def upscale_video(
     the same call goes on after a crash; a call with other settings starts anew.
 
     * ``codec``: h264, h265, av1, vp9 or ffv1; default by the output's name and the source's bit depth.
-      ``crf``, ``preset`` and ``pix_fmt`` are the encoder's own.
+      ``crf``, ``preset`` and ``pix_fmt`` are the encoder's own.  ``encoder``: instead, one of FFmpeg's by its
+      name; ``encoder_options`` goes to the encoder, whichever it is.
     * ``ignore_errors``: damaged frames and a missing end are left out instead of raising VideoError.
     * ``progress(done, total, computed)`` in frames; ``total`` is None if unknown, ``computed`` counts those
       of this call.  ``note`` gets lines that the user should read.
@@ -86,7 +96,8 @@ def upscale_video(
 
     suffix = output.suffix.lower()
     read = probe(source, say)
-    encoding = choose_encoding(output, read, codec, crf, preset, pix_fmt)
+    wish = EncodingWish(codec, encoder, dict(encoder_options or {}), crf, preset, pix_fmt)
+    encoding = choose_encoding(output, read, wish)
     size = output_size(read, upscaler.scale, encoding.pix_fmt, say)
     found = survey_packets(read, suffix, ignore_errors, say)
     _rehearse(read, found, encoding, size, output, say)

@@ -263,6 +263,8 @@ def _picture(source: Source, output: Any, stream: Any, name: str) -> list[str]:
     read = frame and (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
     labels = zip(("matrix", "range", "primaries", "transfer"), astuple(colour), read or (), strict=False)
     lost = [label for label, given, found in labels if given not in (found, UNSPECIFIED)]
+    if frame is not None and frame.format.is_rgb:
+        lost = [label for label in lost if label not in ("matrix", "range")]
     if lost:
         lines.append(f"colour labels that {name} does not keep with {stream.name}: {', '.join(lost)}")
     return lines

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,18 @@ class Encoding:
         return chosen
 
 
+@dataclass(frozen=True)
+class EncodingWish:
+    """What the user asks for; None and empty: a default."""
+
+    codec: str | None = None
+    encoder: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    crf: float | None = None
+    preset: str | None = None
+    pix_fmt: str | None = None
+
+
 CODECS = {
     "h264": Encoding("libx264", 16, "medium"),
     "h265": Encoding("libx265", 18, "medium", options={"x265-params": "log-level=error"}),
@@ -55,18 +70,17 @@ CONTAINERS = {
 }
 
 
-def choose_encoding(
-    output: Path,
-    source: Source,
-    codec: str | None,
-    crf: float | None,
-    preset: str | None,
-    pix_fmt: str | None,
-) -> Encoding:
+def choose_encoding(output: Path, source: Source, wish: EncodingWish) -> Encoding:
     """Defaults by the output's name and the source's depth.  Raises VideoError for what does not fit."""
     codecs = CONTAINERS.get(output.suffix.lower())
     if codecs is None:
         raise VideoError(f"{output}: the name must end in one of {', '.join(CONTAINERS)}")
+    codec, crf, preset, pix_fmt = wish.codec, wish.crf, wish.preset, wish.pix_fmt
+    if wish.encoder is not None:
+        if codec is not None:
+            raise VideoError(f"codec {codec} and encoder {wish.encoder}: give one of them")
+        pix_fmt = pix_fmt or _nearest_format(wish.encoder, source.depth)
+        return Encoding(wish.encoder, crf, preset, "preset", pix_fmt, dict(wish.options))
     if codec is None:
         codec = codecs[0] if source.depth == 8 else codecs[1]
     if codec not in CODECS:
@@ -91,7 +105,34 @@ def choose_encoding(
         crf=chosen.crf if crf is None else crf,
         preset=chosen.preset if preset is None else preset,
         pix_fmt=pix_fmt,
+        options={**chosen.options, **wish.options},
     )
+
+
+def _nearest_format(encoder: str, depth: int) -> str:
+    """The pixel format for a source of ``depth`` bits.  Raises VideoError if there is no such encoder."""
+    try:
+        formats = [f.name for f in av.Codec(encoder, "w").video_formats or []]
+    except ValueError:  # PyAV's UnknownCodecError is one
+        formats = []
+    if not formats:
+        raise VideoError(f"there is no encoder {encoder!r}; present are {', '.join(_encoders(encoder))}")
+    deep = ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "gbrp10le")
+    flat = ("yuv420p", "nv12", "yuvj420p", "yuv422p", "yuv444p", "rgb24", "gbrp", "bgr0")
+    wanted = (*deep, *flat) if depth > 8 else (*flat, *deep)
+    return next((name for name in wanted if name in formats), formats[0])
+
+
+def _encoders(like: str) -> list[str]:
+    """Video encoders that are built in: those of the same codec as ``like`` says in its name, or all."""
+    found = {}
+    for name in sorted(av.codecs_available):
+        with suppress(ValueError):
+            codec = av.Codec(name, "w")
+            if codec.type == "video" and codec.name == name:
+                found[name] = codec.canonical_name
+    words = re.split("[-_]|lib|enc", like)
+    return [name for name, codec in found.items() if codec in words] or list(found)
 
 
 def output_size(source: Source, scale: int, pix_fmt: str, note: Note) -> tuple[int, int]:
@@ -110,21 +151,19 @@ class Segment:
     """Encodes frames into a file of their own; times are frame numbers, real ones come when joining."""
 
     def __init__(self, path: Path, source: Source, encoding: Encoding, size: tuple[int, int]):
-        # NUT takes every codec of CODECS, and keeps packets as they are.
-        self._container: Any = av.open(url(path), "w", format="nut")
         os.environ.setdefault("SVT_LOG", "1")  # libsvtav1: errors only, not a page for each segment
         self._colour, self._pix_fmt = source.colour, encoding.pix_fmt
         self._width, self._height = size
         self._reformatter = VideoReformatter()
         self._frames = 0
+        self._rgb = av.VideoFormat(encoding.pix_fmt).is_rgb
+        self._container: Any
         try:
-            stream = self._container.add_stream(
-                encoding.encoder, rate=source.rate, options=encoding.all_options()
-            )
+            stream = self._new_stream(path, encoding, source.rate)
             stream.width, stream.height = size
             stream.pix_fmt = encoding.pix_fmt
             context = stream.codec_context
-            source.colour.label(context)
+            source.colour.label(context, self._rgb)
             if source.aspect is not None:
                 context.sample_aspect_ratio = source.aspect
             self._stream = stream
@@ -132,6 +171,19 @@ class Segment:
         except (av.FFmpegError, ValueError) as error:
             self._container.close()
             raise _refused(encoding, error) from None
+        if unknown := sorted(encoding.all_options().keys() & context.options.keys()):
+            self._container.close()
+            raise VideoError(f"{encoding.encoder} has no option {', '.join(unknown)}")
+
+    def _new_stream(self, path: Path, encoding: Encoding, rate: Fraction) -> Any:
+        # NUT keeps packets as they are; MOV takes ProRes and DNxHD, too.
+        for kind in ("nut", "mov"):
+            self._container = av.open(url(path), "w", format=kind)
+            try:
+                return self._container.add_stream(encoding.encoder, rate=rate, options=encoding.all_options())
+            except ValueError:
+                self._container.close()
+        raise ValueError("no container for segments takes it")
 
     def write(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
         """``pixels`` is (H, W, 3) RGB."""
@@ -143,7 +195,7 @@ class Segment:
             src_colorspace=self._colour.sws_matrix,
             dst_colorspace=self._colour.sws_matrix,
             src_color_range=ColorRange.JPEG,
-            dst_color_range=self._colour.range,
+            dst_color_range=ColorRange.JPEG if self._rgb else self._colour.range,
             interpolation=ACCURATE,
             threads=1,
         )
@@ -170,4 +222,6 @@ def check_encoder(path: Path, source: Source, encoding: Encoding, size: tuple[in
 def _refused(encoding: Encoding, error: Exception) -> VideoError:
     settings = ", ".join(f"{key}={value}" for key, value in encoding.all_options().items())
     why = getattr(error, "strerror", None) or error
-    return VideoError(f"{encoding.encoder} refuses {settings}, {encoding.pix_fmt} ({why})")
+    return VideoError(
+        f"{encoding.encoder} refuses {settings + ', ' if settings else ''}{encoding.pix_fmt} ({why})"
+    )

@@ -52,7 +52,9 @@ def join(
                 picture.time_base = source.time_base
                 picture.codec_context.framerate = source.rate
                 # Not every codec says these itself.
-                source.colour.label(picture.codec_context)
+                source.colour.label(
+                    picture.codec_context, template.format is not None and template.format.is_rgb
+                )
                 if source.aspect is not None:
                     picture.codec_context.sample_aspect_ratio = source.aspect
                 picture.metadata.update(still_true(stream.metadata))

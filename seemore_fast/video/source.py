@@ -66,9 +66,9 @@ class Colour:
     def sws_matrix(self) -> int:
         return _SWS_MATRIX[self.matrix]
 
-    def label(self, context: Any) -> None:
-        """Sets the fields of a codec context."""
-        context.colorspace, context.color_range = self.matrix, self.range
+    def label(self, context: Any, rgb: bool) -> None:
+        """Sets the fields of a codec context, whose pictures are YUV or ``rgb``."""
+        context.colorspace, context.color_range = (0, 2) if rgb else (self.matrix, self.range)
         context.color_primaries, context.color_trc = self.primaries, self.transfer
 
 

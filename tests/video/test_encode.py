@@ -1,0 +1,88 @@
+"""Encoders by name, with their own options."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("av", reason="video needs PyAV (pip install 'seemore-fast[video]')")
+
+import av
+
+from seemore_fast.cli import app
+from seemore_fast.errors import VideoError
+from seemore_fast.video import upscale_video
+from tests.support import videos
+from tests.support.videos import Nearest, enlarge
+
+
+@pytest.fixture
+def source(tmp_path):
+    return videos.write_clip(tmp_path / "in.mkv", pts=tuple(range(8)), size=(64, 48))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "options", "codec", "pix_fmt"),
+    [
+        ("mpeg2video", "out.mkv", {"b": "2000000"}, "mpeg2video", "yuv420p"),
+        ("prores_ks", "out.mov", {"profile": "3"}, "prores", "yuv422p10le"),
+        ("libvpx", "out.webm", {"crf": "10", "b": "1000000"}, "vp8", "yuv420p"),
+        ("libx265", "out.mp4", {"x265-params": "log-level=error:keyint=2"}, "hevc", "yuv420p"),
+        ("png", "out.mov", {}, "png", "rgb24"),
+    ],
+)
+def test_an_encoder_by_name(tmp_path, source, encoder, name, options, codec, pix_fmt):
+    output = enlarge(source, tmp_path / name, encoder=encoder, encoder_options=options)
+    frames = videos.frames(output)
+    assert videos.times(output) == [Fraction(i, 25) for i in range(8)]
+    with av.open(str(output)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == codec
+    assert frames[0].format.name == pix_fmt
+
+
+def test_lossless_rgb_keeps_every_level(tmp_path):
+    source = videos.write_clip(tmp_path / "in.mov", pts=(0, 1), codec="png", pix_fmt="rgb24")
+    output = enlarge(source, tmp_path / "out.mkv", encoder="libx264rgb", encoder_options={"qp": "0"})
+    for before, after in zip(videos.frames(source), videos.frames(output), strict=True):
+        small, large = (frame.to_ndarray(format="rgb24") for frame in (before, after))
+        assert np.array_equal(small.repeat(2, 0).repeat(2, 1), large)
+
+
+def test_options_reach_the_encoder_of_a_codec(tmp_path, source):
+    output = enlarge(source, tmp_path / "out.mkv", codec="h264", encoder_options={"g": "2", "bf": "0"})
+    with av.open(str(output)) as container:
+        keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+    assert keys[:5] == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("match", "options"),
+    [
+        ("no encoder 'hevc_nothing'; present are .*libx265", {"encoder": "hevc_nothing"}),
+        ("no encoder 'aac'; present are .*libx264", {"encoder": "aac"}),
+        ("libx264 has no option nonsense", {"encoder": "libx264", "encoder_options": {"nonsense": "1"}}),
+        ("libx264 has no option nonsense", {"encoder_options": {"nonsense": "1"}}),
+        ("give one of them", {"encoder": "libx264", "codec": "h264"}),
+        ("does not take", {"encoder": "wmv2"}),
+    ],
+)
+def test_what_is_missing_is_named_before_the_work(tmp_path, source, match, options):
+    upscaler = Nearest()
+    with pytest.raises(VideoError, match=match):
+        upscale_video(source, tmp_path / "out.mkv", upscaler, **options)
+    assert upscaler.calls == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+
+
+def test_the_command_takes_them(tmp_path, source):
+    output = tmp_path / "out.mkv"
+    arguments = ["video", str(source), "-o", str(output), "--encoder", "mpeg2video"]
+    result = CliRunner().invoke(app, [*arguments, "--encoder-opts", "b=2000000,g=1"])
+    assert result.exit_code == 0, result.output
+    assert len(videos.frames(output)) == 8
+    result = CliRunner().invoke(app, [*arguments, "--encoder-opts", "fast"])
+    assert result.exit_code == 2
+    assert "KEY=VALUE" in result.output
