@@ -5,6 +5,8 @@ torch is imported inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import typer
@@ -13,16 +15,31 @@ from typer.core import TyperGroup
 from seemore_fast.cli import bench, compare, demo, eval, export, info, train, upscale, video, weights
 from seemore_fast.cli.options import messages
 from seemore_fast.errors import SeemoreError
+from seemore_fast.system.terminal import reserve_streams
 
 
 class _OneLineErrors(TyperGroup):
     """Bad input and Ctrl-C end any subcommand with one line on stderr, without a traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # A variable that is not set: as a path it would be the working folder.
+        for before, argument in zip(["", *args], args, strict=False):
+            if (argument == "" and before != "--suffix") or (
+                argument.startswith("--") and argument.endswith("=") and argument != "--suffix="
+            ):
+                raise typer.BadParameter(f"{argument or before}: an empty value is no file, folder or number")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (SeemoreError, MemoryError) as error:
             messages().print(f"seemore-fast: {str(error) or 'out of memory'}")
+            raise typer.Exit(2) from None
+        except OSError as error:  # what no command foresaw: a path too long, a folder that went away
+            name = f"{os.fsdecode(error.filename)[:200]}: " if error.filename else ""
+            messages().print(f"seemore-fast: {name}{error.strerror or error}")
+            _let_go(error)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             messages().print("seemore-fast: interrupted")
@@ -50,4 +67,16 @@ app.command("weights")(weights.command)
 
 def main() -> None:
     """Entry point of the ``seemore-fast`` script."""
+    reserve_streams()
+    try:
+        os.getcwd()
+    except OSError as error:
+        messages().print(f"seemore-fast: the working folder is gone ({error.strerror}); cd to another")
+        sys.exit(2)
     app(prog_name="seemore-fast")
+
+
+def _let_go(error: OSError) -> None:
+    """After a broken pipe Python would fail once more when it flushes what nobody reads."""
+    if isinstance(error, BrokenPipeError) and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

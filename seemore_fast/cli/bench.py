@@ -18,6 +18,7 @@ from rich.text import Text
 from seemore_fast.cli.options import Dtype, DtypeOption, ThreadsOption, check_folders
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.atomic import write_text
+from seemore_fast.system.terminal import Screen
 
 if TYPE_CHECKING:
     from seemore_fast.measure.peers.comparison import Comparison, PeerResult
@@ -98,7 +99,7 @@ def command(
     measured, passed = [], True
     for table, case_passed, data in cases:
         table.title = f"{table.title}, {how}"
-        Console().print(table)
+        Screen().print(table)
         passed &= case_passed
         measured.append(data)
     if json_file is not None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from seemore_fast.cli.options import ThreadsOption, check_folders, whole_number
 from seemore_fast.errors import SeemoreError
+from seemore_fast.system.terminal import Screen
 
 if TYPE_CHECKING:
     from seemore_fast.compare import Box
@@ -75,7 +75,7 @@ def command(
             "" if seconds is None else f"{1000 * seconds:.0f}",
             "" if peak is None else f"{peak / 1e6:.0f}",
         )
-    Console(highlight=False).print(table)
+    Screen(highlight=False).print(table)
 
 
 def _named(models: list[str]) -> dict[str, str]:

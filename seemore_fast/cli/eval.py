@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +28,7 @@ from seemore_fast.cli.options import (
 )
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.atomic import write_text
+from seemore_fast.system.terminal import Screen
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def command(
         scores = evaluate.run(plan, precision, tell)
 
     settings = _settings(plan, where, dtype.value)
-    screen = Console(highlight=False)
+    screen = Screen(highlight=False)
     screen.print(_title(settings), markup=False, soft_wrap=True)
     for scored in scores:
         screen.print(_table(scored, settings))

@@ -8,9 +8,10 @@ import re
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from seemore_fast.system.terminal import Screen
 
 
 def command(
@@ -42,7 +43,7 @@ def command(
     table = Table(show_header=False, box=None)
     for label, text in _rows(found):
         table.add_row(Text(label, style="bold"), Text(text))
-    Console().print(table)
+    Screen().print(table)
 
 
 def _compile(gpu: str | None, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from rich import progress
 from rich.console import Console
 
 from seemore_fast.errors import ImageError, SeemoreError
+from seemore_fast.system.terminal import NameColumn, Screen
 
 
 class Dtype(str, Enum):
@@ -45,7 +46,7 @@ def whole_number(text: str, option: str, most: int = 10**6) -> int:
 
 def messages() -> Console:
     """Where everything but results is told: stderr, a line as it is, whatever names of files look like."""
-    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    return Screen(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def check_folders(*files: Path | None) -> None:
@@ -71,7 +72,7 @@ def prepare_folder(folder: Path) -> None:
 def progress_bar(console: Console, *more: progress.ProgressColumn) -> progress.Progress:
     """A bar that counts pictures, with the time left; invisible where ``console`` is no terminal."""
     columns = [
-        progress.TextColumn("{task.description}", markup=False),
+        NameColumn(),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         *more,

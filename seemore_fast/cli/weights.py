@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from seemore_fast.system.terminal import Screen
 
 
 def command() -> None:
@@ -31,7 +32,7 @@ def command() -> None:
     known = catalogue.known()
     for entry in known.values():
         _known(table, entry)
-    console = Console()
+    console = Screen()
     console.print(table)
     places = dict.fromkeys(entry.by_hand for entry in known.values() if not entry.places)
     for line in (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from seemore_fast.image.formats import (
 )
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
 from seemore_fast.system.atomic import temporary_file
+from seemore_fast.system.terminal import standard_stream
 
 MAX_PIXELS = 100_000_000
 """Default limit of `read`: 100 megapixels are 1.6 gigapixels after x4."""
@@ -114,14 +114,16 @@ def _opened(path: Path, data: bytes | None) -> Iterator[IO[bytes]]:
         if data is not None:
             opened: IO[bytes] = _spooled(io.BytesIO(data))
         elif path == STDIN:
-            opened = _spooled(sys.stdin.buffer)
+            opened = _spooled(standard_stream("stdin"))
         else:
             opened = path.open("rb")
             if not opened.seekable():  # a pipe
                 with opened:
                     opened = _spooled(opened)
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from None
+        raise ImageError(f"{str(path)[:200]}: {error.strerror}") from None
+    except ValueError as error:  # a null byte in the name
+        raise ImageError(f"{path}: no file can be called so ({error})") from None
     with opened:
         yield opened
 

@@ -9,7 +9,6 @@ import os
 import queue
 import shutil
 import struct
-import sys
 import threading
 import time
 import zlib
@@ -25,6 +24,7 @@ from seemore_fast.image import texts
 from seemore_fast.image.formats import FORMATS, Format, reason, vips
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
 from seemore_fast.system.atomic import atomic_path, temporary_file
+from seemore_fast.system.terminal import standard_stream
 
 STDOUT = Path("-")
 
@@ -193,8 +193,9 @@ class Writer:
                 with temporary_file() as file:
                     self._encode(file)
                     file.seek(0)
-                    shutil.copyfileobj(file, sys.stdout.buffer)
-                    sys.stdout.buffer.flush()
+                    out = standard_stream("stdout")
+                    shutil.copyfileobj(file, out)
+                    out.flush()
             else:
                 with atomic_path(self.path) as temporary, temporary.open("r+b") as file:
                     self._encode(file)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +23,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Gives an empty temporary file beside ``path``; with what is written to it, it takes ``path``'s place.
 
     On any error, an interrupt included, the temporary file is removed and ``path`` is as it was.  What a
-    killed process has left behind, `remove_stale` finds.  If ``path`` is a link, its target is replaced.
+    killed process has left behind, `remove_stale` finds.  If ``path`` is a link, its target is replaced; a
+    pipe or device stays what it is, and gets everything at the end.
 
     Raises OSError where the folder does not take the file.
     """
     # In the same folder, for a rename is atomic only within one file system.
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with tempfile.NamedTemporaryFile() as whole:
+            yield Path(whole.name)
+            with open(whole.name, "rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        return
     temporary, descriptor = _create_locked(target.parent)
     try:
         yield temporary

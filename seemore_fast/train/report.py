@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from seemore_fast.errors import PackageError, SeemoreError
 from seemore_fast.system.optional import need
+from seemore_fast.system.terminal import Screen
 
 _SPEED_SPAN = 30.0  # seconds over which the speed is taken
 
@@ -23,7 +23,7 @@ class Report:
 
     def __init__(self, total: int, talking: bool):
         self._total, self._talking = total, talking
-        self._console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        self._console = Screen(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._log: logging.FileHandler | None = None
         self._board: Any = None
         self._bar: Progress | None = None

@@ -72,7 +72,7 @@ def plan_jobs(
     if output.suffix.lower() in NO_FOLDERS and not output.is_dir():
         raise ImageError(f"{output}: {output.suffix} is not written; the name must end in one of {_SUFFIXES}")
     alone = len(inputs) == 1 and not listed
-    one_file = alone and (inputs[0] == str(PIPE) or Path(inputs[0]).is_file())
+    one_file = alone and (inputs[0] == str(PIPE) or _is_something_to_read(Path(inputs[0])))
     if output == PIPE or _names_a_picture(output):
         if not one_file:
             raise ImageError(f"{output}: several inputs, or a folder, need a folder as output")
@@ -92,7 +92,14 @@ def plan_jobs(
     return jobs
 
 
+def _is_something_to_read(path: Path) -> bool:
+    """A file, or a pipe like ``<(...)``."""
+    return path.exists() and not path.is_dir()
+
+
 def _expand(text: str, output: Path, tell: Callable[[str], None]) -> list[_Source]:
+    if not text:
+        raise ImageError("an input has an empty name")
     path = Path(text)
     if path == PIPE:
         return [_Source(path, path)]
@@ -151,6 +158,10 @@ def _read_manifest(manifest: Path) -> list[_Source]:
             continue
         if (".." in below.parts or not below.name) and not output:
             raise ImageError(f"{manifest}:{number}: such a path needs a tab and the output's path behind it")
+        if output and (Path(output).is_absolute() or ".." in Path(output).parts):
+            raise ImageError(f"{manifest}:{number}: {output} leads out of the output folder")
+        if "\0" in line:
+            raise ImageError(f"{manifest}:{number}: no file can be called so (it has a null byte)")
         sources.append(_Source(path, below, Path(output) if output else None))
     if not sources:
         raise ImageError(f"{manifest}: no pictures in this manifest")

@@ -1,0 +1,51 @@
+"""What reaches a terminal: names of files may hold anything, escape sequences and newlines among it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+
+# Control characters of ASCII and Latin-1, those that turn the direction of writing, and stray bytes.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """``text`` in one line, with every character that a terminal would obey spelled out."""
+    return _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+class Screen(Console):
+    """rich's Console that shows each string, also in tables, as `printable` has it."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+class NameColumn(ProgressColumn):
+    """A progress bar's description, as `printable` has it."""
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(task.description))
+
+
+def reserve_streams() -> None:
+    """Puts the null device where standard streams are closed: files opened next would take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
+def standard_stream(name: str) -> Any:
+    """``sys.stdin`` or ``sys.stdout`` for bytes.  Raises OSError where it is closed."""
+    stream = getattr(sys, name)
+    if stream is None:
+        raise OSError(9, f"standard {'input' if name == 'stdin' else 'output'} is closed")
+    return stream.buffer
