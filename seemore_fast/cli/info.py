@@ -65,7 +65,7 @@ def _compile(gpu: str | None, as_json: bool) -> None:
         options = kernel.options.replace("-DSM_", "").replace("SPECIAL ", "")
         figures = (str(kernel.registers), str(kernel.spilled_bytes), f"{kernel.seconds:.1f}")
         table.add_row(kernel.name, Text(f"{kernel.source} {options}"), *figures)
-    Console().print(table)
+    Screen().print(table)
     spilling = sum(kernel.spilled_bytes > 0 for kernel in kernels)
     typer.echo(f"{len(kernels)} kernels for sm_{capability} are in the cache; {spilling} spill registers")
 
