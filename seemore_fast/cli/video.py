@@ -39,6 +39,12 @@ def command(
     pix_fmt: Annotated[
         str | None, typer.Option(help="Pixel format.", show_default="yuv420p; yuv420p10le for 10 bits")
     ] = None,
+    deinterlace: Annotated[
+        bool, typer.Option("--deinterlace", help="Make a picture of each interlaced frame, by bwdif.")
+    ] = False,
+    field_rate: Annotated[
+        bool, typer.Option("--field-rate", help="With --deinterlace: of each field, twice as many pictures.")
+    ] = False,
     ignore_errors: Annotated[
         bool, typer.Option("--ignore-errors", help="Leave out what is damaged instead of stopping there.")
     ] = False,
@@ -83,6 +89,7 @@ def command(
                 crf=crf,
                 preset=preset,
                 pix_fmt=pix_fmt,
+                deinterlace="field" if field_rate else "frame" if deinterlace else None,
                 ignore_errors=ignore_errors,
                 progress=tell,
                 note=lambda message: console.print(f"seemore-fast: {message}"),

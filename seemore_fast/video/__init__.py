@@ -60,6 +60,7 @@ def upscale_video(
     crf: float | None = None,
     preset: str | None = None,
     pix_fmt: str | None = None,
+    deinterlace: str | None = None,
     ignore_errors: bool = False,
     segment: int = SEGMENT,
     progress: Callable[[int, int | None, int], None] = lambda done, total, computed: None,
@@ -74,6 +75,7 @@ def upscale_video(
     * ``codec``: h264, h265, av1, vp9 or ffv1; default by the output's name and the source's bit depth.
       ``crf``, ``preset`` and ``pix_fmt`` are the encoder's own.  ``encoder``: instead, one of FFmpeg's by its
       name; ``encoder_options`` goes to the encoder, whichever it is.
+    * ``deinterlace``: "frame" or "field": a picture of each interlaced frame, or of each of its fields.
     * ``ignore_errors``: damaged frames and a missing end are left out instead of raising VideoError.
     * ``progress(done, total, computed)`` in frames; ``total`` is None if unknown, ``computed`` counts those
       of this call.  ``note`` gets lines that the user should read.
@@ -95,7 +97,9 @@ def upscale_video(
             note(message)
 
     suffix = output.suffix.lower()
-    read = probe(source, say)
+    if deinterlace not in (None, "frame", "field"):
+        raise VideoError(f"deinterlace must be frame or field, got {deinterlace!r}")
+    read = probe(source, say, deinterlace)
     wish = EncodingWish(codec, encoder, dict(encoder_options or {}), crf, preset, pix_fmt)
     encoding = choose_encoding(output, read, wish)
     size = output_size(read, upscaler.scale, encoding.pix_fmt, say)
@@ -105,7 +109,7 @@ def upscale_video(
     # Without ignore_errors: what was finished before the damage is the same with it.
     identity = {
         "input": file_identity(source),
-        "settings": {**asdict(encoding), "segment": segment},
+        "settings": {**asdict(encoding), "segment": segment, "deinterlace": deinterlace},
         "network": upscaler.identity(),
         "libraries": {"av": av.__version__},
     }

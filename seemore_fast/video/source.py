@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from seemore_fast.errors import VideoError
+from seemore_fast.video.fields import deinterlaced, is_telecined
 
 Note = Callable[[str], None]
 
@@ -32,6 +33,11 @@ ACCURATE = (
 # ITU-T H.273 matrix coefficients -> those that swscale computes with.
 _SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _BT709, UNSPECIFIED, _SMPTE170M = 1, 2, 6
+
+_TELECINED = (
+    "telecined film, as it looks: ffmpeg -i IN -vf fieldmatch,decimate -c:v ffv1 -c:a copy OUT.mkv "
+    "gives back its own pictures"
+)
 
 NO_ALPHA = "transparency is left out: the output is opaque"
 
@@ -84,8 +90,9 @@ class Source:
     colour: Colour
     aspect: Fraction | None  # of a pixel
     display_matrix: tuple[int, ...] | None
-    rate: Fraction
+    rate: Fraction  # of the pictures that come out
     time_base: Fraction
+    deinterlace: str | None  # "frame" or "field": pictures that come out of an interlaced frame
 
 
 @dataclass(frozen=True)
@@ -121,10 +128,10 @@ def open_input(path: Path) -> Any:
         raise VideoError(f"{path}: cannot be read as a video ({why})") from None
 
 
-def probe(path: Path, note: Note) -> Source:
-    """Opens the file and decodes its first frame.
+def probe(path: Path, note: Note, deinterlace: str | None = None) -> Source:
+    """Opens the file and decodes its first frame; ``deinterlace`` as in `Source`.
 
-    Raises VideoError where there is no picture stream or decoder for it, or where it is interlaced.
+    Raises VideoError where there is no picture stream or decoder for it, or what `Looks` refuses.
     """
     with open_input(path) as container:
         stream = next(
@@ -142,6 +149,7 @@ def probe(path: Path, note: Note) -> Source:
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 have it beside the pictures
             note(NO_ALPHA)
+        split = 2 if deinterlace == "field" else 1
         source = Source(
             path=path,
             stream=stream.index,
@@ -151,8 +159,9 @@ def probe(path: Path, note: Note) -> Source:
             colour=_colour(first, note),
             aspect=stream.sample_aspect_ratio or None,
             display_matrix=display_matrix(first),
-            rate=rate,
-            time_base=stream.time_base,
+            rate=rate * split,
+            time_base=stream.time_base / split,
+            deinterlace=deinterlace,
         )
         Looks(source, note).check(first)
         return source
@@ -163,16 +172,21 @@ class Looks:
 
     def __init__(self, source: Source, note: Note):
         self._source, self._note = source, note
+        self._interlaced = False
 
     def check(self, frame: av.VideoFrame) -> None:
         """Raises VideoError where it is interlaced or of another size; tells what is not carried over."""
         source = self._source
-        where = "" if frame.pts is None else f" at {float(frame.pts * source.time_base):.2f} s"
-        if frame.interlaced_frame:
-            raise VideoError(
-                f"{source.path} is interlaced{where}: deinterlace it first, "
-                "for instance with ffmpeg -i IN -vf bwdif -c:v ffv1 -c:a copy OUT.mkv"
+        where = "" if frame.pts is None else f" at {float(frame.pts * (frame.time_base or 0)):.2f} s"
+        if frame.interlaced_frame and source.deinterlace is None:
+            advice = (
+                f"it is {_TELECINED}" if _is_telecined(source) else "--deinterlace makes whole pictures of it"
             )
+            raise VideoError(f"{source.path} is interlaced{where}: {advice}")
+        if frame.interlaced_frame and not self._interlaced:
+            self._interlaced = True
+            if _is_telecined(source):
+                self._note(f"{source.path} is {_TELECINED}")
         if _transparent(frame):
             self._note(NO_ALPHA)
         for name in _side_data(frame).keys() & _LOST:
@@ -219,17 +233,27 @@ def read_frames(
     with open_input(source.path) as container:
         stream = container.streams[source.stream]
         stream.thread_type = "AUTO"
-        for frame in _decode(container, stream, joints, broken):
-            if frame.is_corrupt:
-                broken("a damaged frame")
-                continue
-            looks.check(frame)
-            pts = frame.pts
-            if pts is None:
+
+        def whole() -> Generator[av.VideoFrame, None, None]:
+            for frame in _decode(container, stream, joints, broken, source.deinterlace is None):
+                if frame.is_corrupt:
+                    broken("a damaged frame")
+                    continue
+                looks.check(frame)
+                yield frame
+
+        frames = whole()
+        if source.deinterlace is not None:
+            frames = deinterlaced(frames, stream, source.deinterlace)
+        for frame in frames:
+            if frame.pts is None:
                 pts = 0 if last is None else last + step
+            else:
+                pts = round(frame.pts * frame.time_base / source.time_base)
             if last is not None and pts <= last:
                 pts = last + 1
-            yield Frame(index, pts, frame.duration or step, to_rgb(frame) if wanted(index) else None)
+            duration = round((frame.duration or 0) * frame.time_base / source.time_base) or step
+            yield Frame(index, pts, duration, to_rgb(frame) if wanted(index) else None)
             index, last = index + 1, pts
     if index == 0:
         raise VideoError(f"{source.path}: no frame can be read")
@@ -302,10 +326,11 @@ class _Missing:
 
 
 def _decode(
-    container: Any, stream: Any, joints: Joints, broken: Callable[[str], None]
+    container: Any, stream: Any, joints: Joints, broken: Callable[[str], None], progressive: bool
 ) -> Generator[av.VideoFrame, None, None]:
     """The stream's frames; ``broken`` is told what cannot be decoded."""
-    missing = _Missing(stream.codec_context.codec.canonical_name)
+    # A packet may be a field, of which two give a frame.
+    missing = _Missing(stream.codec_context.codec.canonical_name if progressive else "")
     errors = 0  # that were told, each of a packet without a frame
 
     def frames(packet: Any) -> Generator[av.VideoFrame, None, None]:
@@ -319,6 +344,7 @@ def _decode(
             errors += 1
             return
         for frame in decoded:
+            frame.time_base = stream.time_base  # PyAV leaves it out at the end
             lack(missing.count(frame))
             yield frame
 
@@ -364,6 +390,16 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """The nine numbers that say how players turn the picture."""
     data = _side_data(frame).get("DISPLAYMATRIX")
     return None if data is None else struct.unpack("=9i", bytes(data))
+
+
+def _is_telecined(source: Source) -> bool:
+    with open_input(source.path) as container:
+        stream = container.streams[source.stream]
+        stream.thread_type = "AUTO"
+        try:
+            return is_telecined(container.decode(stream), stream)
+        except (av.FFmpegError, OSError):
+            return False
 
 
 def _side_data(frame: av.VideoFrame) -> dict[str, Any]:

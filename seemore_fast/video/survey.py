@@ -133,7 +133,8 @@ def survey_packets(source: Source, suffix: str, ignore_errors: bool, note: Note)
         looks = Looks(source, note)
         due: Fraction | None = None  # when to look next
         before: Fraction | None = None
-        step = 1 / source.rate
+        split = 2 if source.deinterlace == "field" else 1
+        step = split / source.rate
         for number, packet in enumerate(_packets(container, broken)):
             if packet.size == 0:
                 continue
@@ -163,7 +164,7 @@ def survey_packets(source: Source, suffix: str, ignore_errors: bool, note: Note)
                 f"times jump {joints.count} time{'s'[: joints.count > 1]}, as in files joined by cat: "
                 "what follows a jump is moved to the end of what comes before, with all streams"
             )
-        return Survey(frames, joints, trials.outcome(note))
+        return Survey(frames * split, joints, trials.outcome(note))
 
 
 def _packets(container: Any, broken: Callable[[str], None]) -> Iterator[Any]:
@@ -179,6 +180,7 @@ def _look(stream: Any, packet: Any, looks: Looks) -> None:
     except (EOFError, av.FFmpegError):
         return  # damage is told where it stands among the frames
     for frame in frames:
+        frame.time_base = stream.time_base
         if not frame.is_corrupt:
             looks.check(frame)
 
