@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from seemore_fast.errors import BackendError
+from seemore_fast.system import machine
 
 _PIECE = 1 << 23  # bytes
 
@@ -61,68 +58,15 @@ def to_host(x: Tensor) -> Tensor:
     return host
 
 
-def free_memory(device: torch.device, root: Path = Path("/")) -> int:
-    """Bytes that this process may still take on ``device``.
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on ``device``; the CPU's as `machine.free_memory` finds them.
 
-    On the CPU the least of what the machine has available, what the control groups (containers) around the
-    process have left, and what its own limits (``ulimit -v``, ``-d``) leave.  ``root`` is where /proc and
-    /sys are.
+    A device that does not tell, such as Apple's, whose memory is the machine's, counts as the CPU.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    return max(min([_available(root), *_left_in_groups(root), *_left_by_limits(root)]), 0)
-
-
-def _available(root: Path) -> int:
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return 1 << 62
-
-
-def _left_in_groups(root: Path) -> Iterator[int]:
-    """For the process's control group and each one around it, of version 1 or 2: limit minus use."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        base = root / "sys/fs/cgroup" / controllers
-        limit, use = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
-        # Inside a container the path may be that of the host: the group's files are then at the base.
-        inner = base / path.lstrip("/")
-        for folder in {inner, *inner.parents, base}:
-            if not folder.is_relative_to(base):
-                continue
-            try:
-                left = int((folder / f"memory.{limit}").read_text()) - int(
-                    (folder / f"memory.{use}").read_text()
-                )
-                yield left + _droppable(folder)
-            except (OSError, ValueError):  # no such group, or "max": no limit
-                continue
-
-
-def _droppable(folder: Path) -> int:
-    """File pages that the kernel drops when memory gets short, though they count as used."""
-    for line in (folder / "memory.stat").read_text().splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            return int(value)
-    return 0
-
-
-def _left_by_limits(root: Path) -> Iterator[int]:
-    sizes = {}
-    for line in (root / "proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in ("VmSize", "VmData"):
-            sizes[name] = 1024 * int(value.split()[0])
-    for name, limit in [("VmSize", resource.RLIMIT_AS), ("VmData", resource.RLIMIT_DATA)]:
-        soft, _ = resource.getrlimit(limit)
-        if soft != resource.RLIM_INFINITY and name in sizes:
-            yield soft - sizes[name]
+    if device.type == "mps":
+        left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return max(min(left, machine.free_memory()), 0)
+    return machine.free_memory()

@@ -17,6 +17,7 @@ import torch
 from seemore_fast.backends import choice, cuda_programs, native, nvrtc
 from seemore_fast.errors import BackendError
 from seemore_fast.network import weights
+from seemore_fast.system import machine
 
 _PACKAGES = ("seemore-fast", "torch", "numpy", "pyvips", "pyvips-binary", "safetensors", "triton")
 
@@ -26,8 +27,8 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": machine.processor(),
+        "cores": machine.cores(),
         "threads": torch.get_num_threads(),
         "native": _native_library(),
         "backends": {name: without_paths(choice.missing(name)) for name in choice.NAMES},
@@ -55,14 +56,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _native_library() -> dict[str, Any]:

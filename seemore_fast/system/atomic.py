@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from seemore_fast.errors import SeemoreError
+from seemore_fast.system.locks import OPEN_FILES_STAY, lock, unlink_if_free
 
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
@@ -37,15 +37,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(source, sink)
         return
     temporary, descriptor = _create_locked(target.parent)
-    try:
-        yield temporary
-        # Opened again: some libraries put a file of their own in the place of the one they are to write.
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(descriptor)
+    with ExitStack() as held:
+        held.callback(os.close, descriptor)
+        try:
+            yield temporary
+            # Opened again: some libraries put a file of their own in the place of the one they are to write.
+            with temporary.open("r+b") as written:
+                os.fsync(written.fileno())
+            if OPEN_FILES_STAY:
+                held.close()
+            os.replace(temporary, target)
+        finally:
+            if OPEN_FILES_STAY:
+                held.close()
+            temporary.unlink(missing_ok=True)
 
 
 def remove_stale(folder: Path) -> int:
@@ -58,13 +63,8 @@ def remove_stale(folder: Path) -> int:
         if not _PART.fullmatch(path.name):
             continue
         try:
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                removed += 1
-            finally:
-                os.close(descriptor)
+            unlink_if_free(path)
+            removed += 1
         except OSError:  # its writer lives, or has just finished
             continue
     return removed
@@ -91,7 +91,7 @@ def _create_locked(folder: Path) -> tuple[Path, int]:
         temporary = folder / f".{secrets.token_hex(8)}.part"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
                 return temporary, descriptor
         except (BlockingIOError, FileNotFoundError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from seemore_fast.data import lmdb_pictures
 from seemore_fast.data.pairs import first_five, read_rgb
 from seemore_fast.data.resize import imresize
 from seemore_fast.errors import ImageError, SeemoreError
+from seemore_fast.system import machine
 from seemore_fast.system.ahead import map_ahead
 from seemore_fast.system.atomic import atomic_path, remove_stale
 
@@ -103,7 +103,7 @@ def _write(
             faults.append(str(error))
             return None
 
-    threads = len(os.sched_getaffinity(0))
+    threads = machine.cores()
     sizes = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from filelock import FileLock, Timeout
 
 from seemore_fast.errors import VideoError
 from seemore_fast.system.atomic import write_text
@@ -35,14 +35,12 @@ class Parts:
         """Makes the folder and holds it for this process.  Raises VideoError if another one has it."""
         try:
             self.folder.mkdir(exist_ok=True)
-            lock = open(self.folder / "lock", "w")  # noqa: SIM115 (closed below)
+            held = FileLock(self.folder / "lock").acquire(timeout=0)
+        except Timeout:
+            raise VideoError(f"{self.folder}: another run is at work on this output") from None
         except OSError as error:
             raise VideoError(f"{self.folder}: cannot write here ({error.strerror})") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise VideoError(f"{self.folder}: another run is at work on this output") from None
+        with held:
             yield
 
     def begin(self, identity: dict[str, Any], note: Note) -> bool:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from seemore_fast.errors import SeemoreError
+from seemore_fast.system import positional
 from seemore_fast.upscale.exact.grid import Grid, Tile
 
 
@@ -133,9 +134,9 @@ class _File:
                 )
             with ExitStack() as undo:
                 file = undo.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0))
-                os.posix_fallocate(file.fileno(), 0, size)  # so that the disk cannot fill up on the way
+                positional.reserve(file.fileno(), size)  # so that the disk cannot fill up on the way
                 self._open = undo.pop_all()
-            self._descriptor = file.fileno()
+            self._file = positional.File(file.fileno())
         except OSError as error:
             raise SeemoreError(
                 f"{folder}: no temporary file of {size / 1e9:.1f} GB for tiles: {error.strerror}"
@@ -143,18 +144,18 @@ class _File:
 
     def read(self, at: int, values: Tensor) -> None:
         buffer = torch.empty(values.shape, dtype=self._dtype)
-        self._transfer(os.preadv, at, buffer)
+        self._transfer(self._file.read, at, buffer)
         values.copy_(buffer)
 
     def write(self, at: int, values: Tensor) -> None:
-        self._transfer(os.pwritev, at, values.to("cpu", self._dtype).contiguous())
+        self._transfer(self._file.write, at, values.to("cpu", self._dtype).contiguous())
 
     def _transfer(self, call: Callable[..., int], at: int, values: Tensor) -> None:
         rest = memoryview(values.numpy()).cast("B")  # type: ignore[arg-type]
         at *= self._dtype.itemsize
         try:
             while rest:
-                done = call(self._descriptor, [rest], at)
+                done = call(rest, at)
                 if done == 0:
                     raise OSError(0, "the file ended early")
                 rest, at = rest[done:], at + done

@@ -1,0 +1,86 @@
+"""What the operating system tells of the machine: cores and memory for this process, the processor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take.
+
+    The least of what the machine has available, what the control groups (containers) around the process have
+    left, and what its own limits (``ulimit -v``, ``-d``) leave.  ``root`` is where Linux has /proc and /sys.
+    """
+    return max(min([psutil.virtual_memory().available, *_left_in_groups(root), *_left_by_limits()]), 0)
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """For the process's control group and each one around it, of version 1 or 2: limit minus use."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        base = root / "sys/fs/cgroup" / controllers
+        limit, use = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        # Inside a container the path may be that of the host: the group's files are then at the base.
+        inner = base / path.lstrip("/")
+        for folder in {inner, *inner.parents, base}:
+            if not folder.is_relative_to(base):
+                continue
+            try:
+                left = int((folder / f"memory.{limit}").read_text()) - int(
+                    (folder / f"memory.{use}").read_text()
+                )
+                yield left + _droppable(folder)
+            except (OSError, ValueError):  # no such group, or "max": no limit
+                continue
+
+
+def _droppable(folder: Path) -> int:
+    """File pages that the kernel drops when memory gets short, though they count as used."""
+    for line in (folder / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def _left_by_limits() -> Iterator[int]:
+    if sys.platform == "win32":
+        return
+    try:
+        import resource
+    except ImportError:
+        return
+    used = psutil.Process().memory_info()
+    for limit, taken in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY:
+            yield soft - taken
