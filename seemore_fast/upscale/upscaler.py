@@ -21,7 +21,7 @@ from seemore_fast.model import accelerate, load
 from seemore_fast.network.reference import SeemoRe
 from seemore_fast.upscale.exact import MIN_TILE, choose_tile, memory_needed, upscale_exact
 from seemore_fast.upscale.local import check_overlap, upscale_local
-from seemore_fast.upscale.planes import Layers
+from seemore_fast.upscale.planes import HIGHEST, Layers
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ class Upscaler:
         backend: str = "auto",
         memory_share: float = 1.0,
     ):
-        if tile_mode not in TILE_MODES:
+        _check_kinds(model, device, dtype, overlap, backend, memory_share)
+        if not isinstance(tile_mode, str) or tile_mode not in TILE_MODES:
             raise SeemoreError(f"tile_mode must be one of {', '.join(TILE_MODES)}, got {tile_mode!r}")
         self._tile, self._tile_mode = _check_tile(tile), tile_mode
         if not 0 < memory_share <= 1:
@@ -124,6 +125,7 @@ class Upscaler:
         Raises ImageError for another kind of picture, Cancelled once ``cancelled()`` is true, MemoryError
         where even the smallest tiles need too much, BackendError where the result is not finite.
         """
+        _check_callable(progress=progress, cancelled=cancelled)
         if isinstance(image, (list, tuple)):
             return self._each(image, progress, cancelled)
         pil = sys.modules.get("PIL.Image")  # who has a PIL image has imported it
@@ -134,6 +136,7 @@ class Upscaler:
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
             found = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ImageError(f"image must be a PIL image or an array (H, W) or (H, W, C), not {found}")
+        _check_plain(image)
         pixels = image.reshape(*image.shape, 1) if image.ndim == 2 else image
         h, w, channels = pixels.shape
         larger = np.empty((h * self.scale, w * self.scale, channels), image.dtype)
@@ -158,7 +161,15 @@ class Upscaler:
         ``emit(first_row, rows)`` gets each output row once, top to bottom: ``rows`` is (n, W * scale, C) of
         ``dtype`` (uint8, uint16 or float32; default: that of ``pixels``).
         """
-        self._stream(pixels, emit, pixels.dtype if dtype is None else dtype, progress, cancelled, reserved=0)
+        _check_callable(progress=progress, cancelled=cancelled)
+        if not callable(emit):
+            raise SeemoreError(f"emit must be callable, got {type(emit).__name__}")
+        if not isinstance(pixels, np.ndarray):
+            raise ImageError(f"pixels must be an array (H, W, C), not {type(pixels).__name__}")
+        _check_plain(pixels)
+        self._stream(
+            pixels, emit, _pixel_dtype(pixels.dtype if dtype is None else dtype), progress, cancelled
+        )
 
     def _stream(
         self,
@@ -167,9 +178,10 @@ class Upscaler:
         dtype: DTypeLike,
         progress: Progress | None,
         cancelled: Callable[[], bool] | None,
-        reserved: int,
+        reserved: int = 0,
     ) -> None:
         """``reserved``: bytes of free memory that the caller is about to fill."""
+        emit, progress, cancelled = _theirs(emit), _theirs(progress), _theirs(cancelled)
         layers = Layers(pixels, self.model.config["in_chans"], self.device)
         written = 0
 
@@ -191,6 +203,8 @@ class Upscaler:
                 with torch.inference_mode(), autocast(self.device.type, self._dtype):
                     self._run(layers.batch, tile, free, pass_on, progress, cancelled)
                 return
+            except _FromCallback as passed:
+                raise passed.error from passed.error.__cause__
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -260,10 +274,74 @@ class Upscaler:
         return results
 
 
+class _FromCallback(BaseException):
+    """Carries what a caller's own function raised past our handlers: it is none of our errors."""
+
+    def __init__(self, error: Exception):
+        super().__init__(error)
+        self.error = error
+
+
+def _theirs(function: Any) -> Any:
+    """A caller's function whose errors travel as `_FromCallback`; None stays None."""
+    if function is None:
+        return None
+
+    def guarded(*values: Any) -> Any:
+        try:
+            return function(*values)
+        except Exception as error:
+            raise _FromCallback(error) from None
+
+    return guarded
+
+
+def _check_kinds(model: Any, device: Any, dtype: Any, overlap: Any, backend: Any, memory_share: Any) -> None:
+    """Raises SeemoreError for an argument of a wrong kind, which would fail far from here."""
+    number = (int, float, np.integer, np.floating)
+    kinds: list[tuple[str, Any, tuple[type, ...], str]] = [
+        ("model", model, (str, os.PathLike, nn.Module), "a name, a file or a network"),
+        ("device", device, (str, torch.device), "auto, cpu, cuda or cuda:N"),
+        ("dtype", dtype, (str,), "fp32, bf16 or fp16"),
+        ("overlap", overlap, (int, type(None)), "a whole number or None"),
+        ("backend", backend, (str,), "the name of one"),
+        ("memory_share", memory_share, number, "a number"),
+    ]
+    for name, value, allowed, wanted in kinds:
+        if not isinstance(value, allowed) or (isinstance(value, bool) and str not in allowed):
+            raise SeemoreError(f"{name} must be {wanted}, got {value!r:.80}")
+
+
+def _check_callable(**functions: Any) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise SeemoreError(f"{name} must be callable or None, got {type(function).__name__}")
+
+
+def _check_plain(image: NDArray[Any]) -> None:
+    """Refuses arrays that mean more than their numbers: what is masked would come back as if it were not."""
+    if type(image) not in (np.ndarray, np.memmap):
+        kind = type(image).__name__
+        raise ImageError(f"image is a {kind}; give a plain array (np.asarray, or filled() of a masked one)")
+
+
+def _pixel_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        known = None
+    if known not in HIGHEST:
+        raise SeemoreError(f"dtype must be uint8, uint16 or float32, got {dtype!r:.80}")
+    return known
+
+
 def _check_tile(tile: int | str) -> int | str:
-    if tile == "auto" or (isinstance(tile, int) and (tile == 0 or tile >= MIN_TILE)):
-        return tile
-    raise SeemoreError(f"tile must be auto, 0 (the whole picture) or at least {MIN_TILE} pixels, got {tile}")
+    if isinstance(tile, (str, int)) and not isinstance(tile, bool):
+        if tile == "auto" or (isinstance(tile, int) and (tile == 0 or tile >= MIN_TILE)):
+            return tile
+    raise SeemoreError(
+        f"tile must be auto, 0 (the whole picture) or at least {MIN_TILE} pixels, got {tile!r:.80}"
+    )
 
 
 def _check_finite(network: SeemoRe, name: str) -> None:
