@@ -327,18 +327,19 @@ def _check_plain(image: NDArray[Any]) -> None:
 
 def _pixel_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
-        known = np.dtype(dtype)
+        known: np.dtype[Any] = np.dtype(dtype)
+        if known in HIGHEST:
+            return known
     except TypeError:
-        known = None
-    if known not in HIGHEST:
-        raise SeemoreError(f"dtype must be uint8, uint16 or float32, got {dtype!r:.80}")
-    return known
+        pass
+    raise SeemoreError(f"dtype must be uint8, uint16 or float32, got {dtype!r:.80}")
 
 
 def _check_tile(tile: int | str) -> int | str:
-    if isinstance(tile, (str, int)) and not isinstance(tile, bool):
-        if tile == "auto" or (isinstance(tile, int) and (tile == 0 or tile >= MIN_TILE)):
-            return tile
+    if isinstance(tile, str) and tile == "auto":
+        return tile
+    if isinstance(tile, int) and not isinstance(tile, bool) and (tile == 0 or tile >= MIN_TILE):
+        return tile
     raise SeemoreError(
         f"tile must be auto, 0 (the whole picture) or at least {MIN_TILE} pixels, got {tile!r:.80}"
     )

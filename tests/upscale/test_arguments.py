@@ -79,7 +79,7 @@ def test_errors_of_callbacks_pass_unchanged(upscaler: Upscaler, where: str, erro
     [
         np.ma.masked_array(IMAGE, IMAGE > 100),
         np.ma.masked_array(IMAGE),
-        np.matrix(IMAGE[..., 0]),
+        IMAGE[..., 0].view(np.matrix),
         IMAGE.view(np.recarray),
     ],
 )
