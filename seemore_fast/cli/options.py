@@ -24,6 +24,20 @@ class Dtype(str, Enum):
     fp16 = "fp16"
 
 
+class BorderKind(str, Enum):
+    """Values of ``--border``."""
+
+    zero = "zero"
+    reflect = "reflect"
+    wrap = "wrap"
+
+
+BorderOption = Annotated[
+    BorderKind,
+    typer.Option(
+        help="Beyond the edge: zeros, the mirror image (flat colours), the other side (seamless textures)."
+    ),
+]
 DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic; fp16 on a GPU only.")]
 DeviceOption = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto: the GPU if there is one.")

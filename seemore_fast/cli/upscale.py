@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
 
 from seemore_fast.cli.options import (
+    BorderKind,
+    BorderOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -87,6 +89,7 @@ def command(
             show_default="32, at most a quarter of the tile",
         ),
     ] = None,
+    border: BorderOption = BorderKind.zero,
     outscale: Annotated[
         float | None,
         typer.Option(
@@ -168,6 +171,7 @@ def command(
         "tile_mode": tile_mode,
         "overlap": tile_overlap,
         "backend": backend,
+        "border": border.value,
     }
     on_ray = on_ray or ray_address is not None
     run = _on_ray(network, threads, ray_address, jobs) if on_ray else _here(network, threads)

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 from rich.progress import TextColumn
 
-from seemore_fast.cli.options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages, progress_bar
+from seemore_fast.cli.options import (
+    BorderKind,
+    BorderOption,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ThreadsOption,
+    messages,
+    progress_bar,
+)
 from seemore_fast.errors import SeemoreError
 
 
@@ -48,6 +57,7 @@ def command(
     ignore_errors: Annotated[
         bool, typer.Option("--ignore-errors", help="Leave out what is damaged instead of stopping there.")
     ] = False,
+    border: BorderOption = BorderKind.zero,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
@@ -68,7 +78,7 @@ def command(
     options = encoder_options(encoder_opts)
     if threads is not None:
         torch.set_num_threads(threads)
-    upscaler = Upscaler(model, device, dtype.value, backend=backend)
+    upscaler = Upscaler(model, device, dtype.value, backend=backend, border=border.value)
     console = messages()
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         task = bar.add_task(source.name, total=None, speed="")

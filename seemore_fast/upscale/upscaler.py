@@ -19,6 +19,7 @@ from seemore_fast.backends.precision import autocast
 from seemore_fast.errors import BackendError, Cancelled, ImageError, SeemoreError
 from seemore_fast.model import accelerate, load
 from seemore_fast.network.reference import SeemoRe
+from seemore_fast.upscale.border import BORDERS, Border
 from seemore_fast.upscale.exact import MIN_TILE, choose_tile, memory_needed, upscale_exact
 from seemore_fast.upscale.local import check_overlap, upscale_local
 from seemore_fast.upscale.planes import HIGHEST, Layers
@@ -51,6 +52,9 @@ class Upscaler:
       picture of its own, neighbours are cross-faded over ``overlap`` pixels (default: 32, at most a quarter
       of the tile); faster, and close to the whole picture's result, not equal).
     * ``backend``: as `load` has it.
+    * ``border``: what the network sees beyond the picture's edge: ``zero`` (as it was trained), ``reflect``
+      (its mirror image: no frame around flat saturated pictures), ``wrap`` (its other side: textures without
+      a seam).  The last two compute 16 pixels more on each side.
     * ``memory_share``: the part of the free memory that automatic tiles may count on, above 0 and at most 1,
       for several processes on one machine.
 
@@ -72,10 +76,13 @@ class Upscaler:
         overlap: int | None = None,
         backend: str = "auto",
         memory_share: float = 1.0,
+        border: str = "zero",
     ):
         _check_kinds(model, device, dtype, overlap, backend, memory_share)
         if not isinstance(tile_mode, str) or tile_mode not in TILE_MODES:
             raise SeemoreError(f"tile_mode must be one of {', '.join(TILE_MODES)}, got {tile_mode!r}")
+        if not isinstance(border, str) or border not in BORDERS:
+            raise SeemoreError(f"border must be one of {', '.join(BORDERS)}, got {border!r:.80}")
         self._tile, self._tile_mode = _check_tile(tile), tile_mode
         if not 0 < memory_share <= 1:
             raise SeemoreError(f"memory_share must be above 0 and at most 1, got {memory_share}")
@@ -96,6 +103,7 @@ class Upscaler:
             raise SeemoreError(f"{type(network).__name__} has no exact tiles; use tile_mode local")
         self.model = network
         self.scale: int = network.scale
+        self._border = Border(border, self.scale)
         self.device: torch.device = next(network.parameters()).device
         self._dtype = dtype
         autocast(self.device.type, dtype)
@@ -107,7 +115,13 @@ class Upscaler:
             digest.update(name.encode())
             digest.update(weights.detach().cpu().float().numpy().tobytes())
         tiles = "exact" if self._tile_mode == "exact" else f"local {self._tile} {self._overlap}"
-        return {"weights": digest.hexdigest(), "scale": self.scale, "dtype": self._dtype, "tiles": tiles}
+        return {
+            "weights": digest.hexdigest(),
+            "scale": self.scale,
+            "dtype": self._dtype,
+            "tiles": tiles,
+            "border": self._border.kind,
+        }
 
     def up(
         self, image: Any, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
@@ -183,10 +197,12 @@ class Upscaler:
         """``reserved``: bytes of free memory that the caller is about to fill."""
         emit, progress, cancelled = _theirs(emit), _theirs(progress), _theirs(cancelled)
         layers = Layers(pixels, self.model.config["in_chans"], self.device)
-        written = 0
+        batch, written = self._border.extended(layers.batch), 0
+        height, width = pixels.shape[:2]
 
         def pass_on(first_row: int, rows: Tensor) -> None:
             nonlocal written
+            first_row, rows = self._border.cropped(first_row, rows, height * self.scale)
             fresh = rows[:, :, max(written - first_row, 0) :]  # after a second start some are known
             if fresh.shape[2] == 0:
                 return
@@ -194,21 +210,20 @@ class Upscaler:
                 emit(written, layers.pixels(written, piece, dtype))
                 written += piece.shape[2]
 
-        height, width = pixels.shape[:2]
         free = max(int(self._share * free_memory(self.device)) - reserved, 0)
         with autocast(self.device.type, self._dtype):
-            tile = self._tile if isinstance(self._tile, int) else self._choose(layers.batch, free)
+            tile = self._tile if isinstance(self._tile, int) else self._choose(batch, free)
         while True:
             try:
                 with torch.inference_mode(), autocast(self.device.type, self._dtype):
-                    self._run(layers.batch, tile, free, pass_on, progress, cancelled)
+                    self._run(batch, tile, free, pass_on, progress, cancelled)
                 return
             except _FromCallback as passed:
                 raise passed.error from passed.error.__cause__
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                smaller = _halved(tile, max(height, width)) if self._tiled else None
+                smaller = _halved(tile, max(batch.shape[2:])) if self._tiled else None
                 if smaller is None:
                     what = f"not even tiles of {tile} pixels" if tile else f"{width}x{height} pixels do not"
                     raise MemoryError(f"{what} fit into memory") from None
