@@ -1,6 +1,6 @@
 """Videos through the network: `upscale_video` decodes, enlarges and encodes at the same time, and can go on.
 
-survey.py reads all packets once before the work, source.py frames, encode.py writes segments of frames,
+survey.py reads all packets once before the work, decode.py frames, encode.py writes segments of frames,
 parts.py keeps finished ones over a crash, join.py makes the final file, carry.py knows what it holds of the
 input.  Needs PyAV: the extra ``video``.
 """
@@ -23,6 +23,7 @@ with need("video (Python 3.11 or newer)", "video"):
     import av
 
 from seemore_fast.video.carry import differences
+from seemore_fast.video.decode import read_frames
 from seemore_fast.video.encode import (
     Encoding,
     EncodingWish,
@@ -33,7 +34,7 @@ from seemore_fast.video.encode import (
 )
 from seemore_fast.video.join import Times, join
 from seemore_fast.video.parts import Parts, file_identity
-from seemore_fast.video.source import Frame, Note, Source, probe, read_frames
+from seemore_fast.video.source import Frame, Note, Source, probe
 from seemore_fast.video.survey import Survey, survey_packets
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from seemore_fast.video.source import UNSPECIFIED, Note, Source, display_matrix, open_input, url
+from seemore_fast.video.source import UNSPECIFIED, Note, Source, display_matrix, is_cover, open_input, url
 
 FORMATS = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
 
@@ -163,7 +163,7 @@ class Trials:
             stream = trial.stream
             if trial.accepted():
                 taken[index] = trial.by_tee
-                if stream.type == "video" and not _is_cover(stream):
+                if stream.type == "video" and not is_cover(stream):
                     note(f"stream {index} is a second video stream: it is copied as it is")
             else:
                 keeps = index in self._hints and self._hints[index].accepted()
@@ -207,7 +207,7 @@ def differences(source: Source, copied: Iterable[int], written: Path, name: str)
         lines = []
         for stream in kept:
             # In their order; not by codec, as MP4 calls MP2 sound MP3.
-            alike = (m for m in made if (m.type, _is_cover(m)) == (stream.type, _is_cover(stream)))
+            alike = (m for m in made if (m.type, is_cover(m)) == (stream.type, is_cover(stream)))
             match = next(alike, None)
             what = f"stream {stream.index} ({describe(stream)})"
             if match is None:
@@ -231,7 +231,7 @@ def differences(source: Source, copied: Iterable[int], written: Path, name: str)
 
 def is_attached(stream: Any, suffix: str) -> bool:
     """Whether it is a cover picture that Matroska keeps as an attachment, not as a stream."""
-    return suffix == ".mkv" and _is_cover(stream) and stream.name in _PICTURES
+    return suffix == ".mkv" and is_cover(stream) and stream.name in _PICTURES
 
 
 def attach(out: Any, stream: Any, path: Path) -> None:
@@ -241,10 +241,6 @@ def attach(out: Any, stream: Any, path: Path) -> None:
     mimetype, extension = _PICTURES[stream.name]
     name = stream.metadata.get("filename", f"cover.{extension}")
     out.add_attachment(name, stream.metadata.get("mimetype", mimetype), bytes(packet))
-
-
-def _is_cover(stream: Any) -> bool:
-    return Disposition.attached_pic in stream.disposition
 
 
 def _picture(source: Source, output: Any, stream: Any, name: str) -> list[str]:

@@ -13,7 +13,8 @@ import av
 
 from seemore_fast.errors import VideoError
 from seemore_fast.video.carry import Copy, attach, is_attached, is_strict, open_output, still_true, timecode
-from seemore_fast.video.source import Joints, Source, open_input, timed_packets, url
+from seemore_fast.video.decode import timed_packets
+from seemore_fast.video.source import Joints, Source, open_input, url
 from seemore_fast.video.survey import Survey
 
 

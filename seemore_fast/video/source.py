@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,11 +13,11 @@ from typing import Any
 import av
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from seemore_fast.errors import VideoError
-from seemore_fast.video.fields import deinterlaced, is_telecined
+from seemore_fast.video.fields import is_telecined
 
 Note = Callable[[str], None]
 
@@ -134,37 +133,56 @@ def probe(path: Path, note: Note, deinterlace: str | None = None) -> Source:
     Raises VideoError where there is no picture stream or decoder for it, or what `Looks` refuses.
     """
     with open_input(path) as container:
-        stream = next(
-            (s for s in container.streams.video if Disposition.attached_pic not in s.disposition), None
-        )
-        if stream is None or stream.codec_context is None:
-            what = "has no video stream" if stream is None else "has video in a format that cannot be decoded"
-            raise VideoError(f"{path}: {what}")
-        try:
-            first = next(container.decode(stream), None)
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{path}: the first frame cannot be decoded ({error.strerror})") from None
-        if first is None:
-            raise VideoError(f"{path}: its video stream holds no frame")
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 have it beside the pictures
-            note(NO_ALPHA)
-        split = 2 if deinterlace == "field" else 1
-        source = Source(
-            path=path,
-            stream=stream.index,
-            width=first.width,
-            height=first.height,
-            depth=16 if max(c.bits for c in first.format.components) > 8 else 8,
-            colour=_colour(first, note),
-            aspect=stream.sample_aspect_ratio or None,
-            display_matrix=display_matrix(first),
-            rate=rate * split,
-            time_base=stream.time_base / split,
-            deinterlace=deinterlace,
-        )
-        Looks(source, note).check(first)
-        return source
+        return describe(container, path, note, deinterlace)[0]
+
+
+def describe(
+    container: Any, path: Path, note: Note, deinterlace: str | None = None
+) -> tuple[Source, list[Any], list[av.VideoFrame]]:
+    """What `probe` says of an open file, with the packets that were read for it and the frames they gave."""
+    stream = next((s for s in container.streams.video if not is_cover(s)), None)
+    if stream is None or stream.codec_context is None:
+        what = "has no video stream" if stream is None else "has video in a format that cannot be decoded"
+        raise VideoError(f"{path}: {what}")
+    packets: list[Any] = []
+    frames: list[av.VideoFrame] = []
+    try:
+        for packet in container.demux():
+            if packet.stream_index == stream.index:
+                frames = stream.decode(packet)
+            elif packet.size:
+                packets.append(packet)
+            if frames:
+                break
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: the first frame cannot be decoded ({error.strerror})") from None
+    if not frames:
+        raise VideoError(f"{path}: its video stream holds no frame")
+    first = frames[0]
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 have it beside the pictures
+        note(NO_ALPHA)
+    split = 2 if deinterlace == "field" else 1
+    source = Source(
+        path=path,
+        stream=stream.index,
+        width=first.width,
+        height=first.height,
+        depth=16 if max(c.bits for c in first.format.components) > 8 else 8,
+        colour=_colour(first, note),
+        aspect=stream.sample_aspect_ratio or None,
+        display_matrix=display_matrix(first),
+        rate=rate * split,
+        time_base=stream.time_base / split,
+        deinterlace=deinterlace,
+    )
+    Looks(source, note).check(first)
+    return source, packets, frames
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a video stream is but a picture on the cover."""
+    return Disposition.attached_pic in stream.disposition
 
 
 class Looks:
@@ -196,172 +214,6 @@ class Looks:
                 f"{source.path}: the frame{where} is {frame.width}x{frame.height}, those before are "
                 f"{source.width}x{source.height}: cut the file there and upscale the pieces"
             )
-
-
-def timed_packets(container: Any, joints: Joints) -> Generator[Any, None, None]:
-    """All packets in the order of the file, with the times that ``joints`` gives them."""
-    changes = {stream: list(found) for stream, found in joints.changes.items()}
-    offsets: dict[int, Fraction] = {}
-    for number, packet in enumerate(container.demux()):
-        index = packet.stream_index
-        while changes.get(index) and number >= changes[index][0][0]:
-            offsets[index] = changes[index].pop(0)[1]
-        if index in offsets and packet.size:
-            shift = round(offsets[index] / packet.time_base)
-            packet.pts = None if packet.pts is None else packet.pts + shift
-            packet.dts = None if packet.dts is None else packet.dts + shift
-        yield packet
-
-
-def read_frames(
-    source: Source, joints: Joints, wanted: Callable[[int], bool], ignore_errors: bool, note: Note
-) -> Generator[Frame, None, None]:
-    """All frames in the order of their times; only ``wanted`` ones (by index) get pixels.
-
-    Raises VideoError at the first broken frame, or one that `Looks` refuses; with ``ignore_errors`` broken
-    ones are left out, and ``note`` is told.
-    """
-    to_rgb, looks = _Rgb(source), Looks(source, note)
-    index, last, step = 0, None, max(1, round(1 / (source.rate * source.time_base)))
-
-    def broken(where: str) -> None:
-        what = f"{source.path}: {where}, after {index} frames"
-        if not ignore_errors:
-            raise VideoError(f"{what}; with --ignore-errors the rest is upscaled")
-        note(what)
-
-    with open_input(source.path) as container:
-        stream = container.streams[source.stream]
-        stream.thread_type = "AUTO"
-
-        def whole() -> Generator[av.VideoFrame, None, None]:
-            for frame in _decode(container, stream, joints, broken, source.deinterlace is None):
-                if frame.is_corrupt:
-                    broken("a damaged frame")
-                    continue
-                looks.check(frame)
-                yield frame
-
-        frames = whole()
-        if source.deinterlace is not None:
-            frames = deinterlaced(frames, stream, source.deinterlace)
-        for frame in frames:
-            if frame.pts is None:
-                pts = 0 if last is None else last + step
-            else:
-                pts = round(frame.pts * frame.time_base / source.time_base)
-            if last is not None and pts <= last:
-                pts = last + 1
-            duration = round((frame.duration or 0) * frame.time_base / source.time_base) or step
-            yield Frame(index, pts, duration, to_rgb(frame) if wanted(index) else None)
-            index, last = index + 1, pts
-    if index == 0:
-        raise VideoError(f"{source.path}: no frame can be read")
-
-
-class _Rgb:
-    """Frames as RGB arrays, by the source's colour matrix and range."""
-
-    def __init__(self, source: Source):
-        self._source = source
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> NDArray[Any]:
-        colour = self._source.colour
-        rgb = self._reformatter.reformat(
-            frame,
-            format="rgb24" if self._source.depth == 8 else "rgb48le",
-            src_colorspace=colour.sws_matrix,
-            dst_colorspace=colour.sws_matrix,
-            src_color_range=ColorRange.JPEG if frame.format.is_rgb else colour.range,
-            dst_color_range=ColorRange.JPEG,
-            interpolation=ACCURATE,
-            threads=1,
-        )
-        return rgb.to_ndarray()
-
-
-# Their decoders give a frame for each packet, unless it is damaged.
-_FRAME_PER_PACKET = (
-    "h264",
-    "hevc",
-    "av1",
-    "vp9",
-    "ffv1",
-    "mjpeg",
-    "png",
-    "prores",
-    "dnxhd",
-    "huffyuv",
-    "utvideo",
-)
-
-_REORDERED = 17  # frames, more than any codec shows late
-
-
-class _Missing:
-    """Packets that gave no frame, which a decoder may drop without an error, as that of HEVC does."""
-
-    def __init__(self, codec: str):
-        self._asked = codec in _FRAME_PER_PACKET
-        self._pending: set[int] = set()
-        self._shown: deque[int] = deque(maxlen=_REORDERED)
-        self._first: int | None = None
-
-    def sent(self, packet: Any) -> None:
-        if self._asked and packet.pts is not None and not packet.is_discard:
-            self._pending.add(packet.pts)
-
-    def count(self, frame: av.VideoFrame | None) -> int:
-        """How many are known to be missing now that ``frame`` was given; None: the last one was."""
-        if frame is not None and frame.pts is not None:
-            self._first = frame.pts if self._first is None else self._first
-            self._pending.discard(frame.pts)
-            self._shown.append(frame.pts)
-        if self._first is None or (frame is not None and len(self._shown) < _REORDERED):
-            return 0
-        missing = {pts for pts in self._pending if frame is None or pts < min(self._shown)}
-        self._pending -= missing
-        return sum(pts > self._first for pts in missing)
-
-
-def _decode(
-    container: Any, stream: Any, joints: Joints, broken: Callable[[str], None], progressive: bool
-) -> Generator[av.VideoFrame, None, None]:
-    """The stream's frames; ``broken`` is told what cannot be decoded."""
-    # A packet may be a field, of which two give a frame.
-    missing = _Missing(stream.codec_context.codec.canonical_name if progressive else "")
-    errors = 0  # that were told, each of a packet without a frame
-
-    def frames(packet: Any) -> Generator[av.VideoFrame, None, None]:
-        nonlocal errors
-        try:
-            decoded = stream.decode(packet)
-        except EOFError:  # nothing held
-            return
-        except av.FFmpegError as error:
-            broken(f"damaged data ({error.strerror})")
-            errors += 1
-            return
-        for frame in decoded:
-            frame.time_base = stream.time_base  # PyAV leaves it out at the end
-            lack(missing.count(frame))
-            yield frame
-
-    def lack(count: int) -> None:
-        nonlocal errors
-        excused = min(errors, count)
-        errors -= excused
-        if count > excused:
-            broken(f"damaged data ({count - excused} frames cannot be decoded)")
-
-    with suppress(av.FFmpegError, OSError):  # where the file cannot be read on: the survey has told
-        for packet in timed_packets(container, joints):
-            if packet.stream_index == stream.index and packet.size:
-                missing.sent(packet)
-                yield from frames(packet)
-    yield from frames(None)
-    lack(missing.count(None))
 
 
 def _colour(frame: av.VideoFrame, note: Note) -> Colour:
