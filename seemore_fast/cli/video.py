@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,12 @@ from seemore_fast.errors import SeemoreError
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Video in any format that FFmpeg reads.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .mkv, .mp4, .m4v, .mov or .webm file.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Video in any format that FFmpeg reads; - is stdin.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .mkv, .mp4, .m4v, .mov or .webm file; - is stdout.")
+    ],
     model: Annotated[str, typer.Option(help="Bundled weights, or a .safetensors or .pth file.")] = "t-x4",
     codec: Annotated[
         str | None,
@@ -58,12 +63,20 @@ def command(
         bool, typer.Option("--ignore-errors", help="Leave out what is damaged instead of stopping there.")
     ] = False,
     border: BorderOption = BorderKind.zero,
+    pipe_format: Annotated[
+        str | None,
+        typer.Option(
+            help="Of stdout: y4m or nut, uncompressed.", show_default="y4m if stdin is y4m, else nut"
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Upscale a video; sound, subtitles and times are kept. Interrupted, the same command goes on.
+
+    With - for INPUT or OUTPUT it goes through pipes, in one pass that does not go on.
 
     Exit status:
     0    the output is written
@@ -73,9 +86,12 @@ def command(
     import torch
 
     from seemore_fast.upscale.upscaler import Upscaler
-    from seemore_fast.video import upscale_video
+    from seemore_fast.video import EncodingWish, pipe_video, upscale_video
 
     options = encoder_options(encoder_opts)
+    piped = "-" in (str(source), str(output))
+    if pipe_format is not None and not piped:
+        raise SeemoreError("--pipe-format is for standard output: give -o -")
     if threads is not None:
         torch.set_num_threads(threads)
     upscaler = Upscaler(model, device, dtype.value, backend=backend, border=border.value)
@@ -88,6 +104,23 @@ def command(
             speed = f"{computed / elapsed:.1f} frames/s" if computed and elapsed else ""
             bar.update(task, completed=done, total=max(done, total) if total else None, speed=speed)
 
+        def note(message: str) -> None:
+            console.print(f"seemore-fast: {message}")
+
+        fields = "field" if field_rate else "frame" if deinterlace else None
+        if piped:
+            pipe_video(
+                sys.stdin.buffer if str(source) == "-" else source,
+                sys.stdout.buffer if str(output) == "-" else output,
+                upscaler,
+                EncodingWish(codec, encoder, options, crf, preset, pix_fmt),
+                kind=pipe_format,
+                deinterlace=fields,
+                ignore_errors=ignore_errors,
+                progress=tell,
+                note=note,
+            )
+            return
         try:
             upscale_video(
                 source,
@@ -99,10 +132,10 @@ def command(
                 crf=crf,
                 preset=preset,
                 pix_fmt=pix_fmt,
-                deinterlace="field" if field_rate else "frame" if deinterlace else None,
+                deinterlace=fields,
                 ignore_errors=ignore_errors,
                 progress=tell,
-                note=lambda message: console.print(f"seemore-fast: {message}"),
+                note=note,
             )
         except KeyboardInterrupt:
             console.print("seemore-fast: finished segments are kept; the same command goes on from there")

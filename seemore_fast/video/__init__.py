@@ -2,19 +2,19 @@
 
 survey.py reads all packets once before the work, decode.py frames, encode.py writes segments of frames,
 parts.py keeps finished ones over a crash, join.py makes the final file, carry.py knows what it holds of the
-input.  Needs PyAV: the extra ``video``.
+input; pipe.py does without all that, for standard input and output.  Needs PyAV: the extra ``video``.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seemore_fast.errors import SeemoreError, VideoError
+from seemore_fast.errors import VideoError
 from seemore_fast.system.ahead import run_ahead
 from seemore_fast.system.atomic import atomic_path, remove_stale
 from seemore_fast.system.optional import need
@@ -23,7 +23,7 @@ with need("video (Python 3.11 or newer)", "video"):
     import av
 
 from seemore_fast.video.carry import differences
-from seemore_fast.video.decode import read_frames
+from seemore_fast.video.decode import enlarged, read_frames
 from seemore_fast.video.encode import (
     Encoding,
     EncodingWish,
@@ -34,13 +34,14 @@ from seemore_fast.video.encode import (
 )
 from seemore_fast.video.join import Times, join
 from seemore_fast.video.parts import Parts, file_identity
-from seemore_fast.video.source import Frame, Note, Source, probe
+from seemore_fast.video.pipe import pipe_video
+from seemore_fast.video.source import Note, Source, probe
 from seemore_fast.video.survey import Survey, survey_packets
 
 if TYPE_CHECKING:
     from seemore_fast.upscale.upscaler import Upscaler
 
-__all__ = ["upscale_video"]
+__all__ = ["EncodingWish", "pipe_video", "upscale_video"]
 
 # Frames; a restart repeats at most so many. Also the largest distance of key frames: 4 to 5 seconds.
 SEGMENT = 120
@@ -128,11 +129,11 @@ def upscale_video(
         last_duration = 1
         wanted = read_frames(read, found.joints, lambda i: i // segment not in finished, ignore_errors, say)
         frames = run_ahead(wanted, 4)
-        with closing(run_ahead(_enlarge(frames, upscaler), 2)) as enlarged:
+        with closing(run_ahead(enlarged(frames, upscaler), 2)) as results:
             writer: Segment | None = None
             computed = 0
             try:
-                for frame in enlarged:
+                for frame in results:
                     pts.append(frame.pts)
                     last_duration = frame.duration
                     number, offset = divmod(frame.index, segment)
@@ -178,18 +179,3 @@ def _rehearse(
             raise VideoError(f"{output}: {suffix} does not take these streams together ({why})") from None
         for line in differences(source, found.copied, whole, suffix):
             note(line)
-
-
-def _enlarge(frames: Generator[Frame, None, None], upscaler: Upscaler) -> Generator[Frame, None, None]:
-    with closing(frames):
-        for frame in frames:
-            if frame.pixels is None:
-                yield frame
-                continue
-            try:
-                pixels = upscaler.up(frame.pixels)
-            except MemoryError as error:
-                raise VideoError(f"frame {frame.index}: {error or 'out of memory'}") from None
-            except SeemoreError as error:
-                raise type(error)(f"frame {frame.index}: {error}") from None
-            yield replace(frame, pixels=pixels)

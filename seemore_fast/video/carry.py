@@ -14,7 +14,7 @@ from av.stream import Disposition
 
 from seemore_fast.video.source import UNSPECIFIED, Note, Source, display_matrix, is_cover, open_input, url
 
-FORMATS = {".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
+FORMATS = {".nut": "nut", ".mkv": "matroska", ".webm": "webm", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
 
 # Else all streams move in Matroska if one begins before 0, as sound often does.
 _MATROSKA = "avoid_negative_ts=disabled"
@@ -55,7 +55,7 @@ def open_output(path: Path, suffix: str, *, by_tee: bool = False) -> Any:
     if suffix in (".mkv", ".webm"):
         options = dict([_MATROSKA.split("=")])
     else:
-        options = {"movflags": "+faststart"} if path != Path("/dev/null") else {}
+        options = {"movflags": "+faststart"} if path != Path("/dev/null") and suffix != ".nut" else {}
     return av.open(url(path), "w", format=FORMATS[suffix], container_options=options)
 
 
@@ -168,7 +168,7 @@ class Trials:
             else:
                 keeps = index in self._hints and self._hints[index].accepted()
                 hint = "; an output named .mkv keeps it" if keeps else ""
-                what = f"stream {index} ({describe(stream)})"
+                what = f"stream {index} ({describe_stream(stream)})"
                 note(f"{what} is left out: {self._suffix} does not take it{hint}")
         return taken
 
@@ -178,7 +178,7 @@ def is_strict(suffix: str) -> bool:
     return suffix not in (".mkv", ".webm")
 
 
-def describe(stream: Any) -> str:
+def describe_stream(stream: Any) -> str:
     """Kind, codec and language of a stream."""
     named = stream.codec_context is not None or stream.type in ("data", "attachment")
     return " ".join(filter(None, (stream.type, stream.name if named else None, stream.language)))
@@ -209,7 +209,7 @@ def differences(source: Source, copied: Iterable[int], written: Path, name: str)
             # In their order; not by codec, as MP4 calls MP2 sound MP3.
             alike = (m for m in made if (m.type, is_cover(m)) == (stream.type, is_cover(stream)))
             match = next(alike, None)
-            what = f"stream {stream.index} ({describe(stream)})"
+            what = f"stream {stream.index} ({describe_stream(stream)})"
             if match is None:
                 lines.append(f"{what} is left out: {name} does not keep it")
                 continue

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
-from seemore_fast.errors import VideoError
+from seemore_fast.errors import SeemoreError, VideoError
 from seemore_fast.video.fields import deinterlaced
 from seemore_fast.video.source import ACCURATE, Frame, Joints, Looks, Note, Source, open_input
+
+if TYPE_CHECKING:
+    from seemore_fast.upscale.upscaler import Upscaler
 
 
 def timed_packets(container: Any, joints: Joints) -> Generator[Any, None, None]:
@@ -201,3 +205,19 @@ def _decode(
                 yield from frames(packet)
     yield from frames(None)
     lack(missing.count(None))
+
+
+def enlarged(frames: Generator[Frame, None, None], upscaler: Upscaler) -> Generator[Frame, None, None]:
+    """The frames through the network, those without pixels as they are.  Errors name the frame."""
+    with closing(frames):
+        for frame in frames:
+            if frame.pixels is None:
+                yield frame
+                continue
+            try:
+                pixels = upscaler.up(frame.pixels)
+            except MemoryError as error:
+                raise VideoError(f"frame {frame.index}: {error or 'out of memory'}") from None
+            except SeemoreError as error:
+                raise type(error)(f"frame {frame.index}: {error}") from None
+            yield replace(frame, pixels=pixels)

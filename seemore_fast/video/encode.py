@@ -147,51 +147,41 @@ def output_size(source: Source, scale: int, pix_fmt: str, note: Note) -> tuple[i
     return fitting
 
 
-class Segment:
-    """Encodes frames into a file of their own; times are frame numbers, real ones come when joining."""
+class Pictures:
+    """An encoder and its stream in an open container; packets go there in the order of decoding."""
 
-    def __init__(self, path: Path, source: Source, encoding: Encoding, size: tuple[int, int]):
+    def __init__(self, container: Any, source: Source, encoding: Encoding, size: tuple[int, int]):
+        """Raises ValueError where the container does not take the codec."""
         os.environ.setdefault("SVT_LOG", "1")  # libsvtav1: errors only, not a page for each segment
-        self._colour, self._pix_fmt = source.colour, encoding.pix_fmt
+        self._container, self._encoding, self._colour = container, encoding, source.colour
         self._width, self._height = size
         self._reformatter = VideoReformatter()
-        self._frames = 0
         self._rgb = av.VideoFormat(encoding.pix_fmt).is_rgb
-        self._container: Any
+        self.stream = container.add_stream(encoding.encoder, rate=source.rate, options=encoding.all_options())
+        self.stream.width, self.stream.height = size
+        self.stream.pix_fmt = encoding.pix_fmt
+        context = self.stream.codec_context
+        source.colour.label(context, self._rgb)
+        if source.aspect is not None:
+            context.sample_aspect_ratio = source.aspect
+
+    def begin(self) -> None:
+        """Opens the encoder and writes the header.  Raises VideoError for settings that do not fit."""
         try:
-            stream = self._new_stream(path, encoding, source.rate)
-            stream.width, stream.height = size
-            stream.pix_fmt = encoding.pix_fmt
-            context = stream.codec_context
-            source.colour.label(context, self._rgb)
-            if source.aspect is not None:
-                context.sample_aspect_ratio = source.aspect
-            self._stream = stream
             self._container.start_encoding()
         except (av.FFmpegError, ValueError) as error:
-            self._container.close()
-            raise _refused(encoding, error) from None
-        if unknown := sorted(encoding.all_options().keys() & context.options.keys()):
-            self._container.close()
-            raise VideoError(f"{encoding.encoder} has no option {', '.join(unknown)}")
+            raise _refused(self._encoding, error) from None
+        asked, left = self._encoding.all_options(), self.stream.codec_context.options
+        if unknown := sorted(asked.keys() & left.keys()):
+            raise VideoError(f"{self._encoding.encoder} has no option {', '.join(unknown)}")
 
-    def _new_stream(self, path: Path, encoding: Encoding, rate: Fraction) -> Any:
-        # NUT keeps packets as they are; MOV takes ProRes and DNxHD, too.
-        for kind in ("nut", "mov"):
-            self._container = av.open(url(path), "w", format=kind)
-            try:
-                return self._container.add_stream(encoding.encoder, rate=rate, options=encoding.all_options())
-            except ValueError:
-                self._container.close()
-        raise ValueError("no container for segments takes it")
-
-    def write(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    def write(self, pixels: NDArray[np.uint8] | NDArray[np.uint16], pts: int, time_base: Fraction) -> None:
         """``pixels`` is (H, W, 3) RGB."""
         cut = np.ascontiguousarray(pixels[: self._height, : self._width])
         rgb = av.VideoFrame.from_ndarray(cut, "rgb24" if pixels.dtype == np.uint8 else "rgb48le")
         frame = self._reformatter.reformat(
             rgb,
-            format=self._pix_fmt,
+            format=self._encoding.pix_fmt,
             src_colorspace=self._colour.sws_matrix,
             dst_colorspace=self._colour.sws_matrix,
             src_color_range=ColorRange.JPEG,
@@ -199,13 +189,46 @@ class Segment:
             interpolation=ACCURATE,
             threads=1,
         )
-        frame.pts, frame.time_base = self._frames, 1 / self._stream.codec_context.framerate
+        frame.pts, frame.time_base = pts, time_base
+        self._container.mux(self.stream.encode(frame))
+
+    def end(self) -> None:
+        """Writes what the encoder still holds."""
+        self._container.mux(self.stream.encode(None))
+
+
+class Segment:
+    """Encodes frames into a file of their own; times are frame numbers, real ones come when joining."""
+
+    def __init__(self, path: Path, source: Source, encoding: Encoding, size: tuple[int, int]):
+        self._frames = 0
+        self._container: Any
+        self._pictures = self._open(path, source, encoding, size)
+        try:
+            self._pictures.begin()
+        except VideoError:
+            self._container.close()
+            raise
+        self._time_base = 1 / self._pictures.stream.codec_context.framerate
+
+    def _open(self, path: Path, source: Source, encoding: Encoding, size: tuple[int, int]) -> Pictures:
+        # NUT keeps packets as they are; MOV takes ProRes and DNxHD, too.
+        for kind in ("nut", "mov"):
+            self._container = av.open(url(path), "w", format=kind)
+            try:
+                return Pictures(self._container, source, encoding, size)
+            except ValueError:
+                self._container.close()
+        raise _refused(encoding, ValueError("no container for segments takes it"))
+
+    def write(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+        """``pixels`` is (H, W, 3) RGB."""
+        self._pictures.write(pixels, self._frames, self._time_base)
         self._frames += 1
-        self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
         """Ends the file with what the encoder still holds."""
-        self._container.mux(self._stream.encode(None))
+        self._pictures.end()
         self._container.close()
 
 
