@@ -1,0 +1,110 @@
+/* A CUDA driver without a GPU, for tests of what asks it: it logs calls to the file FAKE_LOG.
+ *
+ * FAKE_DEVICES: how many; FAKE_VERSION: of CUDA; FAKE_CAPABILITY: 90; FAKE_FAIL: "function code", what fails with
+ * what. Modules are their images, functions their names, streams numbers.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int number(const char* name, int otherwise) {
+  const char* text = getenv(name);
+  return text ? atoi(text) : otherwise;
+}
+
+static int called(const char* function, const char* what) {
+  char failing[64] = "";
+  int code = 0;
+  FILE* log = fopen(getenv("FAKE_LOG"), "a");
+  fprintf(log, "%s %s\n", function, what);
+  fclose(log);
+  if (getenv("FAKE_FAIL")) sscanf(getenv("FAKE_FAIL"), "%63s %d", failing, &code);
+  return strcmp(failing, function) == 0 ? code : 0;
+}
+
+static int current = -1;
+
+int cuInit(unsigned flags) { return called("cuInit", flags ? "flags" : ""); }
+int cuDriverGetVersion(int* version) {
+  *version = number("FAKE_VERSION", 13000);
+  return 0;
+}
+int cuDeviceGetCount(int* count) {
+  *count = number("FAKE_DEVICES", 1);
+  return called("cuDeviceGetCount", "");
+}
+int cuDeviceGet(int* device, int index) {
+  *device = 100 + index;
+  return index < number("FAKE_DEVICES", 1) ? 0 : 101;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  const int capability = number("FAKE_CAPABILITY", 90);
+  *value = attribute == 75   ? capability / 10
+           : attribute == 76 ? capability % 10
+           : attribute == 16 ? 132
+           : attribute == 97 ? 227 << 10
+                             : 228 << 10;
+  return device >= 100 ? 0 : 101;
+}
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+  *context = (void*)(long)device;
+  return called("cuDevicePrimaryCtxRetain", "");
+}
+int cuCtxPushCurrent_v2(void* context) {
+  current = (int)(long)context;
+  return 0;
+}
+int cuCtxPopCurrent_v2(void** context) {
+  *context = (void*)(long)current;
+  current = -1;
+  return 0;
+}
+int cuModuleLoadDataEx(void** module, const void* image, unsigned count, int* options, void** values) {
+  char what[64];
+  (void)options, (void)values;
+  snprintf(what, sizeof what, "%s on %d, options %u", (const char*)image, current, count);
+  *module = (void*)1;
+  return called("cuModuleLoadDataEx", what);
+}
+int cuModuleGetFunction(void** function, void* module, const char* name) {
+  *function = strdup(name);
+  return module && current >= 0 ? called("cuModuleGetFunction", name) : 400;
+}
+int cuFuncGetAttribute(int* value, int attribute, void* function) {
+  *value = attribute == 1 ? 512 : -1;
+  return function ? 0 : 400;
+}
+int cuFuncSetAttribute(void* function, int attribute, int value) {
+  char what[128];
+  snprintf(what, sizeof what, "%s %d %d", (char*)function, attribute, value);
+  return called("cuFuncSetAttribute", what);
+}
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void* stream, void** params, void** extra) {
+  char what[200];
+  snprintf(what, sizeof what, "%s on %d, stream %ld, grid %u %u %u, block %u %u %u, shared %s", (char*)function,
+           current, (long)stream, gx, gy, gz, bx, by, bz, shared <= 227 << 10 ? "fits" : "is too much");
+  return params && params[0] && !extra ? called("cuLaunchKernel", what) : 1;
+}
+int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int threads, size_t shared) {
+  *blocks = function && threads == 256 && shared < 228 << 10 ? 2 : 0;
+  return 0;
+}
+int cuThreadExchangeStreamCaptureMode(int* mode) {
+  static int now = 0;
+  const int before = now;
+  now = *mode;
+  *mode = before;
+  return called("cuThreadExchangeStreamCaptureMode", now == 2 ? "relaxed" : "as before");
+}
+int cuGetErrorName(int error, const char** text) {
+  *text = error == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : error == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : 0;
+  if (error == 100) *text = "CUDA_ERROR_NO_DEVICE";
+  return *text ? 0 : 1;
+}
+#ifndef FAKE_WITHOUT_TEXT
+int cuGetErrorString(int error, const char** text) {
+  *text = error == 2 ? "out of memory" : error == 719 ? "unspecified launch failure" : "no device is detected";
+  return 0;
+}
+#endif
