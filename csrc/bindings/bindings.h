@@ -22,6 +22,9 @@ void bind_engine(pybind11::module_& m);
 // Adds the CUDA engine and operators.
 void bind_cuda(pybind11::module_& m);
 
+// Adds what sees changed weights.
+void bind_watch(pybind11::module_& m);
+
 // Adds what measures single kernels.
 void bind_microbench(pybind11::module_& m);
 

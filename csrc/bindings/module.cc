@@ -33,5 +33,6 @@ PYBIND11_MODULE(_C, m) {
   seemore::bind_ops(m);
   seemore::bind_engine(m);
   seemore::bind_cuda(m);
+  seemore::bind_watch(m);
   seemore::bind_microbench(m);
 }

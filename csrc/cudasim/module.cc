@@ -59,6 +59,7 @@ PYBIND11_MODULE(_cudasim, m) {
   using py::arg;
   m.doc() = "seemore_fast's CUDA kernels in a simulator (docs/testing-without-a-gpu.md).";
   bind_cuda(m);
+  bind_watch(m);
   m.def("configure", cudasim::configure, arg("seed"), arg("check"),
         "Order of blocks, warps and lanes (0: ascending); whether memory accesses are checked.");
   m.def(

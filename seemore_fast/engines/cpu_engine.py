@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import warnings
-import zlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seemore_fast.backends import native
+from seemore_fast.engines.packed import PackedWeights
 from seemore_fast.network import fold, reference
 from seemore_fast.ops._common import autocast_dtype
 
@@ -29,64 +29,6 @@ def float32_arrays(values: Any) -> Any:
     if isinstance(values, list):
         return [float32_arrays(value) for value in values]
     return values
-
-
-def _tensors_of(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers, several times faster than `nn.Module` lists them: this is done at each call."""
-    found: list[Tensor | None] = []
-    modules: list[nn.Module | None] = [module]
-    for part in modules:  # which grows meanwhile
-        if part is None:
-            continue
-        if part._parameters:
-            found += part._parameters.values()
-        if part._buffers:
-            found += part._buffers.values()
-        if part._modules:
-            modules += part._modules.values()
-    return [tensor for tensor in found if tensor is not None]
-
-
-def _state_of(module: nn.Module) -> list[Any]:
-    """Changes whenever the module's weights may have: in-place updates count up a tensor's version.
-
-    Tensors made in inference mode keep no version: a checksum of their values stands in for it.
-    """
-    tensors = _tensors_of(module)
-    try:
-        return [(t.data_ptr(), t._version, t.dtype) for t in tensors]
-    except RuntimeError:
-        return [(t.data_ptr(), _checksum(t) if t.is_inference() else t._version, t.dtype) for t in tensors]
-
-
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-class PackedWeights:
-    """Native forms of one model's weights by key, each made when first needed and when they have changed.
-
-    Changes are seen through storage, version and dtype of parameters and buffers: in-place updates,
-    ``load_state_dict``, ``.to()``.  Writing through ``.data`` is not seen.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: dict[Hashable, tuple[list[Any], Any]] = {}  # state of the weights, native form
-
-    def clear(self) -> None:
-        with self._lock:
-            self._made.clear()
-
-    def get(self, key: Hashable, model: nn.Module, make: Callable[[], Any]) -> Any:
-        """The form under ``key`` of the weights as they are now, by ``make()`` if need be."""
-        state = _state_of(model)
-        with self._lock:
-            known, native = self._made.get(key, (None, None))
-            if known != state:
-                native = make()
-                self._made[key] = state, native
-        return native
 
 
 class Engine:
