@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import seemore_fast
-from seemore_fast.errors import BackendError
+from seemore_fast.errors import BackendError, SeemoreError
 from seemore_fast.network import weights
 
 with contextlib.suppress(BackendError):  # a ComfyUI without spandrel has only our node
@@ -23,18 +23,66 @@ try:
     import folder_paths
 except ImportError:  # outside ComfyUI, as in tests: bundled weights, no progress bar
     comfy = folder_paths = None
+try:
+    from comfy import model_management
+except ImportError:
+    model_management = None
+try:
+    import comfy_api.latest as comfy_api
+except ImportError:  # an older ComfyUI
+    comfy_api = None
+
+_TITLE = "Upscale Image (seemore-fast)"
 
 
 @functools.lru_cache(maxsize=2)
-def _upscaler(model: str, dtype: str) -> seemore_fast.Upscaler:
+def _upscaler(model: str, dtype: str, border: str) -> seemore_fast.Upscaler:
     path = model
     if folder_paths is not None and model not in weights.names():
         path = folder_paths.get_full_path_or_raise("upscale_models", model)
-    return seemore_fast.Upscaler(path, dtype=dtype)
+    return seemore_fast.Upscaler(path, dtype=dtype, border=border)
+
+
+def _enlarged(image: torch.Tensor, model: str, dtype: str, border: str) -> torch.Tensor:
+    """IMAGE (B, H, W, C) -> (B, H * scale, W * scale, C) float32, with ComfyUI's progress bar and its Cancel.
+
+    Values are clamped to [0, 1]: ComfyUI's own resizing leaves it a little.  Raises SeemoreError, which
+    ComfyUI shows at the node.
+    """
+    if image.ndim != 4:
+        raise SeemoreError(f"image must be a batch (B, H, W, C), got {tuple(image.shape)}")
+    upscaler = _upscaler(model, dtype, border)
+    count, height, width, channels = image.shape
+    large = torch.empty(count, height * upscaler.scale, width * upscaler.scale, channels)
+    bar = comfy.utils.ProgressBar(1000 * count) if comfy is not None else None
+    for i in range(count):
+        rows_of = large[i].numpy()
+
+        def emit(first_row: int, rows: Any, rows_of: Any = rows_of) -> None:
+            rows_of[first_row : first_row + len(rows)] = rows
+
+        def progress(done: int, total: int, i: int = i) -> None:
+            if model_management is not None:
+                model_management.throw_exception_if_processing_interrupted()
+            if bar is not None:
+                bar.update_absolute(1000 * i + 1000 * done // total)
+
+        picture = image[i].detach().float().clamp(0, 1).cpu().numpy()
+        upscaler.stream(picture, emit, progress=progress)
+    return large
+
+
+def _choices() -> dict[str, list[str]]:
+    files = folder_paths.get_filename_list("upscale_models") if folder_paths is not None else []
+    return {
+        "model": [*weights.names(), *files],
+        "dtype": ["fp32", "bf16", "fp16"],
+        "border": ["zero", "reflect", "wrap"],
+    }
 
 
 class SeemoreFastUpscale:
-    """IMAGE (B, H, W, 3) float32 in [0, 1] -> IMAGE (B, H * scale, W * scale, 3), tiled if need be."""
+    """IMAGE (B, H, W, C) in [0, 1] -> IMAGE (B, H * scale, W * scale, C) float32, tiled if need be."""
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "upscale"
@@ -43,26 +91,49 @@ class SeemoreFastUpscale:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """The node's inputs in ComfyUI's terms."""
-        files = folder_paths.get_filename_list("upscale_models") if folder_paths is not None else []
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "model": ([*weights.names(), *files],),
-                "dtype": (["fp32", "bf16", "fp16"],),
-            }
-        }
+        choices = _choices()
+        required = {"image": ("IMAGE",), "model": (choices["model"],), "dtype": (choices["dtype"],)}
+        return {"required": required, "optional": {"border": (choices["border"],)}}
 
-    def upscale(self, image: torch.Tensor, model: str, dtype: str) -> tuple[torch.Tensor]:
+    def upscale(
+        self, image: torch.Tensor, model: str, dtype: str, border: str = "zero"
+    ) -> tuple[torch.Tensor]:
         """Raises SeemoreError, which ComfyUI shows at the node."""
-        upscaler = _upscaler(model, dtype)
-        bar = comfy.utils.ProgressBar(len(image)) if comfy is not None else None
-        results = []
-        for picture in image.cpu().numpy():  # [H, W, C]
-            results.append(torch.from_numpy(upscaler.up(picture)))
-            if bar is not None:
-                bar.update(1)
-        return (torch.stack(results),)
+        return (_enlarged(image, model, dtype, border),)
 
 
 NODE_CLASS_MAPPINGS = {"SeemoreFastUpscale": SeemoreFastUpscale}
-NODE_DISPLAY_NAME_MAPPINGS = {"SeemoreFastUpscale": "Upscale Image (seemore-fast)"}
+NODE_DISPLAY_NAME_MAPPINGS = {"SeemoreFastUpscale": _TITLE}
+
+if comfy_api is not None:  # the same node in today's schema
+
+    class SeemoreFastUpscaleNode(comfy_api.io.ComfyNode):  # type: ignore[misc,name-defined]
+        """As `SeemoreFastUpscale`."""
+
+        @classmethod
+        def define_schema(cls) -> Any:
+            """Inputs and outputs in ComfyUI's terms."""
+            io, choices = comfy_api.io, _choices()
+            return io.Schema(
+                node_id="SeemoreFastUpscale",
+                display_name=_TITLE,
+                category=SeemoreFastUpscale.CATEGORY,
+                inputs=[
+                    io.Image.Input("image"),
+                    *(io.Combo.Input(name, options=options) for name, options in choices.items()),
+                ],
+                outputs=[io.Image.Output()],
+            )
+
+        @classmethod
+        def execute(cls, image: torch.Tensor, model: str, dtype: str, border: str = "zero") -> Any:
+            """Raises SeemoreError, which ComfyUI shows at the node."""
+            return comfy_api.io.NodeOutput(_enlarged(image, model, dtype, border))
+
+    class _Extension(comfy_api.ComfyExtension):  # type: ignore[misc,name-defined]
+        async def get_node_list(self) -> list[Any]:
+            return [SeemoreFastUpscaleNode]
+
+    async def comfy_entrypoint() -> Any:
+        """What ComfyUI asks for nodes of today's schema."""
+        return _Extension()

@@ -54,9 +54,9 @@ def test_inside_comfyui_its_files_and_progress_bar_are_used(
 
     class Bar:
         def __init__(self, total: int) -> None:
-            assert total == 1
+            assert total == 1000
 
-        def update(self, done: int) -> None:
+        def update_absolute(self, done: int) -> None:
             told.append(done)
 
     utils, comfy, paths = ModuleType("comfy.utils"), ModuleType("comfy"), ModuleType("folder_paths")
@@ -70,4 +70,77 @@ def test_inside_comfyui_its_files_and_progress_bar_are_used(
     assert node.INPUT_TYPES()["required"]["model"][0][-1] == "seemore_t_x4.pth"
     (larger,) = node().upscale(torch.rand(1, 8, 8, 3), "seemore_t_x4.pth", "fp32")
     assert larger.shape == (1, 32, 32, 3)
-    assert told == [1]
+    assert told == [0, 1000]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_images_a_little_outside_and_other_dtypes(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    node = load_package(monkeypatch).SeemoreFastUpscale()
+    image = (torch.rand(1, 8, 9, 3) * 1.1 - 0.05).to(dtype)
+    (larger,) = node.upscale(image, "t-x4", "fp32")
+    (want,) = node.upscale(image.float().clamp(0, 1), "t-x4", "fp32")
+    assert larger.dtype == torch.float32
+    assert torch.equal(larger, want)
+
+
+def test_empty_batches_and_missing_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from seemore_fast.errors import SeemoreError
+
+    node = load_package(monkeypatch).SeemoreFastUpscale()
+    (larger,) = node.upscale(torch.rand(0, 8, 9, 3), "t-x4", "fp32")
+    assert larger.shape == (0, 32, 36, 3)
+    with pytest.raises(SeemoreError, match=r"image must be a batch \(B, H, W, C\), got \(8, 9, 3\)"):
+        node.upscale(torch.rand(8, 9, 3), "t-x4", "fp32")
+
+
+def test_cancel_within_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI's own exception comes out as it is, before all pictures are done."""
+
+    class Interrupted(Exception):
+        pass
+
+    calls: list[int] = []
+
+    def throw() -> None:
+        calls.append(1)
+        raise Interrupted
+
+    comfy, management = ModuleType("comfy"), ModuleType("comfy.model_management")
+    management.throw_exception_if_processing_interrupted = throw
+    comfy.model_management = management
+    for module in (comfy, management):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    node = load_package(monkeypatch).SeemoreFastUpscale()
+    with pytest.raises(Interrupted):
+        node.upscale(torch.rand(3, 8, 9, 3), "t-x4", "fp32")
+    assert calls == [1]
+
+
+def test_the_node_of_todays_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+    from types import SimpleNamespace
+
+    def described(kind: str):
+        return lambda *names, **more: (kind, *names, more)
+
+    latest, api = ModuleType("comfy_api.latest"), ModuleType("comfy_api")
+    latest.ComfyExtension = type("ComfyExtension", (), {})
+    latest.io = SimpleNamespace(
+        ComfyNode=type("ComfyNode", (), {}),
+        Schema=lambda **more: SimpleNamespace(**more),
+        NodeOutput=lambda *values: values,
+        Image=SimpleNamespace(Input=described("image"), Output=described("image")),
+        Combo=SimpleNamespace(Input=described("combo")),
+    )
+    api.latest = latest
+    for module in (api, latest):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    package = load_package(monkeypatch)
+    (node,) = asyncio.run(asyncio.run(package.comfy_entrypoint()).get_node_list())
+    schema = node.define_schema()
+    assert schema.node_id in package.NODE_CLASS_MAPPINGS
+    assert [entry[1] for entry in schema.inputs] == ["image", "model", "dtype", "border"]
+    (larger,) = node.execute(torch.rand(1, 8, 9, 3), "t-x4", "fp32", "reflect")
+    assert larger.shape == (1, 32, 36, 3)
