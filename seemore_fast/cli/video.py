@@ -69,6 +69,10 @@ def command(
             help="Of stdout: y4m or nut, uncompressed.", show_default="y4m if stdin is y4m, else nut"
         ),
     ] = None,
+    preview: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="One frame as a picture: bicubic left, network right."),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
@@ -85,8 +89,8 @@ def command(
     """
     import torch
 
+    from seemore_fast import video
     from seemore_fast.upscale.upscaler import Upscaler
-    from seemore_fast.video import EncodingWish, pipe_video, upscale_video
 
     options = encoder_options(encoder_opts)
     piped = "-" in (str(source), str(output))
@@ -108,12 +112,15 @@ def command(
             console.print(f"seemore-fast: {message}")
 
         fields = "field" if field_rate else "frame" if deinterlace else None
+        if preview is not None:
+            video.preview(source, output, upscaler, preview, deinterlace=fields, note=note)
+            return
         if piped:
-            pipe_video(
+            video.pipe_video(
                 sys.stdin.buffer if str(source) == "-" else source,
                 sys.stdout.buffer if str(output) == "-" else output,
                 upscaler,
-                EncodingWish(codec, encoder, options, crf, preset, pix_fmt),
+                video.EncodingWish(codec, encoder, options, crf, preset, pix_fmt),
                 kind=pipe_format,
                 deinterlace=fields,
                 ignore_errors=ignore_errors,
@@ -122,7 +129,7 @@ def command(
             )
             return
         try:
-            upscale_video(
+            video.upscale_video(
                 source,
                 output,
                 upscaler,
