@@ -110,7 +110,8 @@ def find() -> Nvrtc | BackendError:
         try:
             return Nvrtc(path)
         except BackendError as refused:
-            reason = refused
+            if Path(path).is_file():  # else it was but a name to try
+                reason = refused
     return reason
 
 
