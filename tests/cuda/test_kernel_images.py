@@ -1,4 +1,4 @@
-"""Where kernels' images come from: the archive of the build, the cache, NVRTC; reasons where there is none."""
+"""Where kernels' images come from: the build's archive, the cache, NVRTC; reasons where there is none."""
 
 from __future__ import annotations
 
