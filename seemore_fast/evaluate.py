@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seemore_fast.data import metrics
-from seemore_fast.data.pairs import Pair, check_sizes, find_pairs, first_five, read_pair
+from seemore_fast.data.pairs import (
+    Pair,
+    check_sizes,
+    find_pairs,
+    find_unpaired,
+    first_five,
+    read_pair,
+    read_rgb,
+)
 from seemore_fast.data.resize import enlarge
 from seemore_fast.errors import CheckpointError, SeemoreError
 from seemore_fast.image import Image, write
@@ -148,7 +156,10 @@ def test_sets(options: Options) -> dict[str, list[Pair]]:
     """
     sets: dict[str, list[Pair]] = {}
     for test in options.datasets.tests:
-        pairs = find_pairs(test.dataroot_gt, test.dataroot_lq, test.filename_tmpl, test.meta_info_file)
+        if test.dataroot_gt is None:
+            pairs = find_unpaired(test.dataroot_lq)
+        else:
+            pairs = find_pairs(test.dataroot_gt, test.dataroot_lq, test.filename_tmpl, test.meta_info_file)
         sets[_unused(test.name, sets)] = pairs
     if sets:
         _check(sets, options.scale, options.network_g.in_chans)
@@ -204,7 +215,7 @@ def run(
         for pair in pairs:
             if tell is not None:
                 tell(name, pair)
-            truth, small = read_pair(pair, plan.model.scale)
+            truth, small = (None, read_rgb(pair.lq)) if pair.gt is None else read_pair(pair, plan.model.scale)
             try:
                 with precision:
                     if not warm:
@@ -213,8 +224,9 @@ def run(
                     start = time.perf_counter()
                     large = upscaler.up(small)
                     seconds = time.perf_counter() - start
-                network = _measure(plan.metrics, large, truth)
-                baseline = _measure(plan.metrics, enlarge(small, plan.model.scale), truth) if bicubic else {}
+                network, baseline = _measure(plan.metrics, large, truth), {}
+                if bicubic and truth is not None:
+                    baseline = _measure(plan.metrics, enlarge(small, plan.model.scale), truth)
             except SeemoreError as error:
                 raise type(error)(f"{pair.lq}: {error}") from None
             if plan.images is not None:
@@ -274,7 +286,12 @@ def _paper(variant: str | None, set_name: str, metrics: Mapping[str, Metric]) ->
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _measure(metrics: Mapping[str, Metric], image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Values:
+def _measure(
+    metrics: Mapping[str, Metric], image: NDArray[np.uint8], truth: NDArray[np.uint8] | None
+) -> Values:
+    """The figures of ``image``; none where there is no truth."""
+    if truth is None:
+        return {}
     return {
         name: _FUNCTIONS[metric.type](image, truth, metric.crop_border, metric.test_y_channel)
         for name, metric in metrics.items()

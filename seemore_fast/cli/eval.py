@@ -183,7 +183,8 @@ def _table(scored: SetScores, settings: dict[str, Any]) -> Table:
         table.add_row(Text(image.name), *_figures(image.network, metrics), f"{1000 * image.seconds:.0f}")
     table.add_section()
     table.add_row("mean", *_figures(scored.network, metrics), f"{1000 * scored.seconds:.0f}", style="bold")
-    table.add_row("bicubic", *_figures(scored.bicubic, metrics), "")
+    if scored.bicubic:
+        table.add_row("bicubic", *_figures(scored.bicubic, metrics), "")
     if scored.paper:
         table.add_row("the paper's", *_figures(scored.paper, metrics), "")
     return table
@@ -197,12 +198,13 @@ def _as_csv(scores: list[SetScores]) -> str:
     """A line for each picture and one for each set's mean, figures unrounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    metrics = list(scores[0].network)
+    metrics = list(dict.fromkeys(name for scored in scores for name in scored.network))
     writer.writerow(["set", "picture", *metrics, *(f"bicubic_{name}" for name in metrics), "seconds"])
     for scored in scores:
         rows: list[tuple[str, Any]] = [*((image.name, image) for image in scored.images), ("mean", scored)]
         for name, row in rows:
-            writer.writerow([scored.name, name, *row.network.values(), *row.bicubic.values(), row.seconds])
+            figures = [values.get(metric, "") for values in (row.network, row.bicubic) for metric in metrics]
+            writer.writerow([scored.name, name, *figures, row.seconds])
     return text.getvalue()
 
 
@@ -241,7 +243,8 @@ def _as_markdown(scores: list[SetScores], settings: dict[str, Any]) -> str:
         f"|---|---|{'---|' * len(metrics)}---|",
     ]
     for scored in scores:
-        rows = [("network", scored.network, f"{1000 * scored.seconds:.0f}"), ("bicubic", scored.bicubic, "")]
+        rows = [("network", scored.network, f"{1000 * scored.seconds:.0f}")]
+        rows += [("bicubic", scored.bicubic, "")] if scored.bicubic else []
         rows += [("the paper's", scored.paper, "")] if scored.paper else []
         for label, values, ms in rows:
             lines.append(f"| {scored.name} | {label} | {' | '.join(_figures(values, metrics))} | {ms} |")

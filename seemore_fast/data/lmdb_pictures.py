@@ -20,7 +20,12 @@ _OPENING = threading.Lock()  # a process must not open an environment twice
 
 def is_inside(path: Path) -> bool:
     """Whether ``path`` is a picture of an LMDB rather than a file."""
-    return path.parent.suffix == SUFFIX
+    return any(parent.suffix == SUFFIX for parent in path.parents)
+
+
+def base(path: Path) -> Path:
+    """The LMDB that ``path`` is inside; the rest is its key, which may have folders in it."""
+    return next(parent for parent in path.parents if parent.suffix == SUFFIX)
 
 
 def keys(folder: Path) -> dict[str, Path]:
@@ -33,7 +38,7 @@ def keys(folder: Path) -> dict[str, Path]:
         lines = listing.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"{listing}: {getattr(error, 'strerror', None) or 'is not a text file'}") from None
-    names = [Path(line.split(" (")[0].strip()).stem for line in lines if line.strip()]
+    names = [str(Path(line.split(" (")[0].strip()).with_suffix("")) for line in lines if line.strip()]
     if not names:
         raise ImageError(f"{listing}: lists no pictures")
     return {name: folder / name for name in names}
@@ -42,9 +47,9 @@ def keys(folder: Path) -> dict[str, Path]:
 def encoded(path: Path) -> bytes:
     """The picture's file, as it was before it went into the LMDB.  Raises ImageError where it is missing."""
     with _OPENING:
-        environment = _open(path.parent)
+        environment = _open(base(path))
     with environment.begin() as transaction:
-        content = transaction.get(path.name.encode())
+        content = transaction.get(path.relative_to(base(path)).as_posix().encode())
     if content is None:
         raise ImageError(f"{path}: no such key")
     return content

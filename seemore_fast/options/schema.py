@@ -84,17 +84,28 @@ class _PictureSet(_Group):
 
     task: str | None = None
     name: FolderName
-    type: Literal["PairedImageDataset"]
-    dataroot_gt: Text
     filename_tmpl: Text = "{}"
     meta_info_file: Text | None = None
     io_backend: IOBackend = IOBackend(type="disk")
 
 
 class TestSet(_PictureSet):
-    """``datasets: val*``, ``test*``: paired folders; HR is cropped to the size of LR times the scale."""
+    """``datasets: val*``, ``test*``: paired folders; HR is cropped to the size of LR times the scale.
 
+    A ``SingleImageDataset`` has no HR pictures: its pictures are enlarged, not measured.
+    """
+
+    type: Literal["PairedImageDataset", "SingleImageDataset"]
+    dataroot_gt: Text | None = None
     dataroot_lq: Text
+
+    @model_validator(mode="after")
+    def _hr_where_there_is_some(self) -> TestSet:
+        if self.type == "PairedImageDataset" and self.dataroot_gt is None:
+            raise PydanticCustomError("missing", "is missing", {"key": "dataroot_gt"})
+        if self.type == "SingleImageDataset" and self.dataroot_gt is not None:
+            raise PydanticCustomError("single", "is not for a SingleImageDataset", {"key": "dataroot_gt"})
+        return self
 
 
 class TrainSet(_PictureSet):
@@ -103,6 +114,8 @@ class TrainSet(_PictureSet):
     Without ``dataroot_lq`` LR pictures are made of the HR ones.  ``cache_dir`` takes the decoded pictures.
     """
 
+    type: Literal["PairedImageDataset"]
+    dataroot_gt: Text
     dataroot_lq: Text | None = None
     cache_dir: Text = "datasets/cache"
     gt_size: Count
@@ -142,7 +155,7 @@ class Network(_Group):
     """``network_g``: the constructor's arguments, with its defaults."""
 
     type: Literal["SeemoRe"]
-    scale: Literal[2, 3, 4] = 4
+    scale: Literal[1, 2, 3, 4] = 4
     in_chans: Annotated[Integer, Field(ge=1, le=1024)] = 3
     num_experts: Annotated[Integer, Field(ge=1, le=64)] = 6
     num_layers: Annotated[Integer, Field(ge=0, le=512)] = 6
@@ -312,7 +325,7 @@ class Options(_Group):
 
     name: FolderName
     model_type: Literal["SRModel"]
-    scale: Literal[2, 3, 4]
+    scale: Literal[1, 2, 3, 4]
     num_gpu: Annotated[Integer, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     manual_seed: Annotated[Integer, Field(ge=0, lt=2**63)] | None = None
     datasets: Datasets

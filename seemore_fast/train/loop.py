@@ -210,7 +210,7 @@ def _sampler(
             dataset.dataroot_gt, dataset.dataroot_lq, dataset.filename_tmpl, dataset.meta_info_file
         )
         pairs.check_sizes(paired, scale)
-        files = [pair.gt for pair in paired]
+        files = [pair.gt for pair in paired if pair.gt is not None]
 
         def store() -> tuple[pictures.Pictures, pictures.Pictures]:
             large = pictures.decoded(files, cache, report.preparing)

@@ -125,7 +125,7 @@ def _write(
 
 def _stamp(file: Path) -> tuple[str, int, int]:
     try:
-        status = (file.parent / "data.mdb" if lmdb_pictures.is_inside(file) else file).stat()
+        status = (lmdb_pictures.base(file) / "data.mdb" if lmdb_pictures.is_inside(file) else file).stat()
     except OSError as error:
         raise ImageError(f"{file}: {error.strerror}") from None
     return file.name, status.st_size, status.st_mtime_ns

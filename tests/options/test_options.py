@@ -163,7 +163,7 @@ def test_force_yml_refuses(entry: str, message: str) -> None:
             "val:metrics:psnr:crop_border must be greater than or equal to 0",
         ),
         ("scale: 2", "scale: 3", "scale must equal network_g:scale, which is 2, got 3"),
-        ("scale: 2", "scale: '2'", "scale must be 2, 3 or 4, got '2'"),
+        ("scale: 2", "scale: '2'", "scale must be 1, 2, 3 or 4, got '2'"),
         ("name: SeemoRe_T_x2", "name: ../x", "name must do as the name of a folder, got '../x'"),
         ("name: SeemoRe_T_x2", "name: ..", "name must do as the name of a folder, got '..'"),
         ("prefetch_mode: ~", "prefetch_mode: gpu", "datasets:train:prefetch_mode must be 'cuda' or 'cpu'"),
