@@ -69,6 +69,10 @@ def command(
             help="Of stdout: y4m or nut, uncompressed.", show_default="y4m if stdin is y4m, else nut"
         ),
     ] = None,
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Only from here on: 75, 1:15 or 0:01:15.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only up to here.")] = None,
     preview: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="One frame as a picture: bicubic left, network right."),
@@ -93,7 +97,10 @@ def command(
     from seemore_fast.upscale.upscaler import Upscaler
 
     options = encoder_options(encoder_opts)
+    part = seconds(begin), seconds(end)
     piped = "-" in (str(source), str(output))
+    if piped and (begin or end or preview is not None):
+        raise SeemoreError("--from, --to and --preview need files, not pipes")
     if pipe_format is not None and not piped:
         raise SeemoreError("--pipe-format is for standard output: give -o -")
     if threads is not None:
@@ -140,6 +147,8 @@ def command(
                 preset=preset,
                 pix_fmt=pix_fmt,
                 deinterlace=fields,
+                begin=part[0],
+                end=part[1],
                 ignore_errors=ignore_errors,
                 progress=tell,
                 note=note,
@@ -147,6 +156,20 @@ def command(
         except KeyboardInterrupt:
             console.print("seemore-fast: finished segments are kept; the same command goes on from there")
             raise
+
+
+def seconds(text: str | None) -> float | None:
+    """``1:15.5`` as 75.5.  Raises SeemoreError."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if not 1 <= len(values) <= 3 or any(not 0 <= value < 1e6 for value in values):
+        raise SeemoreError(f"a time is seconds, M:SS or H:MM:SS, got {text!r}")
+    return sum(value * 60**power for power, value in enumerate(reversed(values)))
 
 
 def encoder_options(text: str | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,8 @@ def upscale_video(
     preset: str | None = None,
     pix_fmt: str | None = None,
     deinterlace: str | None = None,
+    begin: float | None = None,
+    end: float | None = None,
     ignore_errors: bool = False,
     segment: int = SEGMENT,
     progress: Callable[[int, int | None, int], None] = lambda done, total, computed: None,
@@ -79,6 +82,7 @@ def upscale_video(
       ``crf``, ``preset`` and ``pix_fmt`` are the encoder's own.  ``encoder``: instead, one of FFmpeg's by its
       name; ``encoder_options`` goes to the encoder, whichever it is.
     * ``deinterlace``: "frame" or "field": a picture of each interlaced frame, or of each of its fields.
+    * ``begin``, ``end``: the part in seconds from the first picture, ``end`` not included.
     * ``ignore_errors``: damaged frames and a missing end are left out instead of raising VideoError.
     * ``progress(done, total, computed)`` in frames; ``total`` is None if unknown, ``computed`` counts those
       of this call.  ``note`` gets lines that the user should read.
@@ -106,13 +110,21 @@ def upscale_video(
     wish = EncodingWish(codec, encoder, dict(encoder_options or {}), crf, preset, pix_fmt)
     encoding = choose_encoding(output, read, wish)
     size = output_size(read, upscaler.scale, encoding.pix_fmt, say)
-    found = survey_packets(read, suffix, ignore_errors, say)
+    part = [None if t is None else Fraction(t).limit_denominator(1_000_000) for t in (begin, end)]
+    if (part[0] or 0) < 0 or (part[1] is not None and part[1] <= (part[0] or 0)):
+        raise VideoError(f"the part must begin at 0 s or later and end after that, got {begin} to {end}")
+    found = survey_packets(read, suffix, ignore_errors, say, (part[0], part[1]))
     _rehearse(read, found, encoding, size, output, say)
     parts = Parts(output)
     # Without ignore_errors: what was finished before the damage is the same with it.
     identity = {
         "input": file_identity(source),
-        "settings": {**asdict(encoding), "segment": segment, "deinterlace": deinterlace},
+        "settings": {
+            **asdict(encoding),
+            "segment": segment,
+            "deinterlace": deinterlace,
+            "part": [begin, end],
+        },
         "network": upscaler.identity(),
         "libraries": {"av": av.__version__},
     }
@@ -128,7 +140,9 @@ def upscale_video(
 
         pts: list[int] = []
         last_duration = 1
-        wanted = read_frames(read, found.joints, lambda i: i // segment not in finished, ignore_errors, say)
+        wanted = read_frames(
+            read, found.joints, lambda i: i // segment not in finished, ignore_errors, say, found.window
+        )
         frames = run_ahead(wanted, 4)
         with closing(run_ahead(enlarged(frames, upscaler), 2)) as results:
             writer: Segment | None = None

@@ -68,6 +68,7 @@ class Copy:
         self.stream.disposition = stream.disposition
         self._strict = strict
         self._last: int | None = None
+        self.cover = is_cover(stream)
 
     def adopt(self, packet: Any) -> None:
         """Makes ``packet`` one of the output, whose header is written.

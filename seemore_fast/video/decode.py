@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seemore_fast.errors import SeemoreError, VideoError
 from seemore_fast.video.fields import deinterlaced
-from seemore_fast.video.source import ACCURATE, Frame, Joints, Looks, Note, Source, open_input
+from seemore_fast.video.source import ACCURATE, Frame, Joints, Looks, Note, Source, Window, open_input
 
 if TYPE_CHECKING:
     from seemore_fast.upscale.upscaler import Upscaler
@@ -37,9 +37,14 @@ def timed_packets(container: Any, joints: Joints) -> Generator[Any, None, None]:
 
 
 def read_frames(
-    source: Source, joints: Joints, wanted: Callable[[int], bool], ignore_errors: bool, note: Note
+    source: Source,
+    joints: Joints,
+    wanted: Callable[[int], bool],
+    ignore_errors: bool,
+    note: Note,
+    window: Window = Window(),  # noqa: B008 (frozen)
 ) -> Generator[Frame, None, None]:
-    """All frames in the order of their times; only ``wanted`` ones (by index) get pixels.
+    """All frames of ``window`` in the order of their times; only ``wanted`` ones (by index) get pixels.
 
     Raises VideoError at the first broken frame, or one that `Looks` refuses; with ``ignore_errors`` broken
     ones are left out, and ``note`` is told.
@@ -63,11 +68,13 @@ def read_frames(
                 else:
                     yield frame
 
-        for picture in pictures(source, whole(), stream, wanted, note):
+        for picture in pictures(source, whole(), stream, wanted, note, window):
             yield picture
             index += 1
     if index == 0:
-        raise VideoError(f"{source.path}: no frame can be read")
+        raise VideoError(
+            f"{source.path}: no frame {'is in that part' if window != Window() else 'can be read'}"
+        )
 
 
 def pictures(
@@ -76,6 +83,7 @@ def pictures(
     stream: Any,
     wanted: Callable[[int], bool],
     note: Note,
+    window: Window = Window(),  # noqa: B008 (frozen)
 ) -> Generator[Frame, None, None]:
     """Decoded ``frames``, looked at, deinterlaced if so wished, with rising times and as arrays."""
     to_rgb, looks = _Rgb(source), Looks(source, note)
@@ -84,16 +92,21 @@ def pictures(
         frames = deinterlaced(_looked_at(frames, looks), stream, source.deinterlace)
     else:
         frames = _looked_at(frames, looks)
-    for index, frame in enumerate(frames):
+    index, shift = 0, window.shift(source.time_base)
+    for frame in frames:
         if frame.pts is None:
             pts = 0 if last is None else last + step
         else:
             pts = round(frame.pts * frame.time_base / source.time_base)
         if last is not None and pts <= last:
             pts = last + 1
-        duration = round((frame.duration or 0) * frame.time_base / source.time_base) or step
-        yield Frame(index, pts, duration, to_rgb(frame) if wanted(index) else None)
         last = pts
+        if window.end is not None and pts * source.time_base >= window.end:
+            return
+        if window.holds(pts * source.time_base):
+            duration = round((frame.duration or 0) * frame.time_base / source.time_base) or step
+            yield Frame(index, pts - shift, duration, to_rgb(frame) if wanted(index) else None)
+            index += 1
 
 
 def _looked_at(frames: Iterable[av.VideoFrame], looks: Looks) -> Generator[av.VideoFrame, None, None]:

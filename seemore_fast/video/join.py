@@ -14,7 +14,7 @@ import av
 from seemore_fast.errors import VideoError
 from seemore_fast.video.carry import Copy, attach, is_attached, is_strict, open_output, still_true, timecode
 from seemore_fast.video.decode import timed_packets
-from seemore_fast.video.source import Joints, Source, open_input, url
+from seemore_fast.video.source import Source, Window, open_input, url
 from seemore_fast.video.survey import Survey
 
 
@@ -59,7 +59,8 @@ def join(
                 if source.aspect is not None:
                     picture.codec_context.sample_aspect_ratio = source.aspect
                 picture.metadata.update(still_true(stream.metadata))
-                if (code := timecode(original)) is not None:
+                picture.metadata.pop("timecode", None)
+                if (code := timecode(original)) is not None and found.window.begin is None:
                     picture.metadata["timecode"] = code
                 picture.disposition = stream.disposition
                 if source.display_matrix is not None:
@@ -70,23 +71,39 @@ def join(
                 attach(out, stream, source.path)
             elif stream.index in found.copied:
                 copies[stream.index] = Copy(out, stream, strict=is_strict(suffix))
-        out.metadata.update(original.metadata)
+        out.metadata.update(
+            (key, value) for key, value in original.metadata.items() if key.lower() != "timecode"
+        )
         if (chapters := original.chapters()) and not by_tee:  # tee has no place for them
-            out.set_chapters(chapters)
+            out.set_chapters(_within(chapters, found.window))
         out.start_encoding()
         pictures = _pictures(segments, times, source, picture)
         with closing(pictures):
-            others = islice(_others(original, copies, found.joints), limit)
+            others = islice(_others(original, copies, found), limit)
             for _, packet in heapq.merge(pictures, others, key=lambda timed: timed[0]):
                 out.mux_one(packet)
 
 
-def _others(original: Any, copies: dict[int, Copy], joints: Joints) -> Iterator[tuple[float, Any]]:
+def _within(chapters: list[Any], window: Window) -> list[Any]:
+    """Those that begin or end in the window, in its times."""
+    kept = []
+    for chapter in chapters:
+        base = chapter["time_base"]
+        start, end = chapter["start"] - window.shift(base), chapter["end"] - window.shift(base)
+        last = end if window.end is None else round((window.end - (window.begin or 0)) / base)
+        if end > 0 and start < last:
+            kept.append({**chapter, "start": max(start, 0), "end": min(end, last)})
+    return kept if window != Window() else chapters
+
+
+def _others(original: Any, copies: dict[int, Copy], found: Survey) -> Iterator[tuple[float, Any]]:
     """The packets to copy, each with the time from which on it may be written."""
     latest = 0.0
     try:
-        for packet in timed_packets(original, joints):
+        for packet in timed_packets(original, found.joints):
             if packet.stream_index not in copies or packet.size == 0:
+                continue
+            if not copies[packet.stream_index].cover and not _moved(packet, found.window):
                 continue
             stamp = packet.dts if packet.dts is not None else packet.pts
             if stamp is not None:
@@ -95,6 +112,19 @@ def _others(original: Any, copies: dict[int, Copy], joints: Joints) -> Iterator[
             yield latest, packet
     except (av.FFmpegError, OSError):
         return  # a damaged end: reading the packets has told of it
+
+
+def _moved(packet: Any, window: Window) -> bool:
+    """Whether the packet is in the window, into whose times it is moved."""
+    stamp = packet.pts if packet.pts is not None else packet.dts
+    if stamp is None:
+        return True
+    if not window.holds(stamp * packet.time_base):
+        return False
+    shift = window.shift(packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts - shift
+    packet.dts = None if packet.dts is None else packet.dts - shift
+    return True
 
 
 def _pictures(

@@ -104,6 +104,25 @@ class Joints:
 
 
 @dataclass(frozen=True)
+class Window:
+    """The part of a video that is wanted, in seconds of its own times; it begins at 0 in the output.
+
+    ``begin`` None: from the start, whose time is kept; ``end`` None: to the end.
+    """
+
+    begin: Fraction | None = None
+    end: Fraction | None = None
+
+    def holds(self, time: Fraction) -> bool:
+        """Whether what begins at ``time`` is in it."""
+        return (self.begin is None or time >= self.begin) and (self.end is None or time < self.end)
+
+    def shift(self, time_base: Fraction) -> int:
+        """What is taken off times that count ``time_base``."""
+        return 0 if self.begin is None else round(self.begin / time_base)
+
+
+@dataclass(frozen=True)
 class Frame:
     """One frame; ``pts`` and ``duration`` count the source's ``time_base``, pixels are (H, W, 3) RGB."""
 

@@ -11,7 +11,7 @@ import av
 
 from seemore_fast.errors import VideoError
 from seemore_fast.video.carry import Trials
-from seemore_fast.video.source import Joints, Looks, Note, Source, open_input
+from seemore_fast.video.source import Joints, Looks, Note, Source, Window, open_input
 
 _TS_DISCONT = 0x200  # AVFMT_TS_DISCONT: a container whose times may leap
 
@@ -29,6 +29,7 @@ class Survey:
     frames: int
     joints: Joints
     copied: dict[int, bool]  # as `Trials.outcome` says
+    window: Window
 
 
 @dataclass
@@ -58,7 +59,7 @@ class _Rises:
 
     def see(self, number: int, stream: int, time: Fraction, duration: Fraction) -> None:
         runs = self.runs.setdefault(stream, [])
-        current = self._stretch()
+        current = self.stretch()
         if not runs:
             runs.append(_Run(number, time, time + duration, current, True))
         else:
@@ -81,7 +82,8 @@ class _Rises:
 
     _last: dict[int, Fraction] = field(default_factory=dict)
 
-    def _stretch(self) -> int:
+    def stretch(self) -> int:
+        """How many times the pictures' times have jumped so far."""
         runs = self.runs.get(self.picture)
         return runs[-1].stretch if runs else 0
 
@@ -91,7 +93,7 @@ class _Rises:
                 runs[-1].stretch, runs[-1].confirmed = stretch, True
 
     def joints(self) -> Joints:
-        count = self._stretch() + 1
+        count = self.stretch() + 1
         offsets = [Fraction(0)]
         for stretch in range(1, count):
             before = self._extent(stretch - 1)[1] + offsets[-1]
@@ -107,8 +109,16 @@ class _Rises:
         return min(run.start for run in runs), max(run.end for run in runs)
 
 
-def survey_packets(source: Source, suffix: str, ignore_errors: bool, note: Note) -> Survey:
+def survey_packets(
+    source: Source,
+    suffix: str,
+    ignore_errors: bool,
+    note: Note,
+    part: tuple[Fraction | None, Fraction | None] = (None, None),
+) -> Survey:
     """Reads every packet once, without decoding more than a few key frames.
+
+    ``part`` is the wanted one, in seconds from the first picture.
 
     Streams other than the pictures are tried in a container after ``suffix``.  Raises VideoError where
     the file cannot be read to its end or ends too soon (``ignore_errors``: ``note`` is told), and where key
@@ -117,6 +127,7 @@ def survey_packets(source: Source, suffix: str, ignore_errors: bool, note: Note)
     with open_input(source.path) as container:
         picture = container.streams[source.stream]
         frames, end = 0, Fraction(0)
+        first: Fraction | None = None  # picture
 
         def broken(where: str) -> None:
             what = f"{source.path}: {where}, after {frames} frames"
@@ -148,6 +159,9 @@ def survey_packets(source: Source, suffix: str, ignore_errors: bool, note: Note)
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index == source.stream:
                 frames += 1
+                if packet.pts is not None and rises.stretch() == 0:
+                    shown = packet.pts * packet.time_base
+                    first = shown if first is None else min(first, shown)
                 if time is None or (before is not None and time < before):
                     due = None
                 if packet.is_keyframe and (due is None or time is None or time >= due):
@@ -164,7 +178,12 @@ def survey_packets(source: Source, suffix: str, ignore_errors: bool, note: Note)
                 f"times jump {joints.count} time{'s'[: joints.count > 1]}, as in files joined by cat: "
                 "what follows a jump is moved to the end of what comes before, with all streams"
             )
-        return Survey(frames * split, joints, trials.outcome(note))
+        begin, stop = (None if t is None else t + (first or 0) for t in part)
+        # About as many frames as will come.
+        whole = frames / Fraction(source.rate) * split
+        span = (whole if part[1] is None else min(whole, part[1])) - (part[0] or 0)
+        count = frames * split if part == (None, None) else max(0, round(span * source.rate))
+        return Survey(count, joints, trials.outcome(note), Window(begin, stop))
 
 
 def _packets(container: Any, broken: Callable[[str], None]) -> Iterator[Any]:
