@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,6 +217,6 @@ def test_a_folder_that_is_not_there(network: SeemoRe, tmp_path: Path) -> None:
 def test_without_the_packages_it_says_what_to_install(
     network: SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(SeemoreError, match=r"ONNX export needs pip install 'seemore-fast\[export\]'"):
         onnx_graph.export_onnx(network, tmp_path / "x.onnx")

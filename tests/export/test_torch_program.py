@@ -60,7 +60,7 @@ def test_a_program_runs_without_this_package(network: SeemoRe, tmp_path: Path) -
     run_alone(tmp_path / "network.pt2", "program", network)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_compiled_package_runs_without_this_package(network: SeemoRe, tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("there is no C++ compiler, which AOTInductor needs")

@@ -31,6 +31,7 @@ def test_only_the_module_and_the_c_api_are_exported():
     assert not {name for name in names if name != "PyInit__C" and not name.startswith("sm_")}
 
 
+@pytest.mark.full
 def test_no_code_of_one_isa_can_replace_another(build):
     """The linker merges a weak symbol of two objects, and may keep the one that this CPU cannot run."""
     run(tool("ninja"), "-C", build, *isa_targets(build))
@@ -64,7 +65,10 @@ def test_the_header_is_c99():
     )
 
 
-@pytest.mark.parametrize("sanitizer", [None, "thread", "address,undefined"])
+@pytest.mark.parametrize(
+    "sanitizer",
+    [None, *(pytest.param(kind, marks=pytest.mark.full) for kind in ("thread", "address,undefined"))],
+)
 def test_the_thread_pool_under_stress(sanitizer, tmp_path):
     program = tmp_path / "pool_stress"
     flags = ["-O1", "-g", "-std=c++20", "-pthread", "-Icsrc"]

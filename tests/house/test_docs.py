@@ -56,6 +56,7 @@ def test_every_page_is_in_the_site() -> None:
     assert not {page for page in pages if page not in nav}
 
 
+@pytest.mark.full
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for module in ("mkdocs", "material", "mkdocstrings"):
         if importlib.util.find_spec(module) is None:

@@ -103,14 +103,15 @@ def test_no_path_of_a_development_machine_in_the_repository():
 
 def test_no_file_is_too_long_to_read():
     code = {".py", ".cc", ".h", ".cu", ".cuh"}
-    lines = {path.name: text.count("\n") for path, text in text_files().items() if path.suffix in code}
-    assert not {name: count for name, count in lines.items() if count > 500}
+    lines = {path: text.count("\n") for path, text in text_files().items() if path.suffix in code}
+    assert len(lines) > 200, "the guard reads them all, whatever their names"
+    assert not {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > 500}
 
 
 def test_linters_have_one_version():
     pinned = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    hooks = re.findall(r"\[([\w-]+)==([\w.]+)\]", (ROOT / ".pre-commit-config.yaml").read_text())
-    assert {name for name, _ in hooks} == {"ruff", "clang-format"}
+    hooks = re.findall(r"([\w-]+)==([\w.]+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert {name for name, _ in hooks} >= {"ruff", "clang-format", "mypy"}
     assert all(pinned[name] == version for name, version in hooks)
 
 

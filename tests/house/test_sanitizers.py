@@ -13,6 +13,8 @@ from seemore_fast.backends import native
 from tests.support.building import ROOT, configure, run, tool
 from tests.support.isas import ISAS
 
+pytestmark = pytest.mark.full
+
 DRIVER = "tests/native/engine_driver.cc"
 
 

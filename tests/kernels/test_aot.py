@@ -40,11 +40,13 @@ def test_blocks_fit_the_shared_memory(ratchet):
 
 
 @needs_triton
-@pytest.mark.slow
+@pytest.mark.full
 def test_kernels_take_what_they_took(ratchet):
     """A process of its own, which Triton's interpreter has not touched."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, BUILDS]
     done = subprocess.run(command, cwd=BUILDS.parents[2], env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
+    if not_compared := re.search(r"^not compared: .*$", done.stdout, re.MULTILINE):
+        pytest.skip(not_compared[0])
     assert set(re.findall(r"^(\w+\.\w+ .*sm_\d+) ", done.stdout, re.MULTILINE)) == set(ratchet)

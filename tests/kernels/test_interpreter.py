@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the tests beside this one run on it")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreter's process")
-def test_kernels_in_the_interpreter():
+@pytest.mark.parametrize("tier", ["not full", pytest.param("full", marks=pytest.mark.full)])
+def test_kernels_in_the_interpreter(tier):
     """A process of its own: once Triton is imported, it is too late to ask for the interpreter."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [
@@ -27,6 +28,8 @@ def test_kernels_in_the_interpreter():
         "-q",
         "-p",
         "no:cacheprovider",
+        "-m",
+        tier,
         HERE / "test_ops.py",
         HERE / "test_gelu.py",
     ]

@@ -69,6 +69,7 @@ def test_float32(case, device):
     assert_close(run(case, inputs, grad), formula(case, inputs, grad, torch.float64), (2e-6, 1e-5))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("c", [36, 48, 64, 5])
 @pytest.mark.parametrize("name", ["low_rank_experts", "gated_ffn"])
 def test_widths(name, c, device):
@@ -98,6 +99,7 @@ def low_precision(case: Case, device: str, dtype: torch.dtype) -> None:
             assert error(a, b) <= factor * max(error(p, b), unit), (kind, i)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [c for c in CASES if c.name not in BLOCKS], ids=str)
 def test_float16(case, device):
     low_precision(case, device, torch.float16)

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from seemore_fast.backends import choice, cuda_programs, native
@@ -41,9 +42,11 @@ def library() -> ModuleType:
     build = ROOT / "build-cudasim"  # kept: it takes two minutes
     configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     options = ["-DSEEMORE_CUDA=off", f"-DSEEMORE_OUTPUT_DIR={build}", f"-DPython_EXECUTABLE={sys.executable}"]
-    for command in ([*configure, *options], [ninja, "-C", build, "_cudasim"]):
-        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert done.returncode == 0, done.stdout
+    build.mkdir(exist_ok=True)
+    with FileLock(build / ".lock"):  # pytest's workers build it once
+        for command in ([*configure, *options], [ninja, "-C", build, "_cudasim"]):
+            done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            assert done.returncode == 0, done.stdout
     (path,) = build.glob("_cudasim*.so")
     spec = importlib.util.spec_from_file_location("_cudasim", path)
     assert spec is not None
