@@ -26,6 +26,7 @@ import triton
 from torch import Tensor
 
 from seemore_fast.measure.peers import steps
+from seemore_fast.network.accuracy import relative_l2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.triton_cases import CASES, Case, normal
@@ -82,7 +83,7 @@ def op(case: Case, dtype: torch.dtype) -> Row:
         out = plain(*leaves, *inputs[len(leaves) :])[0]
         return list(torch.autograd.grad(out, leaves, grad, materialize_grads=True))
 
-    error = max(relative(a, b) for a, b in zip(ours(), theirs(), strict=True))
+    error = max(relative_l2(a, b) for a, b in zip(ours(), theirs(), strict=True))
     with torch.no_grad():
         forward = {"ours": bench(lambda: kernels.forward(*inputs)), "eager": bench(lambda: plain(*inputs))}
     return {"forward": forward, "both": {"ours": bench(ours), "eager": bench(theirs)}, "error": error}
@@ -103,10 +104,6 @@ def train() -> Iterator[Row]:
 
 def bench(call: Callable[[], Any]) -> float:
     return triton.testing.do_bench(call, warmup=10, rep=50, return_mode="median")
-
-
-def relative(got: Tensor, want: Tensor) -> float:
-    return float((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
 
 
 def print_row(row: Row) -> None:

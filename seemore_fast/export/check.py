@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seemore_fast.errors import SeemoreError
 from seemore_fast.network import reference
+from seemore_fast.network.accuracy import relative_l2
 
 TOLERANCE = 2e-5
 """Largest relative L2 error against float64 of a float32 file that is delivered."""
@@ -58,18 +59,13 @@ def check(network: reference.SeemoRe, run: Callable[[Tensor], Tensor], what: str
         # The last: its coarsest map is more than one pixel high and wide, unlike the example's.
         for x in (batch, batch[-1:], _larger(network, exact)):
             want = exact(x.double())
-            limit = 2 * relative_error(network(x), want) if half else TOLERANCE
-            error = relative_error(run(x), want)
+            limit = 2 * relative_l2(network(x), want) if half else TOLERANCE
+            error = relative_l2(run(x), want)
             if not error <= limit:
                 raise SeemoreError(
                     f"{what}: what was written differs from float64 by {error:.1e} relative L2"
                     f" for a batch of {tuple(x.shape)}"
                 )
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    """Relative L2 error; NaN where the shapes differ."""
-    return ((got - want).norm() / want.norm()).item() if got.shape == want.shape else float("nan")
 
 
 def routes(network: reference.SeemoRe, x: Tensor) -> list[tuple[int, ...]]:

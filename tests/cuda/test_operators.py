@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seemore_fast.backends import choice, native
 from seemore_fast.errors import BackendError
+from seemore_fast.network.accuracy import relative_l2
 from seemore_fast.ops import _common, _cuda
 from tests.support import cudasim
 from tests.support.operators import call, convert, make_args, outputs
@@ -64,19 +65,13 @@ def exact(name: str, args: dict, direction: Tensor) -> dict[str, Tensor]:
     return run(name, convert(args, Tensor.double), direction.double(), "reference")
 
 
-def error(got: Tensor, want: Tensor) -> float:
-    """Relative L2; infinite for NaN."""
-    difference = (got.double() - want).norm() / want.norm().clamp_min(1e-30)
-    return float(difference) if difference.isfinite() else float("inf")
-
-
 def assert_exact(name: str, shape: tuple[int, ...], limit: float = 5e-6, **options) -> None:
     args = arguments(name, shape, **options)
     direction = torch.randn(shape).to(DEVICE)
     got, want = run(name, args, direction), exact(name, args, direction)
     for what, value in want.items():
         assert got[what].shape == value.shape, what
-        assert error(got[what], value) <= limit, what
+        assert relative_l2(got[what], value) <= limit, what
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 67), (67, 1), (33, 35)], ids=str)
@@ -115,8 +110,8 @@ def test_low_precision(name, dtype):
     plain = run(name, convert(args, lambda t: t.to(dtype)), direction, "reference")
     for what, value in want.items():
         assert got[what].dtype == (torch.float32 if what == "result 1" else args.get(what, args["x"]).dtype)
-        allowed = max(error(plain[what], value), torch.finfo(dtype).eps)
-        assert error(got[what], value) <= (2 if "result" in what else 3) * allowed, what
+        allowed = max(relative_l2(plain[what], value), torch.finfo(dtype).eps)
+        assert relative_l2(got[what], value) <= (2 if "result" in what else 3) * allowed, what
 
 
 @pytest.mark.skipif(GPU, reason="a GPU's order cannot be chosen")

@@ -198,7 +198,7 @@ def test_float16(runtime: Callable, network: SeemoRe, half_file: Path, file: Pat
     want = exact(network, x)[0]
     got = torch.from_numpy(runtime(half_file)(x.numpy()))
     assert got.dtype == torch.float16
-    assert check.relative_error(got, want) <= 2 * check.relative_error(half(x), want)
+    assert golden.relative_l2(got, want) <= 2 * golden.relative_l2(half(x), want)
     assert half_file.stat().st_size < file.stat().st_size
 
 

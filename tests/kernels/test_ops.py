@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seemore_fast.network.accuracy import relative_l2
 from seemore_fast.ops.low_rank_experts import reference as expert_formula
 from tests.support.triton_cases import CASES, RANKS, Case, normal
 
@@ -41,12 +42,6 @@ def count(inputs: list) -> int:
     return sum(isinstance(value, Tensor) for value in inputs)
 
 
-def error(got: Tensor, want: Tensor) -> float:
-    """Relative L2, in float64; infinite for NaN."""
-    difference = (got.double() - want).norm() / want.norm().clamp_min(1e-30)
-    return float(difference) if difference.isfinite() else float("inf")
-
-
 def arguments(
     case: Case, device: str, dtype: torch.dtype, c: int = 0, n: int = 2, size: tuple[int, ...] = ()
 ):
@@ -60,7 +55,7 @@ def assert_close(found: tuple, want: tuple, limits: tuple[float, float]) -> None
     for got, exact, limit in zip(found, want, limits, strict=True):
         for i, (a, b) in enumerate(zip(got, exact, strict=True)):
             assert a.shape == b.shape, i
-            assert error(a, b) <= limit, i
+            assert relative_l2(a, b) <= limit, i
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -96,7 +91,7 @@ def low_precision(case: Case, device: str, dtype: torch.dtype) -> None:
     unit = torch.finfo(dtype).eps
     for kind, factor in ((0, 2), (1, 3)):
         for i, (a, p, b) in enumerate(zip(got[kind], plain[kind], want[kind], strict=True)):
-            assert error(a, b) <= factor * max(error(p, b), unit), (kind, i)
+            assert relative_l2(a, b) <= factor * max(relative_l2(p, b), unit), (kind, i)
 
 
 @pytest.mark.full
@@ -145,7 +140,7 @@ def test_backward_takes_forwards_choice_of_experts(device):
     logits = torch.nn.functional.linear(last[0].mean((2, 3)), last[2])
     out = last[0] + logits.softmax(1)[:, 2, None, None, None] * _third_expert(*last)
     want = torch.autograd.grad(out, last[2], grad)[0]
-    assert error(drouter, want.double()) <= 1e-5
+    assert relative_l2(drouter, want.double()) <= 1e-5
 
 
 def _third_expert(x: Tensor, k: Tensor, _: Tensor, b, b_bias, c, c_bias, a, a_bias) -> Tensor:

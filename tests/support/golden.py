@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seemore_fast.network.accuracy import relative_l2 as relative_l2
+
 DATA = Path(__file__).parents[1] / "data"
 
 EVALUATION = ("t_x4", "t_x2_odd", "b_x3", "l_x2")
@@ -70,12 +72,3 @@ def fill(network: nn.Module, seed: int) -> nn.Module:
     made = {key: torch.from_numpy(recipe(key, tuple(value.shape), seed)) for key, value in state.items()}
     network.load_state_dict(made)
     return network
-
-
-def relative_l2(found: Tensor, expected: Tensor) -> float:
-    """``|found - expected| / |expected|`` in float64; infinite for shapes that differ or NaN."""
-    if found.shape != expected.shape:
-        return float("inf")
-    found, expected = found.detach().double().cpu(), expected.double().cpu()
-    error = (found - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float64).tiny)
-    return float(error.nan_to_num(nan=float("inf")))
