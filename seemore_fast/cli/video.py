@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO, TextIO
 
 import typer
 from rich.progress import TextColumn
@@ -124,8 +124,8 @@ def command(
             return
         if piped:
             video.pipe_video(
-                sys.stdin.buffer if str(source) == "-" else source,
-                sys.stdout.buffer if str(output) == "-" else output,
+                stream(sys.stdin, "input") if str(source) == "-" else source,
+                stream(sys.stdout, "output") if str(output) == "-" else output,
                 upscaler,
                 video.EncodingWish(codec, encoder, options, crf, preset, pix_fmt),
                 kind=pipe_format,
@@ -156,6 +156,13 @@ def command(
         except KeyboardInterrupt:
             console.print("seemore-fast: finished segments are kept; the same command goes on from there")
             raise
+
+
+def stream(file: TextIO | None, name: str) -> BinaryIO:
+    """The bytes of a standard stream.  Raises SeemoreError if it is closed."""
+    if file is None:
+        raise SeemoreError(f"standard {name} is closed")
+    return file.buffer
 
 
 def seconds(text: str | None) -> float | None:

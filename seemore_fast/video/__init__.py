@@ -93,7 +93,10 @@ def upscale_video(
     if segment < 1:
         raise VideoError(f"segment must be at least 1 frame, got {segment}")
     if not source.is_file():
-        raise VideoError(f"{source}: there is no such file")
+        what = "is not a file: pipe it in, with - as the name" if source.exists() else "there is no such file"
+        raise VideoError(f"{source}: {what}")
+    if output.exists() and not output.is_file():
+        raise VideoError(f"{output}: is not a file, and would be replaced by one")
     if output.exists() and source.samefile(output):
         raise VideoError(f"{output}: the output would replace the input")
     said: set[str] = set()

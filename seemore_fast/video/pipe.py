@@ -60,6 +60,8 @@ def pipe_video(
         suffix, encoding = _encoding(container, output, read, wish, kind)
         size = output_size(read, upscaler.scale, encoding.pix_fmt, say)
         if isinstance(output, Path):
+            if output.exists() and not output.is_file():
+                raise VideoError(f"{output}: is not a file, and would be replaced by one")
             try:
                 path = stack.enter_context(atomic_path(output))
             except OSError as error:

@@ -144,6 +144,20 @@ def test_a_reader_that_goes_is_one_line(tmp_path):
         through(Pipe(y4m(tmp_path / "in.y4m")), Closed())
 
 
+@pytest.mark.parametrize(
+    ("closed", "arguments"), [("<&-", "- -o out.mkv"), (">&-", "in.y4m -o -")], ids=["input", "output"]
+)
+def test_a_closed_standard_stream_is_one_line(tmp_path, closed, arguments):
+    y4m(tmp_path / "in.y4m", 1)
+    command = f"'{sys.executable}' -c 'from seemore_fast.cli import main; main()' video {arguments} {closed}"
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("seemore-fast: standard ")
+    assert result.stderr.endswith(" is closed\n")
+
+
 def test_the_command_between_pipes(tmp_path):
     given = y4m(tmp_path / "in.y4m", 3)
     code = "from seemore_fast.cli import main; main()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,17 @@ def test_names_are_names_of_files(tmp_path, monkeypatch, name):
     output = enlarge(Path(name), Path(f"out-{name}"))
     assert len(videos.frames(tmp_path / output)) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, f"out-{name}"])
+
+
+def test_pipes_with_names_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mkv")
+    refusal = "is not a file"
+    with pytest.raises(VideoError, match=f"{refusal}: pipe it in"):
+        upscale_video(tmp_path / "pipe.mkv", tmp_path / "out.mkv", Nearest())
+    source = videos.write_clip(tmp_path / "in.mkv", pts=(0,))
+    with pytest.raises(VideoError, match=f"{refusal}, and would be replaced"):
+        upscale_video(source, tmp_path / "pipe.mkv", Nearest())
+    assert (tmp_path / "pipe.mkv").is_fifo()
 
 
 def test_protocols_are_not_opened(tmp_path, monkeypatch):
