@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from seemore_fast.demo.guard import Guard
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import FORMATS, read, write
 from seemore_fast.system.optional import need
@@ -100,7 +101,7 @@ def enlarge(
 
 
 def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any:
-    """The page (gradio.Blocks) with ``upscalers`` to choose from, the first to begin with.
+    """The page (gradio.Blocks) with ``upscalers`` to choose from, t-x4 or the first to begin with.
 
     Results are put into ``folder``, which must be Gradio's own, and removed by Gradio after an hour.
 
@@ -127,7 +128,7 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
     def forget() -> tuple[Any, ...]:
         return None, "", gr.DownloadButton(value=None, interactive=False)
 
-    first = next(iter(upscalers))
+    first = "t-x4" if "t-x4" in upscalers else next(iter(upscalers))  # with it, every enlargement is on offer
     pictures = sorted(str(path) for path in SAMPLES.glob("*.png"))
     with gr.Blocks(title="seemore-fast", analytics_enabled=False, delete_cache=(600, _KEPT)) as blocks:
         gr.Markdown(
@@ -149,8 +150,6 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
                 model = gr.Dropdown(list(upscalers), value=first, label="Model", elem_id="model")
                 scale = gr.Radio(label="Enlargement", elem_id="scale", **scales(first))
                 start = gr.Button("Enlarge", variant="primary", elem_id="start")
-                report = gr.Markdown(elem_id="report")
-                download = gr.DownloadButton("Download", interactive=False, elem_id="download")
             with gr.Column(scale=3):
                 slider = gr.ImageSlider(
                     label="Before | after",
@@ -160,6 +159,9 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
                     max_height=560,
                     elem_id="slider",
                 )
+                # Below the result, also where columns become one: on a phone.
+                report = gr.Markdown(elem_id="report")
+                download = gr.DownloadButton("Download", interactive=False, elem_id="download")
         shown = [slider, report, download]
         samples.click(pictures.__getitem__, samples, source, api_visibility="private")
         source.change(forget, None, shown, api_visibility="private")
@@ -181,6 +183,8 @@ def serving(
     Raises SeemoreError without Gradio, or where ``host`` and ``port`` cannot be listened on.
     """
     gr = _gradio()
+    from starlette.middleware import Middleware  # which Gradio brings along
+
     with _own_folder() as folder:
         blocks = page(upscalers, limits, folder)
         try:
@@ -197,6 +201,7 @@ def serving(
                 footer_links=[],
                 allowed_paths=[str(SAMPLES)],
                 max_file_size=limits.bytes,
+                app_kwargs={"middleware": [Middleware(Guard, host=host)]},
                 # The default's fonts are fetched from elsewhere.
                 theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             )

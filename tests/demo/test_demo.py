@@ -166,6 +166,57 @@ def test_the_server_listens_to_this_machine_and_takes_its_files_along(
         pass
 
 
+def test_foreign_pages_and_unknown_ids(upscaler: Upscaler) -> None:
+    need("gradio", "httpx")
+    import httpx
+
+    with page.serving({"t-x2": upscaler, "t-x4": upscaler}, Limits()) as url:
+        port = httpx.URL(url).port
+
+        def status(method: str, path: str, **headers: str) -> int:
+            answer = httpx.request(method, f"{url}{path}", headers=headers, trust_env=False)
+            assert "Traceback" not in answer.text
+            return answer.status_code
+
+        assert status("GET", "") == 200
+        assert status("GET", "", Host=f"localhost:{port}") == 200
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "192.0.2.1", ""):
+            assert status("GET", "", Host=host) == 403, host
+        assert status("POST", "gradio_api/upload", Origin="https://evil.example") == 403
+        assert status("POST", "gradio_api/upload", Origin="null") == 403
+        assert status("GET", "", Origin=f"http://127.0.0.1:{port}") == 200
+        for method, path in [
+            ("GET", "gradio_api/queue/data?session_hash=unknown"),
+            ("GET", "gradio_api/call/run/unknown"),
+            ("POST", "gradio_api/call/unknown"),
+            ("POST", "gradio_api/run/unknown"),
+            ("GET", "gradio_api/upload_progress?upload_id=unknown"),
+            ("GET", "gradio_api/file=/etc/passwd"),
+            ("GET", "gradio_api/stream/unknown/unknown/unknown/playlist.m3u8"),
+            ("GET", "gradio_api/component_server"),
+            ("GET", "unknown"),
+        ]:
+            assert 400 <= status(method, path) < 500, path
+        config = httpx.get(f"{url}config", trust_env=False).json()
+        parts = {part["props"].get("elem_id"): part["props"] for part in config["components"]}
+        assert parts["model"]["value"] == "t-x4"
+        assert [choice[1] for choice in parts["scale"]["choices"]] == [2, 3, 4]
+        order = [part["props"].get("elem_id") for part in config["components"]]
+        assert order.index("slider") < order.index("download")
+
+        # What the page itself asks for comes through: another model's scales.
+        ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+        (event,) = [event["id"] for event in config["dependencies"] if event["inputs"] == [ids["model"]]]
+        asked = {"data": ["t-x2"], "fn_index": event, "session_hash": "mine"}
+        joined = httpx.post(f"{url}gradio_api/queue/join", json=asked, trust_env=False)
+        assert joined.status_code == 200, joined.text
+        answer = httpx.get(f"{url}gradio_api/queue/data?session_hash=mine", trust_env=False, timeout=60)
+        assert answer.status_code == 200
+        assert "process_completed" in answer.text
+        assert '"success":true' in answer.text.replace(" ", "")
+        assert '"value":4' in answer.text.replace(" ", "")
+
+
 def test_the_first_free_port_is_taken() -> None:
     port = page._free_port("127.0.0.1", None)
     assert 7860 <= port < 7960
