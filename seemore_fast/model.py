@@ -138,7 +138,7 @@ class SeemoRe(reference.SeemoRe):
         except BackendError as reason:
             if choice.asked_for(self._backend) != "auto":
                 raise
-            log.info("backend %s cannot run this network: %s", backend, reason)
+            log.warning("backend %s cannot run this network: %s", backend, reason)
             self._refused.add((backend, x.device))
             return None
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seemore_fast.backends import cuda_programs, native
+from seemore_fast.engines import self_check
 from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.engines.cuda_graphs import Graphs
 from seemore_fast.engines.packed import PackedWeights
@@ -92,6 +93,7 @@ class Network:
     def __init__(self, native: Any, weights: Tensor):
         self.native = native
         self.graphs = Graphs(self)
+        self.trusted = False  # by self_check
         self._weights = weights
         self._streams: set[int] = set()  # that have used the weights
 
@@ -136,8 +138,8 @@ class Engine:
     def native_for(self, model: reference.SeemoRe, x: Tensor) -> Network:
         """The model packed for input like ``x``.
 
-        Raises BackendError for a network beyond the engine's limits, SeemoreError where it would have to be
-        packed during the capture of a CUDA graph.
+        Raises BackendError for a network beyond the engine's limits, or whose self-check fails, SeemoreError
+        where it would have to be packed during the capture of a CUDA graph.
         """
         precision = precision_for(model, x)
         with torch.cuda.device(x.device):
@@ -149,6 +151,9 @@ class Engine:
                 )
             make = _refuse if capturing else partial(_pack, model, precision, x.device)
             network = self._weights.get((x.device, precision), model, make)
+            if not (network.trusted or capturing):
+                self_check.require(model, precision, x.device, partial(_run_once, network, model.scale))
+                network.trusted = True
         network.workspace(x)  # may refuse
         return network
 
@@ -175,6 +180,13 @@ class Engine:
             if capturing or not network.graphs.run(x, out):
                 network.launch(x, out, network.allocate(x))
         return out
+
+
+def _run_once(network: Network, scale: int, x: Tensor) -> Tensor:
+    """Without graphs, and without a limit of memory."""
+    out = x.new_empty((*x.shape[:2], x.shape[2] * scale, x.shape[3] * scale))
+    network.launch(x, out, network.allocate(x))
+    return out
 
 
 def _refuse() -> Network:

@@ -129,6 +129,7 @@ def stand_in_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     simulator = library()
     simulator.configure(seed=1, check=False)
+    monkeypatch.setenv("SEEMORE_SELF_CHECK", "0")  # tests of it turn it on again
     resolve = choice.resolve
     for owner, name, value in (
         (native, "lib", simulator),

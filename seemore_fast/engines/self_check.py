@@ -1,0 +1,78 @@
+"""Trust, but verify: the CUDA engine runs once a small picture has come out as PyTorch has it on the CPU.
+
+Done at the first use in a process of each device, precision and kind of network; the verdict holds for all of
+that kind.  SEEMORE_SELF_CHECK=0 leaves it out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+from seemore_fast.errors import BackendError
+from seemore_fast.network import reference
+
+log = logging.getLogger(__name__)
+
+GATES = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3, "bf16": 2e-2}
+"""The relative L2 error against float64 that is let through."""
+
+SIZE = (40, 56)
+"""Of the picture; larger where the network needs it, unless it needs more than 64."""
+
+_PICTURES = 3
+"""In which a near tie between experts may fall otherwise: one that agrees is enough."""
+
+_lock = threading.Lock()
+_verdicts: dict[Hashable, str | None] = {}
+
+
+def require(
+    model: reference.SeemoRe, precision: str, device: torch.device, run: Callable[[Tensor], Tensor]
+) -> None:
+    """Raises BackendError where ``run``, the engine on this model and device, does not reproduce the reference.
+
+    ``run``: x (1, in_chans, H, W) on the device, float32 -> the network's output.
+    """
+    if os.environ.get("SEEMORE_SELF_CHECK") == "0" or model.min_size > 64:
+        return
+    kind = {name: value for name, value in model.config.items() if name not in ("mean", "img_range")}
+    key = (str(device), precision, *sorted(kind.items()))
+    with _lock:
+        if key not in _verdicts:
+            _verdicts[key] = why = _check(model, precision, run)
+            if why is not None:
+                log.warning(
+                    "%s on %s: %s; it is not used. Please report this with the output of seemore-fast info",
+                    precision,
+                    device,
+                    why,
+                )
+        why = _verdicts[key]
+    if why is not None:
+        raise BackendError(why)
+
+
+def _check(model: reference.SeemoRe, precision: str, run: Callable[[Tensor], Tensor]) -> str | None:
+    exact = reference.SeemoRe(**model.config).double().eval()
+    exact.load_state_dict({name: value.double().cpu() for name, value in model.state_dict().items()})
+    errors = []
+    for picture in range(_PICTURES):
+        generator = torch.Generator().manual_seed(picture)
+        size = [max(side, model.min_size) for side in SIZE]
+        x = torch.rand(1, model.config["in_chans"], *size, generator=generator)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            want = exact(x.double())
+        got = run(x.to(next(model.parameters()).device)).double().cpu()
+        errors.append(float((got - want).norm() / want.norm()))
+        if errors[-1] <= GATES[precision]:  # not for NaN
+            return None
+    return (
+        f"the CUDA engine's self-check failed: relative error {min(errors):.1e}, at most "
+        f"{GATES[precision]:.0e} is let through"
+    )
