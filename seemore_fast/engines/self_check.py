@@ -35,7 +35,7 @@ _verdicts: dict[Hashable, str | None] = {}
 def require(
     model: reference.SeemoRe, precision: str, device: torch.device, run: Callable[[Tensor], Tensor]
 ) -> None:
-    """Raises BackendError where ``run``, the engine on this model and device, does not reproduce the reference.
+    """Raises BackendError where ``run``, the engine with this model, does not reproduce the reference.
 
     ``run``: x (1, in_chans, H, W) on the device, float32 -> the network's output.
     """
