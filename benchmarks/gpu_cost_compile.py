@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -83,7 +84,10 @@ def _sources() -> bytes:
 
 
 def _instructions(listing: str) -> dict[str, list[Instruction]]:
-    """Of nvdisasm's text, by kernel. A block ends at a label and behind a branch."""
+    """Of nvdisasm's text, by kernel; subroutines for rare operands are left out.
+
+    A block ends at a label and behind a branch.
+    """
     found: dict[str, list[Instruction]] = {}
     line = block = 0
     here: list[Instruction] = []
@@ -93,8 +97,10 @@ def _instructions(listing: str) -> dict[str, list[Instruction]]:
             line = 0
         elif lines := re.search(r'nv_debug_ptx_txt[^"]*", line (\d+)', text):
             line = int(lines[1])
-        elif re.match(r"\s*[.$\w]+:\s*$", text):
+        elif label := re.match(r"\s*([.$\w]+):\s*$", text):
             block += 1
+            if "__internal" in label[1]:
+                here = []
         elif code := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?);", text):
             body = code[1].strip()
             opcode = re.sub(r"^@!?U?P\w+\s+", "", body).split()[0]
@@ -104,34 +110,56 @@ def _instructions(listing: str) -> dict[str, list[Instruction]]:
     return found
 
 
-def compile_source(source: str, options: str, architecture: int) -> Compiled:
-    """A program of csrc/cuda, as the native library names it, for sm_``architecture``.
-
-    Raises RuntimeError with the compiler's messages where that fails, FileNotFoundError for a missing tool.
-    """
+def _folder(source: str, options: str, architecture: int) -> Path:
     key = hashlib.sha256(_sources() + f"{source} {options} {architecture} {FLAGS} {nvcc_version()}".encode())
     folder = KEPT / key.hexdigest()[:20]
-    ptx, cubin, report = (folder / name for name in ("kernels.ptx", "kernels.cubin", "report.txt"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def ptx_of(source: str, options: str, architecture: int) -> Path:
+    """``source`` below csrc/cuda, without .cu, for compute_``architecture``.
+
+    Raises RuntimeError with nvcc's messages where that fails, FileNotFoundError without nvcc.
+    """
+    path = _folder(source, options, architecture) / "kernels.ptx"
+    if not path.exists():
+        part, source_file = path.with_suffix(".part"), SOURCES / f"{source}.cu"
+        given: list[str | Path] = [f"-arch=compute_{architecture}", "-I", ROOT / "csrc", *options.split()]
+        _run(tool("nvcc"), *FLAGS, "-ptx", *given, source_file, "-o", part)
+        part.rename(path)
+    return path
+
+
+def compile_source(source: str, options: str, architecture: int) -> Compiled:
+    """PTX and machine code of one program; raises what ptx_of does."""
+    ptx = ptx_of(source, options, architecture)
+    cubin, listing, report = (ptx.with_suffix(suffix) for suffix in (".cubin", ".sass", ".txt"))
     if not report.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        target = f"-arch=compute_{architecture}"
-        include = ("-I", ROOT / "csrc", *options.split())
-        _run(tool("nvcc"), *FLAGS, "-ptx", target, *include, SOURCES / f"{source}.cu", "-o", ptx)
         text = _run(tool("ptxas"), f"-arch=sm_{architecture}", "-lineinfo", "-v", ptx, "-o", cubin)
-        (folder / "kernels.sass").write_text(_run(tool("nvdisasm"), "-gp", "-c", cubin))
+        listing.write_text(_run(tool("nvdisasm"), "-gp", "-c", cubin))
         report.write_text(text)
-    registers = {
-        kernel: int(count)
-        for kernel, count in re.findall(
-            r"entry function '(\w+)'.*?Used (\d+) registers", report.read_text(), re.DOTALL
-        )
-    }
-    sass = _instructions((folder / "kernels.sass").read_text())
-    return Compiled(f"{source} {options}", ptx.read_text(), registers, sass)
+    found = re.findall(r"entry function '(\w+)'.*?Used (\d+) registers", report.read_text(), re.DOTALL)
+    registers = {kernel: int(count) for kernel, count in found}
+    return Compiled(f"{source} {options}", ptx.read_text(), registers, _instructions(listing.read_text()))
 
 
 def compile_all(programs: Sequence[tuple[str, str]], architecture: int) -> list[Compiled]:
     """`compile_source` of each."""
     nvcc_version(), _sources()
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda program: compile_source(*program, architecture), programs))
+        return list(pool.map(lambda p: compile_source(p[0], p[1], architecture), programs))
+
+
+def all_ptx(architecture: int) -> dict[str, Path]:
+    """Every program that a build for GPUs has: "source options" and its PTX."""
+    spec = importlib.util.spec_from_file_location("compile_cuda", SOURCES / "compile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    ahead = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ahead)
+    programs: list[tuple[str, str]] = ahead.programs()
+    nvcc_version(), _sources()
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda p: ptx_of(p[0], p[1], architecture), programs))
+    return {" ".join(program): path for program, path in zip(programs, paths, strict=True)}

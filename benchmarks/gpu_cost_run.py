@@ -1,37 +1,62 @@
-"""Runs a sample of a network's blocks from their PTX and counts; per launch and pixel of the input."""
+"""Runs a sample of a network's blocks from their PTX, and counts what its launches execute."""
 
 from __future__ import annotations
 
+import functools
 import re
-from collections import Counter
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import torch
 
 from benchmarks.gpu_cost_compile import Compiled, compile_all
-from benchmarks.gpu_cost_weigh import weigh
+from benchmarks.gpu_cost_model import Card, Work
+from benchmarks.gpu_cost_weigh import CLASSES, weigh
 from seemore_fast.engines import cuda_engine
 from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.network import fold, reference
 from tests.support import cudasim
 
-GROUP = ("rme", "mix_ffn", "sme11", "sme", "ffn")
+EXPERTS: dict[str, Any] = {"num_experts": 3, "lr_space": "exp", "topk": 1}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "T": {**EXPERTS, "num_layers": 6, "embedding_dim": 36, "use_shuffle": True, "recursive": 2},
+    "B": {**EXPERTS, "num_layers": 8, "embedding_dim": 48, "use_shuffle": True, "recursive": 2},
+    "L": {**EXPERTS, "num_layers": 16, "embedding_dim": 48, "use_shuffle": False, "recursive": 1},
+}
+
+ON_CHIP = ("ld.shared", "st.shared", "ldmatrix", "stmatrix")
+OFF_CHIP = ("ld.global", "st.global")
+_RANKS = 16  # in memory, of `exp`
 
 
 @dataclass(frozen=True)
-class Card:
-    architecture: int
-    multiprocessors: int
-    shared_kib: int  # that a block may ask for
+class Case:
+    variant: str
+    scale: int
+    width: int  # of the input
+    height: int
+    precision: str
 
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
 
-CARDS = {
-    "H100": Card(90, 132, 227),
-    "H200": Card(90, 132, 227),
-    "RTX4090": Card(89, 128, 99),
-    "RTX5090": Card(120, 170, 99),
-    "A100": Card(80, 108, 163),
-}
+    @property
+    def size(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def element(self) -> int:
+        return 2 if self.precision in ("fp16", "bf16") else 4
+
+    @property
+    def layers(self) -> int:
+        return int(VARIANTS[self.variant]["num_layers"])
+
+    @property
+    def channels(self) -> int:
+        return int(VARIANTS[self.variant]["embedding_dim"])
 
 
 @dataclass(frozen=True)
@@ -39,85 +64,123 @@ class Cost:
     """Of one launch; counts are per pixel of the input."""
 
     kernel: str
-    grid: int
+    blocks: int
     registers: int
     shared: int
-    instructions: float
-    classes: Counter[str]
+    classes: dict[str, float]
     shared_wavefronts: float
-    shared_ratio: float  # to as many without bank conflicts
-    global_wavefronts: float
-    global_ratio: float
+    shared_ideal: float  # without bank conflicts
+    global_wavefronts: float  # lines of 128 bytes
     sectors: float
-    mma: float
+    mma: float  # m16n8k16, or as much of other shapes
+    dram_bytes: float
+
+    @property
+    def instructions(self) -> float:
+        return sum(self.classes.values())
+
+    def work(self, pixels: int) -> Work:
+        return Work(
+            instructions=self.instructions * pixels,
+            wavefronts=(self.shared_wavefronts + self.global_wavefronts) * pixels,
+            mma=self.mma * pixels,
+            dram_bytes=self.dram_bytes * pixels,
+            blocks=self.blocks,
+            registers=self.registers,
+            shared=self.shared,
+        )
 
 
-SMALL = {"num_experts": 3, "num_layers": 1, "lr_space": "exp", "topk": 1}
-VARIANTS = {
-    "t": {**SMALL, "embedding_dim": 36, "use_shuffle": True, "recursive": 2},
-    "b": {**SMALL, "embedding_dim": 48, "use_shuffle": True, "recursive": 2},
-    "l": {**SMALL, "embedding_dim": 48, "use_shuffle": False, "recursive": 1},
-}
-"""With one group: all groups cost the same."""
+@functools.cache
+def costs(case: Case, architecture: int, multiprocessors: int, shared_kib: int, blocks: int) -> list[Cost]:
+    """Of the launches of a network with one group: head, the group's, conv and upsample.
+
+    At most ``blocks`` of each run.
+
+    Raises FileNotFoundError where a tool is missing, RuntimeError for PTX that the simulator does not know.
+    """
+    network = reference.SeemoRe(scale=case.scale, **{**VARIANTS[case.variant], "num_layers": 1})
+    lib = cudasim.library(only_compiled=True)
+    lib.pretend(multiprocessors, (shared_kib - 1) << 10)
+    try:
+        arrays = float32_arrays(fold.fold_network(network))
+        programs = lib.cuda_network_programs(arrays, cuda_engine.PRECISIONS.index(case.precision), 0, 0)
+        compiled = compile_all([program[:2] for program in programs], architecture)
+        lib.unload_ptx()
+        for one in compiled:
+            lib.load_ptx(one.ptx, one.program)
+        lib.configure(0, False)
+        lib.measure(blocks)
+        _launch(lib, case, network)
+        return [_cost(launch, compiled, case) for launch in lib.measured()]
+    finally:
+        lib.measure(0)
+        lib.unload_ptx()
 
 
-def costs(case: str, precision: str, card: Card, blocks: int) -> list[Cost]:
-    """Of the launches of a network with one group: head, the group's, the ends'. ``case``: t-x4 320x180."""
-    found = re.fullmatch(r"([tbl])-x(\d) (\d+)x(\d+)", case)
-    if not found:
-        raise ValueError(f"case: {case!r} is not like 't-x4 320x180'")
-    variant, scale, width, height = found.groups()
-    network = reference.SeemoRe(scale=int(scale), **VARIANTS[variant])
-    arrays = float32_arrays(fold.fold_network(network))
-    lib = cudasim.library()
-    lib.pretend(card.multiprocessors, card.shared_kib << 10)
-    programs = lib.cuda_network_programs(arrays, cuda_engine.PRECISIONS.index(precision), 0, 0)
-    compiled = compile_all([program[:2] for program in programs], card.architecture)
-    lib.unload_ptx()
-    for one in compiled:
-        lib.load_ptx(one.ptx, one.program)
-    lib.configure(0, False)
-    lib.measure(blocks)
-    native, weights = cuda_engine.pack(lib, network, precision, torch.device("cpu"))
-    h, w = int(height), int(width)
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-    x = torch.zeros(1, 3, h, w, dtype=dtype)
-    out = torch.zeros(1, 3, h * int(scale), w * int(scale), dtype=dtype)
-    workspace = cuda_engine.aligned(native.workspace(1, h, w), x.device)
+def costs_on(case: Case, card: Card, blocks: int) -> list[Cost]:
+    return costs(case, card.architecture, card.multiprocessors, card.shared_kib, blocks)
+
+
+def _launch(lib: ModuleType, case: Case, network: reference.SeemoRe) -> None:
+    """Weights and pixels do not matter to what it executes."""
+    native, weights = cuda_engine.pack(lib, network, case.precision, torch.device("cpu"))
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(case.precision, torch.float32)
+    x = torch.zeros(1, 3, case.height, case.width, dtype=dtype)
+    out = torch.zeros(1, 3, case.height * case.scale, case.width * case.scale, dtype=dtype)
+    workspace = cuda_engine.aligned(native.workspace(1, case.height, case.width), x.device)
     cuda_engine.launch(native, x, out, workspace, stream=0)
-    del weights
-    launches = [_cost(launch, compiled, h * w) for launch in lib.measured()]
-    lib.measure(0)
-    lib.unload_ptx()
-    return launches
+    del weights  # which the kernels have read
 
 
-def _cost(launch: dict, compiled: list[Compiled], pixels: int) -> Cost:
+def _streams(kernel: str, case: Case) -> int:
+    """Elements per pixel of the input that a kernel reads and writes in memory, each once."""
+    channels = (case.channels + 7) // 8 * 8
+    return {
+        "head": channels + 3,
+        "rme": 2 * channels + 2 * _RANKS,
+        "mix_ffn": 2 * channels + 2 * _RANKS,
+        "sme": 2 * channels,
+        "sme11": 2 * channels,
+        "ffn": 2 * channels,
+        "conv": 3 * channels,
+        "upsample": channels + 3 * case.scale**2,
+    }.get(kernel, 0)
+
+
+def _cost(launch: dict[str, Any], compiled: list[Compiled], case: Case) -> Cost:
     (one,) = (c for c in compiled if launch["kernel"].startswith(f"{c.program} "))
-    grid = launch["grid"][0] * launch["grid"][1]
-    per_pixel = grid / launch["blocks"] / pixels
+    blocks = launch["grid"][0] * launch["grid"][1]
+    per_pixel = blocks / launch["blocks"] / case.pixels
     executed = {line: (opcode, issued) for line, opcode, issued, *_ in launch["lines"]}
     classes = weigh(one.sass[launch["mangled"]], executed)
-    for name in classes:
-        classes[name] *= per_pixel
+    classes = {name: classes.get(name, 0) * per_pixel for name in CLASSES}
 
     def total(what: int, *kinds: str) -> float:
-        return sum(line[what] for line in launch["lines"] if line[1].startswith(kinds)) * per_pixel
+        return sum(float(line[what]) for line in launch["lines"] if line[1].startswith(kinds)) * per_pixel
 
     name = launch["mangled"]
-    on_chip = ("ld.shared", "st.shared", "ldmatrix", "stmatrix")
-    off_chip = ("ld.global", "st.global")
+    # k8 of 16 bits is half as much; that of tf32 takes as long as k16 of 16 bits.
+    mma = total(2, "mma") - total(2, "mma.sync.aligned.m16n8k8.row.col.f32.f16") / 2
+    mma -= total(2, "mma.sync.aligned.m16n8k8.row.col.f32.bf16") / 2
     return Cost(
         kernel=name,
-        grid=grid,
+        blocks=blocks,
         registers=one.registers[launch["mangled"]],
         shared=launch["shared"],
-        instructions=sum(classes.values()),
         classes=classes,
-        shared_wavefronts=total(4, *on_chip),
-        shared_ratio=total(4, *on_chip) / (total(5, *on_chip) or 1),
-        global_wavefronts=total(4, *off_chip),
-        global_ratio=total(4, *off_chip) / (total(5, *off_chip) or 1),
-        sectors=total(6, *off_chip),
-        mma=total(2, "mma"),
+        shared_wavefronts=total(4, *ON_CHIP),
+        shared_ideal=total(5, *ON_CHIP),
+        global_wavefronts=total(4, *OFF_CHIP),
+        sectors=total(6, *OFF_CHIP),
+        mma=mma,
+        dram_bytes=_streams(name, case) * case.element,
     )
+
+
+def parse(text: str, precision: str) -> Case:
+    """``text``: as in t-x4 320x180. Raises ValueError for anything else."""
+    found = re.fullmatch(r"([tbl])-x([1-4]) (\d+)x(\d+)", text)
+    if not found:
+        raise ValueError(f"case: {text!r} is not like 't-x4 320x180'")
+    return Case(found[1].upper(), int(found[2]), int(found[3]), int(found[4]), precision)

@@ -44,19 +44,18 @@ def class_of(instruction: Instruction) -> str:
 
 
 def _never_runs(instructions: list[Instruction]) -> bool:
-    """Blocks for rare cases: denormal divisors, warps whose lanes have strayed before a shuffle, padding."""
-    opcodes = {i.opcode.split(".")[0] for i in instructions}
-    return bool(opcodes & {"CALL", "ENDCOLLECTIVE"}) or any("COLLECTIVE" in i.opcode for i in instructions)
+    """Blocks for rare cases: operands that want a subroutine, lanes that have strayed before a shuffle."""
+    return any("__internal" in i.text or "COLLECTIVE" in i.opcode for i in instructions)
 
 
-def weigh(sass: list[Instruction], executed: Mapping[int, tuple[str, int]]) -> Counter[str]:
+def weigh(sass: list[Instruction], executed: Mapping[int, tuple[str, int]]) -> dict[str, float]:
     """Executed instructions of a kernel, by class. ``executed``: by line of PTX its opcode and how often."""
     blocks: dict[int, list[Instruction]] = defaultdict(list)
     for instruction in sass:
         blocks[instruction.block].append(instruction)
     stands = {id(i) for i in sass if _stands(i, executed)}
     copies = Counter(i.line for i in sass if id(i) in stands)
-    total: Counter[str] = Counter()
+    total: dict[str, float] = defaultdict(float)
     for instructions in blocks.values():
         if _never_runs(instructions):
             continue

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from seemore_fast.backends import native
 from seemore_fast.network.accuracy import relative_l2
+from tests.support import cudasim
 from tests.support.isas import ISAS
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -87,3 +89,10 @@ def torchvision_or_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     names += [".models", ".models.vgg", ".ops", ".utils"]
     for name in names:
         monkeypatch.setitem(sys.modules, f"torchvision{name}", Absent(f"torchvision{name}"))
+
+
+@pytest.fixture(params=["g++", pytest.param("nvcc", marks=pytest.mark.full)])
+def compiler(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Whose code of the CUDA kernels the simulator runs."""
+    with cudasim.compiled_by_nvcc() if request.param == "nvcc" else nullcontext():
+        yield request.param

@@ -18,7 +18,7 @@
 #define blockDim (::cudasim::block_dim())
 #define gridDim (::cudasim::grid_dim())
 
-struct float2 {
+struct alignas(8) float2 {
   float x, y;
 };
 struct alignas(16) float4 {

@@ -347,4 +347,10 @@ void on_access(const void* address, size_t bytes, bool write) {
   if (!wrong.empty()) fail(wrong);
 }
 
+void on_aligned_access(const void* address, size_t bytes, bool write) {
+  if (self && checking() && self->running >= 0 && reinterpret_cast<uintptr_t>(address) % bytes)
+    fail((write ? "misaligned write of " : "misaligned read of ") + std::to_string(bytes) + " bytes");
+  on_access(address, bytes, write);
+}
+
 }  // namespace cudasim

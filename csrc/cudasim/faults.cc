@@ -71,6 +71,12 @@ __global__ void overwrite_what_others_read() {
 __global__ void beyond_global() { global_out[(1 << 20) + threadIdx.x] = 1; }
 __global__ void write_to_input() { global_in[threadIdx.x] = 1; }
 __global__ void blocks_collide() { global_out[threadIdx.x] = (float)blockIdx.x; }
+__global__ void misaligned() {
+  numbers()[threadIdx.x] = 1;
+  __syncthreads();
+  const float2 pair = *reinterpret_cast<const float2*>(numbers() + 1);
+  global_out[threadIdx.x] = pair.x + pair.y;
+}
 __global__ void partial_mask() { global_out[threadIdx.x] = __shfl_sync(0xffff, 1.0f, 0); }
 
 __global__ void warp_sums() {
@@ -190,6 +196,7 @@ const Fault kFaults[] = {
     {"write beyond global memory", 1, [](void*) { beyond_global(); }},
     {"write to input", 1, [](void*) { write_to_input(); }},
     {"blocks collide", 2, [](void*) { blocks_collide(); }},
+    {"misaligned read", 1, [](void*) { misaligned(); }},
     {"partial mask", 1, [](void*) { partial_mask(); }},
     {"mma half", 1, [](void*) { multiply_half(); }},
     {"mma bf16", 1, [](void*) { multiply_bf16(); }},

@@ -2,9 +2,11 @@
 // instrumentation is used: ThreadSanitizer's own library is not linked.
 #include "cudasim/executor.h"
 
+// An access of a type is to be aligned to its size, as GPUs ask for; `unaligned` ones are of pieces that the
+// compiler knows not to be, which nvcc takes apart.
 #define SM_ACCESS(bytes)                                                              \
-  void __tsan_read##bytes(void* p) { cudasim::on_access(p, bytes, false); }           \
-  void __tsan_write##bytes(void* p) { cudasim::on_access(p, bytes, true); }           \
+  void __tsan_read##bytes(void* p) { cudasim::on_aligned_access(p, bytes, false); }   \
+  void __tsan_write##bytes(void* p) { cudasim::on_aligned_access(p, bytes, true); }   \
   void __tsan_unaligned_read##bytes(void* p) { cudasim::on_access(p, bytes, false); } \
   void __tsan_unaligned_write##bytes(void* p) { cudasim::on_access(p, bytes, true); }
 

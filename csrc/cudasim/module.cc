@@ -6,10 +6,11 @@
 #include "cudasim/device.h"
 #include "cudasim/executor.h"
 #include "cudasim/faults.h"
-#include "cudasim/ptx/run.h"
 
 namespace py = pybind11;
 using namespace seemore;
+
+void bind_ptx(py::module_& m);  // module_ptx.cc
 
 namespace {
 
@@ -34,25 +35,6 @@ std::string run_fault(const std::string& name) {
   return error;
 }
 
-// Each line as (line of the text, opcode, issued, lanes, wavefronts, ideal wavefronts, sectors).
-py::list measured() {
-  py::list found;
-  for (const cudasim::ptx::Measured& m : cudasim::ptx::measured()) {
-    py::list lines;
-    for (const auto& [line, opcode, c] : m.lines)
-      lines.append(py::make_tuple(line, opcode, c.issued, c.lanes, c.wavefronts, c.ideal, c.sectors));
-    py::dict launch;
-    launch["kernel"] = m.kernel;
-    launch["mangled"] = m.mangled;
-    launch["grid"] = py::make_tuple(m.grid.x, m.grid.y);
-    launch["shared"] = m.shared_bytes;
-    launch["blocks"] = m.blocks_run;
-    launch["lines"] = lines;
-    found.append(launch);
-  }
-  return found;
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_cudasim, m) {
@@ -60,6 +42,7 @@ PYBIND11_MODULE(_cudasim, m) {
   m.doc() = "seemore_fast's CUDA kernels in a simulator (docs/testing-without-a-gpu.md).";
   bind_cuda(m);
   bind_watch(m);
+  bind_ptx(m);
   m.def("configure", cudasim::configure, arg("seed"), arg("check"),
         "Order of blocks, warps and lanes (0: ascending); whether memory accesses are checked.");
   m.def(
@@ -69,11 +52,5 @@ PYBIND11_MODULE(_cudasim, m) {
       },
       arg("multiprocessors"), arg("shared_limit"),
       "Figures of the GPU that engines made from now on are for.");
-  m.def("load_ptx", cudasim::ptx::load, arg("text"), arg("program") = "",
-        "Kernels of a PTX text, which run instead of g++'s from now on: then all must have been loaded.");
-  m.def("unload_ptx", cudasim::ptx::unload_all, "Back to the kernels that g++ compiled.");
-  m.def("measure", cudasim::ptx::measure, arg("most_blocks"),
-        "Count what PTX kernels execute, of at most so many blocks of a launch; 0: stop.");
-  m.def("measured", measured, "Launches since: kernel, mangled, grid, shared, blocks, lines.");
   m.def("run_fault", run_fault, arg("name"), "Runs a small kernel; what the simulator says of it.");
 }

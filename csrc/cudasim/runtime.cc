@@ -48,24 +48,29 @@ const char* load_program(int, const Program&, const void*, size_t) { return null
 bool is_loaded(int, const Program&) { return true; }
 
 const char* find_kernel(int, const Program& program, const char* name, Function* function) {
-  const auto found = entries().find({program.source + " " + program.options, name});
-  if (found == entries().end()) {
-    thread_local std::string error;
-    error =
-        "the simulator has no kernel " + std::string(name) + " of " + program.source + " " + program.options;
-    return error.c_str();
-  }
-  *function = &found->second;
+  const std::string whole = program.source + " " + program.options;
+  const KernelOnDevice& found =
+      entries().try_emplace({whole, name}, KernelOnDevice{whole + " " + name, nullptr}).first->second;
+  thread_local std::string error;
+  error = "the simulator has no kernel " + found.name;
+  if (!found.body && !cudasim::ptx::used()) return error.c_str();
+  *function = &found;
   return nullptr;
 }
 
 const char* launch(Function kernel, const void* params, size_t params_bytes, Grid grid, size_t shared_bytes,
                    void*) {
   thread_local std::string error;
-  if (cudasim::ptx::any_loaded()) {
-    error = cudasim::ptx::run(kernel->name, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes, params,
-                              params_bytes);
+  if (cudasim::ptx::used()) {
+    const cudasim::ptx::Program* compiled = cudasim::ptx::find(kernel->name);
+    error = !compiled ? kernel->name + " is in none of the loaded PTX texts"
+                      : cudasim::ptx::run(*compiled, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes,
+                                          params, params_bytes);
     return error.empty() ? nullptr : error.c_str();
+  }
+  if (!kernel->body) {
+    error = "the simulator has no kernel " + kernel->name;
+    return error.c_str();
   }
   error = cudasim::run({kernel->name.c_str(),
                         {grid.x, grid.y, 1},

@@ -16,6 +16,8 @@ from seemore_fast.ops import _common, _cuda
 from tests.support import cudasim
 from tests.support.operators import call, convert, make_args, outputs
 
+pytestmark = pytest.mark.usefixtures("compiler")
+
 NAMES = list(_cuda.KERNELS)
 GPU = choice.missing("cuda") is None
 DEVICE = "cuda" if GPU else "cpu"

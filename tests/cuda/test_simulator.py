@@ -48,6 +48,7 @@ def test_right_kernels(kernel, seed):
         ("write beyond global memory", "write of 4 bytes outside every buffer of global memory"),
         ("write to input", "write to in, which is read-only"),
         ("blocks collide", r"write to out at byte \d+, which block \d writes in the same launch"),
+        ("misaligned read", "misaligned read of 8 bytes"),
         ("partial mask", "__shfl_sync with a mask that is not full"),
     ],
 )

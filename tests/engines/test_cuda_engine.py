@@ -24,6 +24,8 @@ from seemore_fast.network import reference
 from seemore_fast.upscale import exact
 from tests.support import cudasim, golden
 
+pytestmark = pytest.mark.usefixtures("compiler")
+
 GPU = choice.missing("cuda") is None
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}

@@ -13,6 +13,8 @@ from seemore_fast.errors import BackendError
 from seemore_fast.network import reference
 from tests.support import cudasim, golden
 
+pytestmark = pytest.mark.usefixtures("compiler")
+
 LIMIT = 1e-5
 """Largest relative L2 error of fp32 against float64."""
 
@@ -113,6 +115,38 @@ def test_configurations(config, precision):
     got = cudasim.Simulated(network, precision)(x)
     limit = LIMIT if precision == "fp32" else 1e-2
     assert golden.relative_l2(got, run(oracle, x.double())) <= limit
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize("channels", [40, 48, 64])
+def test_widths(channels, precision, compiler):
+    """Those that kernels are compiled for, with the constructor's other defaults."""
+    if compiler == "g++" and channels == 64 and precision in ("tf32", "bf16"):
+        pytest.skip("compiled by nvcc alone (CMakeLists.txt), whose turn is in the full tier")
+    network, oracle = networks(embedding_dim=channels, num_experts=6, topk=2, lr_space="linear")
+    x = torch.rand(1, 3, 17, 18)
+    got = cudasim.Simulated(network, precision)(x)
+    limit = {"fp32": LIMIT, "bf16": 5e-2}.get(precision, 1e-2)
+    assert golden.relative_l2(got, run(oracle, x.double())) <= limit
+
+
+def test_more_tiles_than_blocks(compiler):
+    """The blocks of rme take several tiles each, and add up their router logits."""
+    network, oracle = networks(num_layers=1, recursive=1)
+    x = torch.rand(1, 3, 132, 136)
+    lib = cudasim.library()
+    lib.pretend(1000, 227 << 10)
+    try:
+        if compiler == "nvcc":
+            lib.measure(1 << 20)
+        got = cudasim.Simulated(network, "fp16")(x, check=compiler == "nvcc")
+        launches = [launch for launch in lib.measured() if launch["kernel"].endswith(" rme")]
+    finally:
+        lib.measure(0)
+        lib.pretend(4, 227 << 10)
+    for launch in launches:
+        assert launch["grid"][0] * 64 < x.shape[2] * x.shape[3], "one tile of 8 x 8 to a block"
+    assert golden.relative_l2(got, run(oracle, x.double())) <= 1e-2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])

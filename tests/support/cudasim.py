@@ -12,7 +12,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -22,6 +23,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from benchmarks import gpu_cost_compile
 from seemore_fast.backends import choice, cuda_programs, native
 from seemore_fast.engines import cuda_engine
 from seemore_fast.network import reference
@@ -30,8 +32,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
-def library() -> ModuleType:
-    """The module, built with what the machine has; skips the test with the reason where it cannot be."""
+def library(only_compiled: bool = False) -> ModuleType:
+    """The module, built with what the machine has; skips the test with the reason where it cannot be.
+
+    ``only_compiled``: one without g++'s kernels, for those of nvcc and NVRTC.
+    """
     if platform.machine() != "x86_64":
         pytest.skip(f"cudasim switches fibers in x86-64 assembly; this is {platform.machine()}")
     pytest.importorskip("pybind11", reason="pybind11 is not installed: the simulator cannot be built")
@@ -42,18 +47,47 @@ def library() -> ModuleType:
     build = ROOT / "build-cudasim"  # kept: it takes two minutes
     configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     options = ["-DSEEMORE_CUDA=off", f"-DSEEMORE_OUTPUT_DIR={build}", f"-DPython_EXECUTABLE={sys.executable}"]
+    target = "_cudasim_compiled" if only_compiled else "_cudasim"
     build.mkdir(exist_ok=True)
     with FileLock(build / ".lock"):  # pytest's workers build it once
-        for command in ([*configure, *options], [ninja, "-C", build, "_cudasim"]):
+        for command in ([*configure, *options], [ninja, "-C", build, target]):
             done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             assert done.returncode == 0, done.stdout
-    (path,) = build.glob("_cudasim*.so")
+    (path,) = build.glob("compiled/_cudasim*.so" if only_compiled else "_cudasim*.so")
     spec = importlib.util.spec_from_file_location("_cudasim", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+ARCHITECTURE = 90
+"""Of the GPU whose PTX runs in the simulator."""
+
+
+@contextmanager
+def compiled_by_nvcc() -> Iterator[None]:
+    """Kernels run as nvcc has compiled them, to PTX; skips the test where that is missing."""
+    try:
+        programs = _ptx()
+    except FileNotFoundError as reason:
+        pytest.skip(f"{reason}: kernels run as g++ compiles them only")
+    lib = library()
+    if lib.loaded_ptx() != sum(text.count(".entry") for text in programs.values()):
+        lib.unload_ptx()
+        for program, text in programs.items():
+            lib.load_ptx(text, program)
+    lib.use_ptx(True)
+    try:
+        yield
+    finally:
+        lib.use_ptx(False)
+
+
+@functools.cache
+def _ptx() -> dict[str, str]:
+    return {program: path.read_text() for program, path in gpu_cost_compile.all_ptx(ARCHITECTURE).items()}
 
 
 class Simulated:

@@ -11,11 +11,7 @@ namespace cuda {
 
 // Widths that kernels are compiled for, in tiles of 8 channels: the narrowest that holds a network's is used.
 // Networks beyond the last run on the kernels of wide.cuh.
-#ifdef SM_FEW_WIDTHS
-constexpr int kWidths[] = {5, 6};  // for tests: the same code, and less time to compile
-#else
 constexpr int kWidths[] = {5, 6, 8};
-#endif
 
 // Elements between pixels in shared memory: an odd number of 16-byte units, so that eight pixels' units lie
 // in different banks.

@@ -118,6 +118,13 @@ class Assembler {
     return false;
   }
 
+  static bool is_special(const std::string& name) {
+    if (name == "%laneid" || name == "%warpid") return true;
+    for (const char* of : {"%tid.", "%ntid.", "%ctaid.", "%nctaid."})
+      if (name.rfind(of, 0) == 0) return true;
+    return false;
+  }
+
   // width: p, 4, 8 or *
   Slot find(const std::string& name, char width) {
     if (name == "_") return {sink_, width == 'p' ? 0 : width == '8' ? 8 : 4};
@@ -127,7 +134,7 @@ class Assembler {
       p_.params.push_back({slot.at, param->second.at});
       return slot;
     }
-    if (name[0] == '%') {
+    if (is_special(name)) {
       const Slot slot = slots_[name] = {place(4), 4};
       p_.specials.push_back({name, slot.at});
       return slot;

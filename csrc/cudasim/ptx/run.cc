@@ -19,7 +19,8 @@ namespace cudasim::ptx {
 namespace {
 
 std::deque<Module> modules;
-std::vector<Program> programs;
+std::deque<Program> programs;
+bool in_use = false;
 uint32_t most_blocks = 0;
 std::vector<Measured> launches;
 
@@ -138,9 +139,7 @@ class Worker {
         else if (name == "%laneid")
           value = i;
         else if (name == "%warpid")
-          value = w.number;
-        else if (name.rfind("%ctaid.", 0) != 0)
-          throw std::runtime_error("unknown special register " + name);
+          value = w.number;  // %ctaid: when a block begins
         put(w.registers + slot, i, value);
       }
   }
@@ -246,12 +245,6 @@ class Worker {
   std::vector<Runner> warps_;
 };
 
-const Program* find(const std::string& name) {
-  for (const Program& p : programs)
-    if (p.name == name) return &p;
-  return nullptr;
-}
-
 // So many numbers below `blocks`, evenly spread.
 std::vector<uint32_t> sample(uint32_t blocks) {
   const uint32_t count = most_blocks ? std::min(most_blocks, blocks) : blocks;
@@ -268,6 +261,7 @@ void Warp::fail(const std::string& message, int lane) const {
 }
 
 void load(const std::string& source, const std::string& program) {
+  in_use = true;
   modules.push_back(parse(source));
   for (const Kernel& kernel : modules.back().kernels) {
     programs.push_back(assemble(modules.back(), kernel));
@@ -276,11 +270,15 @@ void load(const std::string& source, const std::string& program) {
 }
 
 void unload_all() {
+  in_use = false;
   programs.clear();
   modules.clear();
 }
 
-bool any_loaded() { return !programs.empty(); }
+int loaded() { return (int)programs.size(); }
+
+void use(bool ptx) { in_use = ptx; }
+bool used() { return in_use; }
 
 void measure(uint32_t most) {
   most_blocks = most;
@@ -288,15 +286,19 @@ void measure(uint32_t most) {
 }
 const std::vector<Measured>& measured() { return launches; }
 
-std::string run(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
+const Program* find(const std::string& name) {
+  for (const Program& p : programs)
+    if (p.name == name || p.mangled == name) return &p;
+  return nullptr;
+}
+
+std::string run(const Program& program, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
                 size_t param_bytes) {
-  const Program* program = find(kernel);
-  if (!program) return kernel + " is in none of the loaded PTX texts";
-  if (program->param_bytes != param_bytes)
-    return kernel + " takes " + std::to_string(program->param_bytes) + " bytes of parameters, got " +
+  if (program.param_bytes != param_bytes)
+    return program.name + " takes " + std::to_string(program.param_bytes) + " bytes of parameters, got " +
            std::to_string(param_bytes);
   global_memory().begin_launch();
-  const size_t shared = program->static_shared + shared_bytes;
+  const size_t shared = program.static_shared + shared_bytes;
   std::vector<uint32_t> order = sample(grid.x * grid.y * grid.z);
   std::mt19937_64 random(order_seed());
   if (order_seed()) std::shuffle(order.begin(), order.end(), random);
@@ -304,10 +306,10 @@ std::string run(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_
   std::atomic<uint32_t> next = 0;
   std::mutex lock;
   std::string error;
-  std::vector<Count> counts(program->steps.size());
+  std::vector<Count> counts(program.steps.size());
   auto work = [&](uint64_t number) {
     std::mt19937_64 mine(order_seed() * 1000003 + number);
-    Worker worker(*program, grid, block, shared, params);
+    Worker worker(program, grid, block, shared, params);
     for (uint32_t i; (i = next++) < order.size();) {
       const std::string wrong = worker.run(order[i], mine);
       if (wrong.empty()) continue;
@@ -325,9 +327,9 @@ std::string run(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_
   work(0);
   for (std::thread& other : others) other.join();
   if (most_blocks) {
-    Measured m{program->name, program->mangled, grid, shared, (uint32_t)order.size(), {}};
+    Measured m{program.name, program.mangled, grid, shared, (uint32_t)order.size(), {}};
     for (size_t i = 0; i < counts.size(); ++i)
-      m.lines.push_back({program->steps[i].line, program->opcodes[i], counts[i]});
+      m.lines.push_back({program.steps[i].line, program.opcodes[i], counts[i]});
     launches.push_back(std::move(m));
   }
   return error;

@@ -9,15 +9,24 @@
 
 namespace cudasim::ptx {
 
-// Kernels of a PTX text from now on, beside those loaded before: by their names, with "program " before them
-// unless that is empty (Program in cuda/runtime.h: source and options). Throws std::runtime_error for text or
+struct Program;
+
+// Kernels of a PTX text, beside those loaded before: by their names, with "program " before them unless that
+// is empty (Program in cuda/runtime.h: source and options). Throws std::runtime_error for text or
 // instructions that the simulator does not know.
 void load(const std::string& text, const std::string& program);
 void unload_all();
-bool any_loaded();
+int loaded();  // kernels
 
-// Runs a kernel as cudasim::run does; `kernel` is its readable name.
-std::string run(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
+// Whether they run instead of g++'s: so after load().
+void use(bool ptx);
+bool used();
+
+// By mangled or readable name; nullptr: there is none. Valid until unload_all().
+const Program* find(const std::string& name);
+
+// Runs a kernel as cudasim::run does.
+std::string run(const Program& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
                 size_t param_bytes);
 
 // What launches did since measuring began, one entry a launch.

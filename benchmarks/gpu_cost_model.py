@@ -1,0 +1,112 @@
+"""Cards, floors and modelled times, from counted work. Nothing here was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+EFFICIENCY = 0.65
+"""Of the issue rate, the LSU's and the tensor cores' that a good kernel reaches."""
+
+DRAM_EFFICIENCY = 0.85
+
+GRANULE = 8  # registers of a thread are given out in
+RESERVED = 1024  # bytes of shared memory that the system takes per block
+THREADS = 256
+
+
+@dataclass(frozen=True)
+class Card:
+    """By NVIDIA's data sheets and whitepapers; clock: boost, as far as it holds under load."""
+
+    architecture: int
+    multiprocessors: int
+    ghz: float
+    terabytes: float  # of DRAM per second
+    mma: float  # m16n8k16 with float32 sums that a multiprocessor multiplies per cycle, as mma.sync gets them
+    shared_kib: int  # of a multiprocessor; a block may ask for 1 less
+    warps: int  # that a multiprocessor holds
+    blocks: int
+
+
+CARDS = {
+    "H100": Card(90, 132, 1.90, 3.35, 0.62, 228, 64, 32),
+    "H200": Card(90, 132, 1.90, 4.80, 0.62, 228, 64, 32),
+    "RTX4090": Card(89, 128, 2.52, 1.01, 0.125, 100, 48, 24),
+    "RTX5090": Card(120, 170, 2.41, 1.79, 0.125, 100, 48, 24),
+    "A100": Card(80, 108, 1.41, 2.04, 0.5, 164, 64, 32),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one launch does in all, and how it is cut into blocks."""
+
+    instructions: float  # of warps
+    wavefronts: float  # of the LSU: shared memory's, and lines of global memory
+    mma: float  # in units of m16n8k16 of 16-bit elements
+    dram_bytes: float  # each stream once
+    blocks: int
+    registers: int
+    shared: int
+
+
+def resident(work: Work, card: Card) -> int:
+    """Blocks that a multiprocessor holds at once."""
+    registers = math.ceil(work.registers / GRANULE) * GRANULE * THREADS
+    shared = (card.shared_kib << 10) // (work.shared + RESERVED)
+    return min(65536 // registers, shared, card.warps * 32 // THREADS, card.blocks)
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Milliseconds that the work takes at least, by what could limit it."""
+
+    issue: float
+    lsu: float
+    tensor: float
+    dram: float
+    imbalance: float = 1.0  # the busiest multiprocessor's blocks to the average's
+
+    @property
+    def modelled(self) -> float:
+        """At EFFICIENCY, limited by one of them."""
+        chip = max(self.issue, self.lsu, self.tensor) / EFFICIENCY * self.imbalance
+        return max(chip, self.dram / DRAM_EFFICIENCY)
+
+
+def floors(work: Work, card: Card) -> Floors:
+    cycles = card.multiprocessors * card.ghz * 1e6  # of all multiprocessors, in a millisecond
+    each = work.blocks / card.multiprocessors
+    return Floors(
+        issue=work.instructions / (4 * cycles),
+        lsu=work.wavefronts / cycles,
+        tensor=work.mma / (card.mma * cycles),
+        dram=work.dram_bytes / (card.terabytes * 1e9),
+        imbalance=math.ceil(each) / each,
+    )
+
+
+def total(parts: Iterable[tuple[int, Floors]]) -> tuple[Floors, float]:
+    """Sums over launches, each so many times; and their modelled time."""
+    parts = list(parts)
+
+    def summed(name: str) -> float:
+        return sum(times * float(getattr(f, name)) for times, f in parts)
+
+    sums = Floors(*(summed(name) for name in ("issue", "lsu", "tensor", "dram")))
+    return sums, sum(times * f.modelled for times, f in parts)
+
+
+PLANES = {"eager": 153, "compile": 70}
+"""Reads and writes of C channels per group: counted in PyTorch's kernels; fused as Inductor does."""
+
+EAGER_LAUNCHES, LAUNCH_MS = 88, 0.004
+"""Kernels per group, and the host time of each, which small pictures wait for."""
+
+
+def pytorch(how: str, pixels: int, channels: int, groups: int, card: Card, element: int) -> float:
+    """Modelled ms of PyTorch, ``how`` of PLANES: limited by memory, or by the launches."""
+    memory = PLANES[how] * channels * element * pixels * groups / (card.terabytes * 1e9 * DRAM_EFFICIENCY)
+    return max(memory, EAGER_LAUNCHES * groups * LAUNCH_MS) if how == "eager" else memory
