@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from seemore_fast.errors import ImageError
+from seemore_fast.system import machine
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,17 @@ def vips() -> ModuleType:
     pyvips.cache_set_max(0)
     logging.getLogger("pyvips").addHandler(_remarks)
     return pyvips
+
+
+_CODEC = 48 << 20  # bytes that decoders and encoders may take beside the pixels
+
+
+def short_of_memory(pixels: int) -> bool:
+    """Whether ``pixels`` bytes and a codec's own do not fit.
+
+    To be asked first: GLib, under libvips, ends the process where an allocation fails.
+    """
+    return machine.free_memory() < pixels + _CODEC
 
 
 def reason(error: Exception, unknown: str | None = None) -> str:

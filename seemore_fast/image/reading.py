@@ -22,6 +22,7 @@ from seemore_fast.image.formats import (
     clear_errors,
     pending_errors,
     reason,
+    short_of_memory,
     sniff,
     vips,
 )
@@ -204,6 +205,8 @@ def _check(path: Path, image: Any, format_: Format, max_pixels: int) -> None:
     if width * height > max_pixels:
         limit = f"the limit of {max_pixels / 1e6:g} megapixels"
         raise ImageError(f"{path}: {width}x{height} is over {limit}; raise max_pixels (--max-megapixels)")
+    if short_of_memory(width * height * image.bands * (2 if image.format == "ushort" else 1)):
+        raise ImageError(f"{path}: not enough memory to decode {width}x{height} pixels")
     if format_.name == "AVIF" and _get(image, "n-pages", 1) > 1:
         raise ImageError(f"{path}: an AVIF of several pictures; animations are read from GIF and WebP")
     if image.format not in _DTYPES and image.interpretation not in _INKS:

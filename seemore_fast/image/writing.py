@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from seemore_fast.errors import ImageError
 from seemore_fast.image import texts
-from seemore_fast.image.formats import FORMATS, Format, reason, vips
+from seemore_fast.image.formats import FORMATS, Format, reason, short_of_memory, vips
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
 from seemore_fast.system.atomic import atomic_path, temporary_file
 from seemore_fast.system.terminal import standard_stream
@@ -153,6 +153,12 @@ class Writer:
     def _start(self) -> None:
         """Only with the first rows: until then there is nothing that an interrupt could leave behind."""
         vips()
+        # Formats that are not written row by row want the whole picture.
+        whole = (
+            self.height * self.width * self._shape[2] if self._format.name in ("WebP", "AVIF", "GIF") else 0
+        )
+        if short_of_memory(whole):
+            raise ImageError(f"{self.path}: not enough memory to encode it")
         self._pipe, end = os.pipe()
         feeder = threading.Thread(target=self._feed, args=(end,), daemon=True)
         saver = threading.Thread(target=self._save, daemon=True)

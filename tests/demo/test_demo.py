@@ -319,6 +319,7 @@ def browser(served: str, tmp_path: Path) -> Iterator[Page]:
         driver.quit()
 
 
+@pytest.mark.full
 def test_upload_slider_and_download(browser: Page, tmp_path: Path, upscaler: Upscaler) -> None:
     from selenium.webdriver import ActionChains
 
@@ -342,6 +343,7 @@ def test_upload_slider_and_download(browser: Page, tmp_path: Path, upscaler: Ups
     assert np.array_equal(read(result).pixels, upscaler.up(read(source).pixels))
 
 
+@pytest.mark.full
 def test_a_sample_at_another_enlargement(browser: Page) -> None:
     browser.find("#samples button").click()
     browser.wait(lambda: "coffee" in browser.find("#source").text)
@@ -350,6 +352,7 @@ def test_a_sample_at_another_enlargement(browser: Page) -> None:
     browser.wait(lambda: "240 x 200 to 480 x 400 pixels" in browser.find("#report").text)
 
 
+@pytest.mark.full
 def test_what_cannot_be_enlarged_is_said_on_the_page(browser: Page, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(PNG + b"nothing")

@@ -161,3 +161,19 @@ def test_damage_can_be_accepted(whole: bytes) -> None:
     assert picture.pixels.shape == (192, 192, 3)
     assert picture.notes[0].startswith("damaged (")
     np.testing.assert_allclose(picture.pixels[:60, :60], read("a", data=whole).pixels[:60, :60], atol=60)
+
+
+def test_too_little_memory_is_told_before_the_codec_runs(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GLib, under libvips, aborts the process where an allocation fails."""
+    from seemore_fast.image import Image, write
+    from seemore_fast.system import machine
+
+    whole = saved("PNG")
+    monkeypatch.setattr(machine, "free_memory", lambda: 48 << 20)
+    with pytest.raises(ImageError, match="a: not enough memory to decode 192x192 pixels"):
+        read("a", data=whole)
+    monkeypatch.setattr(machine, "free_memory", lambda: 47 << 20)
+    for name in ("a.png", "a.webp"):
+        with pytest.raises(ImageError, match=f"{name}: not enough memory to encode it"):
+            write(tmp_path / name, Image(photo()))
+    assert not list(tmp_path.iterdir())
