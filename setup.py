@@ -67,19 +67,19 @@ setup(
     packages=[
         *find_packages(include=["seemore_fast", "seemore_fast.*"]),
         "seemore_fast.kernels",
-        "seemore_fast.csrc",
+        "seemore_fast.csrc.cuda",
     ],
     package_dir={
         "seemore_fast": "seemore_fast",
         "seemore_fast.kernels": "kernels",
-        "seemore_fast.csrc": "csrc",  # the CUDA kernels' sources, for NVRTC
+        "seemore_fast.csrc.cuda": "csrc/cuda",  # the CUDA kernels' sources, for NVRTC
     },
     package_data={
         "seemore_fast": ["py.typed", "native_missing.txt"],
         "seemore_fast.network.weights": ["*.safetensors", "*.md", "*.yml"],
         "seemore_fast.demo": ["samples/*"],
-        "seemore_fast.csrc": [
-            f"cuda{folder}/*.{kind}" for folder in ("", "/*") for kind in ("cu", "cuh", "h")
+        "seemore_fast.csrc.cuda": [
+            f"{where}.{kind}" for where in ("*", "*/*") for kind in ("cu", "cuh", "h")
         ],
     },
     ext_modules=[Extension("seemore_fast._C", sources=[])],

@@ -177,7 +177,7 @@ class Engine:
                     self._captured.append(network)
             else:
                 network.use(torch.cuda.current_stream(x.device))
-            if capturing or not network.graphs.run(x, out):
+            if capturing or not network.graphs.run(x, out, workspace_limit):
                 network.launch(x, out, network.allocate(x))
         return out
 

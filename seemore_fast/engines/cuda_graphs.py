@@ -61,6 +61,10 @@ class _Captured:
     workspace: Tensor
     done: torch.cuda.Event  # the last use of the three
 
+    @property
+    def nbytes(self) -> int:
+        return self.x.nbytes + self.out.nbytes + self.workspace.nbytes
+
 
 class Graphs:
     """Forwards of one packed network, by shape and dtype of the input; the least recently used go first.
@@ -78,16 +82,22 @@ class Graphs:
     def __len__(self) -> int:
         return sum(captured is not None for captured in self._graphs.values())
 
-    def run(self, x: Tensor, out: Tensor) -> bool:
+    def run(self, x: Tensor, out: Tensor, limit: int = 0) -> bool:
         """Fills ``out`` by a graph, on the current stream of the current device; False if there is none.
+
+        ``limit``: bytes that all graphs together may hold, 0: none.
 
         What PyTorch refuses to capture is no error: forwards do without graphs from then on.  Without memory
         for a graph, this one does.
         """
-        if self._failed or x.nbytes + out.nbytes + self._network.workspace(x) > MOST_BYTES:
+        needed = x.nbytes + out.nbytes + self._network.workspace(x)
+        if self._failed or needed > MOST_BYTES:
             return False
         key = (x.shape, x.dtype)
         with self._lock:
+            others = sum(graph.nbytes for known, graph in self._graphs.items() if graph and known != key)
+            if 0 < limit < others + needed:
+                return False
             if key not in self._graphs:
                 self._keep(key, None)
                 return False

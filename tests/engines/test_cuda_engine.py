@@ -329,6 +329,20 @@ def test_the_second_call_captures_and_the_rest_replay(device, launches):
         assert torch.equal(run(model, x), out), "as without graphs; and outputs stay as they were returned"
 
 
+def test_graphs_keep_within_the_workspace_limit(device):
+    model = small(device)
+    x, other = (torch.rand(1, 3, h, 19, device=device) for h in (17, 18))
+    network = network_of(model, other)
+    model.workspace_limit = network.workspace(other)
+    outs = [run(model, other) for _ in range(3)]
+    assert len(network.graphs) == 0, "a graph holds pixels, too"
+    model.workspace_limit = network.workspace(other) + 2 * (x.nbytes + 4 * other.nbytes)
+    for image in (x, x, other, other):
+        run(model, image)
+    assert len(network.graphs) == 1, "there is room for one, not for two"
+    assert torch.equal(run(model, other), outs[0])
+
+
 def test_graphs_know_modes_and_dtypes_apart(device):
     model = small(device)
     x = torch.rand(1, 3, 17, 19, device=device)
