@@ -101,6 +101,7 @@ def test_wheel_from_sdist_works_without_the_source_tree(tmp_path: Path, tree: Pa
     assert {path.name for path in site.iterdir()} == {"seemore_fast", dist_info}
     assert (site / dist_info / "licenses/LICENSE").is_file()
     assert {p.name for p in (site / "seemore_fast").iterdir()} >= {"py.typed", "kernels", "network"}
+    assert (site / "seemore_fast/csrc/cuda/engine/rme.cu").is_file(), "for NVRTC"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert python(INSTALLED, site, "cpu", cwd=elsewhere, PYTHONPATH=str(site)).startswith("works True")
