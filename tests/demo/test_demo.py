@@ -370,3 +370,17 @@ def test_what_cannot_be_enlarged_is_said_on_the_page(browser: Page, tmp_path: Pa
     heavy.write_bytes(PNG + bytes(1_200_000))
     browser.choose(heavy)
     browser.wait(lambda: "exceed the maximum allowed size" in browser.messages())
+
+
+@pytest.mark.full
+def test_on_a_phone_the_result_stands_above_the_download(browser: Page) -> None:
+    browser.driver.set_window_size(500, 900)
+    browser.wait(lambda: browser.find("#model input").get_attribute("value") == "t-x4")
+    assert [label.text for label in browser.driver.find_elements("css selector", "#scale label")] == [
+        "x2",
+        "x3",
+        "x4",
+    ]
+    places = [browser.find(f"#{name}").rect for name in ("source", "slider", "download")]
+    assert [place["y"] for place in places] == sorted(place["y"] for place in places)
+    assert places[1]["x"] < 100, "one column"
