@@ -44,111 +44,31 @@ SM_API const char* sm_usable_isa(int i);
 /* From now on use the named one, in the whole process; NULL: choose again as at the start. For tests. */
 SM_API sm_status sm_set_isa(const char* name);
 
-/* ---- Operations ------------------------------------------------------------------------------------------
+/* ---- Operators -------------------------------------------------------------------------------------------
  *
- * n >= 0; c, h, w >= 1; threads >= 1 is the largest number of threads to use, the caller's included.
- * Weights are laid out as PyTorch's convolutions keep them, so a 1x1 convolution is a [rows, columns] matrix.
- */
-
-/* LayerNorm over the channels of each pixel, biased variance:
- * out = (x - mean) / sqrt(variance + eps) * weight + bias. */
-typedef struct sm_layer_norm2d_params {
-  const float* x;      /* [n, c, h, w] */
-  const float* weight; /* [c] */
-  const float* bias;   /* [c] */
-  float* out;          /* [n, c, h, w] */
-  int64_t n, c, h, w;
-  float eps; /* >= 0 */
-  int threads;
-} sm_layer_norm2d_params;
-
-SM_API sm_status sm_layer_norm2d(const sm_layer_norm2d_params* params);
-
-/* Depthwise 1 x k, then depthwise k x 1 convolution, each zero padded by k / 2; then GELU (erf form) if
- * asked. */
-typedef struct sm_striped_conv2d_params {
-  const float* x;  /* [n, c, h, w] */
-  const float* w1; /* [c, 1, 1, k] along the row */
-  const float* b1; /* [c] */
-  const float* w2; /* [c, 1, k, 1] along the column */
-  const float* b2; /* [c] */
-  float* out;      /* [n, c, h, w] */
-  int64_t n, c, h, w;
-  int64_t k; /* odd */
-  int gelu;  /* 0 or 1 */
-  int threads;
-} sm_striped_conv2d_params;
-
-SM_API sm_status sm_striped_conv2d(const sm_striped_conv2d_params* params);
-
-/* One low-rank expert, per pixel: out = A ((B x + b) * (C k + c)) + a, elementwise product of `rank` values.
- */
-typedef struct sm_low_rank_experts_params {
-  const float* x;        /* [n, c, h, w] */
-  const float* k;        /* [n, c, h, w] */
-  const float* b_weight; /* [rank, c] */
-  const float* b_bias;   /* [rank] */
-  const float* c_weight; /* [rank, c] */
-  const float* c_bias;   /* [rank] */
-  const float* a_weight; /* [c, rank] */
-  const float* a_bias;   /* [c] */
-  float* out;            /* [n, c, h, w] */
-  int64_t n, c, h, w;
-  int64_t rank; /* >= 1 */
-  int threads;
-} sm_low_rank_experts_params;
-
-SM_API sm_status sm_low_rank_experts(const sm_low_rank_experts_params* params);
-
-/* Mixture of low-rank experts: out = x + sum over the top-k experts e of each image of weights[e] *
- * expert_e(x, k), weights = softmax(router_weight * (mean of x over the image)), not renormalised.  The
- * experts' matrices are concatenated along the ranks, of which there are R = ranks[0] + ... + ranks[experts -
- * 1].  Only the selected experts are computed; of equal probabilities the lower index is taken. */
-typedef struct sm_mix_experts_params {
-  const float* x;             /* [n, c, h, w] */
-  const float* k;             /* [n, c, h, w] */
-  const float* router_weight; /* [experts, c] */
-  const float* b_weight;      /* [R, c] */
-  const float* b_bias;        /* [R] */
-  const float* c_weight;      /* [R, c] */
-  const float* c_bias;        /* [R] */
-  const float* a_weight;      /* [c, R] */
-  const float* a_bias;        /* [experts, c] */
-  const int64_t* ranks;       /* [experts], each >= 1 */
-  float* out;                 /* [n, c, h, w] */
-  float* weights;             /* [n, experts]: the probability where selected, else 0 */
-  float* mean;                /* [n, c]: of x over the image */
-  int64_t n, c, h, w;
-  int64_t experts; /* >= 1 */
-  int64_t topk;    /* 1 .. experts */
-  int threads;
-} sm_mix_experts_params;
-
-SM_API sm_status sm_mix_experts(const sm_mix_experts_params* params);
-
-/* ---- Differentiable operators ---------------------------------------------------------------------------
- *
- * The operators of seemore_fast/ops (docs/operators.md), forward and backward, by name.  Images are shared
- * out among the threads; gradients of weights are added in the order of the images.
+ * Those of seemore_fast/ops, forward and backward, by name; docs/operators.md has their formulas and the
+ * order of their tensors.  Weights are laid out as PyTorch's convolutions keep them, so a 1x1 convolution is
+ * a [rows, columns] matrix; several experts' are concatenated along the ranks.  NaN propagates; of experts
+ * that are equally probable the first is taken.  Gradients of weights are added in the order of the images.
  */
 typedef struct sm_op_params {
   const char* op;             /* "rme", "sme", "gated_ffn", ... */
-  const float* const* inputs; /* its tensors, in the order of its Python signature */
+  const float* const* inputs; /* its tensors, in the order of its Python signature: images, then weights */
   const float* grad;          /* [n, c, h, w], of the result; NULL: forward */
   const float* const* saved;  /* backward: what the forward gave beside the result, in its order */
   float* const* outputs;      /* forward: result, then what the backward needs; backward: one per input,
                                * NULL where its gradient is not asked for */
-  int64_t n, c, h, w;
-  int64_t kernel;       /* striped_conv2d, striped_attention, sme: taps of the stripes, odd */
-  int64_t rank;         /* low_rank_experts */
-  int64_t experts;      /* mix_experts, rme */
-  const int64_t* ranks; /* [experts] */
-  int64_t topk;
-  int64_t recursive; /* calibrate, rme; h and w at least 4^recursive */
-  int gelu;          /* striped_conv2d */
-  int shuffle;       /* rme; c even */
-  float eps;         /* layer_norm2d, rme, sme */
-  int threads;
+  int64_t n, c, h, w;         /* n >= 0; the others >= 1 */
+  int64_t kernel;             /* striped_conv2d, striped_attention, sme: taps of the stripes, odd */
+  int64_t rank;               /* low_rank_experts: >= 1 */
+  int64_t experts;            /* mix_experts, rme */
+  const int64_t* ranks;       /* [experts], each >= 1 */
+  int64_t topk;               /* 1 .. experts */
+  int64_t recursive;          /* calibrate, rme; h and w at least 4^recursive */
+  int gelu;                   /* striped_conv2d: GELU after the stripes */
+  int shuffle;                /* rme; c even */
+  float eps;                  /* layer_norm2d, rme, sme: >= 0 */
+  int threads;                /* >= 1: the largest number to use, the caller's included */
 } sm_op_params;
 
 SM_API sm_status sm_op(const sm_op_params* params);

@@ -13,7 +13,7 @@ namespace seemore {
 // Turns a status into the matching Python exception: ValueError, MemoryError or BackendError.
 void check(sm_status status);
 
-// Adds the operations of seemore.h to the module.
+// Adds the operators of seemore.h to the module.
 void bind_ops(pybind11::module_& m);
 
 // Adds the engine.

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose
 from seemore_fast.ops._register import register
@@ -41,18 +40,9 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
     return ((normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype),)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor]:
-    out = x.new_empty(x.shape)
-    native.require().layer_norm2d(
-        x.data_ptr(),
-        weight.data_ptr(),
-        bias.data_ptr(),
-        out.data_ptr(),
-        x.shape,
-        eps,
-        torch.get_num_threads(),
-    )
-    return (out,)
+def _forward(*inputs: Any) -> tuple[Tensor, ...]:
+    *tensors, eps = inputs
+    return _cpu.forward("layer_norm2d", tensors, eps=eps)
 
 
 def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:

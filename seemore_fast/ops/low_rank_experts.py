@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
 from seemore_fast.ops._register import register
@@ -70,16 +68,8 @@ def reference(
     return (F.conv2d(b * c, a_weight[:, :, None, None], a_bias),)
 
 
-def _forward(x: Tensor, *rest: Tensor) -> tuple[Tensor]:
-    out = x.new_empty(x.shape)
-    native.require().low_rank_experts(
-        *(t.data_ptr() for t in (x, *rest)),
-        out.data_ptr(),
-        x.shape,
-        rest[1].shape[0],
-        torch.get_num_threads(),
-    )
-    return (out,)
+def _forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return _cpu.forward("low_rank_experts", tensors, rank=tensors[2].shape[0])
 
 
 def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_all, check_image, check_like, choose
 from seemore_fast.ops._register import register
@@ -131,20 +130,10 @@ def empty_routing(x: Tensor, router_weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty((n, experts), dtype=dtype), x.new_empty((n, channels), dtype=dtype)
 
 
-def _forward(x: Tensor, k: Tensor, router_weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *matrices, ranks, topk = rest
-    out, (weights, mean) = x.new_empty(x.shape), empty_routing(x, router_weight)
-    native.require().mix_experts(
-        *(t.data_ptr() for t in (x, k, router_weight, *matrices)),
-        ranks,
-        out.data_ptr(),
-        weights.data_ptr(),
-        mean.data_ptr(),
-        x.shape,
-        topk,
-        torch.get_num_threads(),
-    )
-    return out, weights, mean
+def _forward(*inputs: Any) -> tuple[Tensor, ...]:
+    *tensors, ranks, topk = inputs
+    saved = empty_routing(tensors[0], tensors[2])
+    return _cpu.forward("mix_experts", tensors, saved, ranks=ranks, topk=topk)
 
 
 def _backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs: Any) -> list[Tensor]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast.backends import native
 from seemore_fast.ops import _cpu
 from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
 from seemore_fast.ops._register import register
@@ -58,23 +56,9 @@ def reference(
     return (F.gelu(out) if gelu else out,)
 
 
-def _forward(
-    x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: Tensor, gelu: bool
-) -> tuple[Tensor]:
-    out = x.new_empty(x.shape)
-    native.require().striped_conv2d(
-        x.data_ptr(),
-        weight_h.data_ptr(),
-        bias_h.data_ptr(),
-        weight_v.data_ptr(),
-        bias_v.data_ptr(),
-        out.data_ptr(),
-        x.shape,
-        weight_h.shape[-1],
-        gelu,
-        torch.get_num_threads(),
-    )
-    return (out,)
+def _forward(*inputs: Any) -> tuple[Tensor, ...]:
+    *tensors, gelu = inputs
+    return _cpu.forward("striped_conv2d", tensors, kernel=tensors[1].shape[-1], gelu=gelu)
 
 
 def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/engine/worker.h"
+#include "cpu/rows/router.h"
 
 namespace seemore {
 namespace SM_ISA {
@@ -18,23 +19,19 @@ inline double sum_of(const Worker& w, int ch) {
 
 // Every thread computes it for itself, in the same order: no barrier, same bits.
 inline Routing route(const Worker& w, const Group& group) {
-  double logits[kMaxExperts] = {};
+  double probabilities[kMaxExperts] = {};
   for (int ch = 0; ch < w.m.dim; ++ch) {
     const double mean = sum_of(w, ch) / ((double)w.area.h * w.area.w);
-    for (int e = 0; e < w.m.num_experts; ++e) logits[e] += mean * group.router[e * w.m.dim + ch];
+    add_logits(group.router, ch, mean, w.m.num_experts, w.m.dim, probabilities);
   }
-  double largest = logits[0], total = 0, exponential[kMaxExperts];
-  for (int e = 1; e < w.m.num_experts; ++e) largest = logits[e] > largest ? logits[e] : largest;
-  for (int e = 0; e < w.m.num_experts; ++e) total += exponential[e] = __builtin_exp(logits[e] - largest);
+  softmax(probabilities, w.m.num_experts);
   Routing routing = {};
-  bool taken[kMaxExperts] = {};
-  for (; routing.count < w.m.topk; ++routing.count) {
-    int best = -1;
-    for (int e = 0; e < w.m.num_experts; ++e)
-      if (!taken[e] && (best < 0 || logits[e] > logits[best])) best = e;
-    taken[best] = true;
-    routing.expert[routing.count] = best;
-    routing.weight[routing.count] = (float)(exponential[best] / total);
+  routing.count = w.m.topk;
+  for (int e = 0; e < w.m.num_experts; ++e) {
+    const int64_t place = place_of(probabilities, w.m.num_experts, e);
+    if (place >= w.m.topk) continue;
+    routing.expert[place] = e;
+    routing.weight[place] = (float)probabilities[e];
   }
   return routing;
 }

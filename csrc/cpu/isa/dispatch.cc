@@ -16,8 +16,9 @@ namespace seemore {
 
 #define SM_DECLARE(isa)                                              \
   namespace isa {                                                    \
-  extern const OpsTable* ops_table();                                \
-  extern const TrainTable* train_table();                            \
+  namespace ops {                                                    \
+  extern const seemore::ops::OpsTable* table();                      \
+  }                                                                  \
   namespace engine {                                                 \
   extern const seemore::engine::EngineTable* table();                \
   extern const seemore::engine::MicrobenchTable* microbench_table(); \
@@ -46,9 +47,7 @@ bool usable_portable() { return true; }
 #endif
 
 #define SM_ENTRY(isa) \
-  {#isa,              \
-   usable_##isa,      \
-   {isa::ops_table(), isa::train_table(), isa::engine::table(), isa::engine::microbench_table()}},
+  {#isa, usable_##isa, {isa::ops::table(), isa::engine::table(), isa::engine::microbench_table()}},
 const Isa* isas() {
   static const Isa all[] = {SM_EACH_ISA(SM_ENTRY)};
   return all;

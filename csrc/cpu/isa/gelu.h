@@ -6,6 +6,22 @@
 namespace seemore {
 namespace SM_ISA {
 
+// 2^p for p in [-120, 120]; relative error below 2e-7.
+SM_INLINE vf exp2(vf p) {
+  constexpr float kShift =
+      12582912.0f;  // 1.5 * 2^23: the low bits of p + kShift hold p rounded to a whole number
+  const vf shifted = p + kShift;
+  const vf f = p - (shifted - kShift);
+  // Minimax of 2^f on [-1/2, 1/2].
+  vf r = splat(1.32647271e-3f);
+  r = r * f + 9.67151264e-3f;
+  r = r * f + 5.55073374e-2f;
+  r = r * f + 2.40222421e-1f;
+  r = r * f + 6.93146978e-1f;
+  r = r * f + 1.0f;
+  return (vf)((vi)r + ((vi)shifted << 23));
+}
+
 // GELU(x), the erf form, as max(x, 0) - t * Phi(-t) at t = |x|.  Infinite x gives inf and about 0; NaN stays.
 #if defined(__AVX512F__)
 
@@ -29,26 +45,6 @@ SM_INLINE vf gelu(vf x) {
 
 #else
 
-// 2^p for p in [-120, 120]; relative error below 3e-7.
-SM_INLINE vf exp2(vf p) {
-#if defined(__AVX2__)
-  const vf n = _mm256_floor_ps(p);
-#else
-  vi whole = __builtin_convertvector(p, vi);          // towards zero
-  whole += (__builtin_convertvector(whole, vf) > p);  // a true comparison is -1: now towards -infinity
-  const vf n = __builtin_convertvector(whole, vf);
-#endif
-  const vf f = p - n;
-  // Minimax of 2^f on [0, 1).
-  vf r = splat(1.8775767e-3f);
-  r = r * f + 8.9893397e-3f;
-  r = r * f + 5.5826318e-2f;
-  r = r * f + 2.4015361e-1f;
-  r = r * f + 6.9315308e-1f;
-  r = r * f + 9.9999994e-1f;
-  return r * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
-}
-
 // t * Phi(-t) = t * 2^p(t), p of degree 5; max abs error 7e-7.
 SM_INLINE vf gelu(vf x) {
   const vf t = vmin(splat(10.0f), vabs(x));  // 2^p(10) is already 1e-26
@@ -63,28 +59,6 @@ SM_INLINE vf gelu(vf x) {
 
 #endif
 
-// 2^p for p in [-120, 120].
-SM_INLINE vf power_of_two(vf p) {
-#if defined(__AVX512F__)
-  const vf n = _mm512_roundscale_ps(p, 0x09);  // floor
-#elif defined(__AVX2__)
-  const vf n = _mm256_floor_ps(p);
-#else
-  vi whole = __builtin_convertvector(p, vi);
-  whole += (__builtin_convertvector(whole, vf) > p);
-  const vf n = __builtin_convertvector(whole, vf);
-#endif
-  const vf f = p - n;
-  vf r = splat(0.000217022447f);
-  r = r * f + 0.00124396919f;
-  r = r * f + 0.00967884064f;
-  r = r * f + 0.0554833412f;
-  r = r * f + 0.24022983f;
-  r = r * f + 0.693147004f;
-  r = r * f + 1.0f;
-  return r * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
-}
-
 // Phi(-t) = 2^p(t) for t in [0, 8], within 1e-7; beyond that it is below 1e-15.  More exact than simd.h's:
 // errors that depend on x alone add up in the gradients of weights, most of all in the router's.
 SM_INLINE vf tail_probability(vf t) {
@@ -97,7 +71,7 @@ SM_INLINE vf tail_probability(vf t) {
   p = p * t - 0.459204912f;
   p = p * t - 1.15110576f;
   p = p * t - 1.0f;
-  return power_of_two(p);
+  return exp2(p);
 }
 
 SM_INLINE vf exact_gelu(vf x) {
@@ -108,7 +82,7 @@ SM_INLINE vf exact_gelu(vf x) {
 // Its derivative, Phi(x) + x phi(x).
 SM_INLINE vf gelu_slope(vf x) {
   const vf t = vmin(splat(8.0f), vabs(x));
-  const vf density = 0.39894228f * power_of_two(t * t * -0.72134752f);
+  const vf density = 0.39894228f * exp2(t * t * -0.72134752f);
   const vf low = tail_probability(t) - t * density;  // the derivative at -t
   return x > 0.0f ? 1.0f - low : low;
 }

@@ -2,7 +2,7 @@
 //
 // Included only by files that CMake compiles once per ISA with -DSM_ISA=<name>; everything lives in
 // seemore::SM_ISA and nothing here comes from the STL, so that the linker can never merge code of one
-// ISA into another (docs/cpu-engine.md).
+// ISA into another (docs/native-core.md).
 #pragma once
 
 #include <stddef.h>
@@ -13,7 +13,7 @@
 #error "compile this file through CMake, which defines SM_ISA"
 #endif
 
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(__SSSE3__)
 #include <immintrin.h>
 #endif
 
@@ -72,6 +72,13 @@ SM_INLINE float horizontal_sum(vf v) {
   return lanes[0];
 }
 
+// The same in double.
+SM_INLINE double exact_sum(vf v) {
+  double sum = 0;
+  for (int i = 0; i < VL; ++i) sum += v[i];
+  return sum;
+}
+
 // A vector with the lanes outside [from, to) set to zero.
 SM_INLINE vf keep_range(vf v, int from, int to) {
   vi lane;
@@ -79,14 +86,36 @@ SM_INLINE vf keep_range(vf v, int from, int to) {
   return (vf)((vi)v & (lane >= from) & (lane < to));
 }
 
-// The even, or the odd, lanes of a and b put together.
-SM_INLINE vf every_other(vf a, vf b, int first) {
-  vi index;
-  for (int i = 0; i < VL; ++i) index[i] = 2 * i + first;
-  return __builtin_shuffle(a, b, index);
+// The even, and the odd, lanes of a and b put together, added.
+SM_INLINE vf add_pairs(vf a, vf b) {
+#if defined(__AVX512F__)
+  const vf even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const vf odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif defined(__AVX2__)
+  const vf even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+  const vf odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+  const vf even = __builtin_shufflevector(a, b, 0, 2, 4, 6);
+  const vf odd = __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+  return even + odd;
 }
 
-SM_INLINE vf add_pairs(vf a, vf b) { return every_other(a, b, 0) + every_other(a, b, 1); }
+// Lane i becomes v's lane index[i], which must be in 0 .. VL - 1.
+SM_INLINE vf permute(vf v, vi index) {
+#if defined(__AVX512F__)
+  return _mm512_permutexvar_ps((__m512i)index, v);
+#elif defined(__AVX2__)
+  return _mm256_permutevar8x32_ps(v, (__m256i)index);
+#elif defined(__SSSE3__)
+  const vi bytes = index * 0x04040404 + 0x03020100;
+  return (vf)_mm_shuffle_epi8((__m128i)v, (__m128i)bytes);
+#else
+  vf picked;
+  for (int i = 0; i < VL; ++i) picked[i] = v[index[i]];
+  return picked;
+#endif
+}
 
 }  // namespace SM_ISA
 }  // namespace seemore

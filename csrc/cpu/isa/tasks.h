@@ -1,6 +1,7 @@
 // What the op kernels share beside vectors: division of work into tasks, and scratch memory.
 #pragma once
 
+#include "cpu/isa/memory.h"
 #include "cpu/isa/pool.h"
 #include "cpu/isa/simd.h"
 
@@ -34,14 +35,13 @@ void run_tasks(int threads, int64_t tasks, const F& f) {
       &context);
 }
 
-// Uninitialised memory, aligned to a cache line, freed with the scope; test it for null. `count` may be 0.
+// Uninitialised memory, freed with the scope; test it for null. `count` may be 0.
 template <class T>
 struct Scratch {
   T* const data;
 
-  explicit Scratch(int64_t count)
-      : data(static_cast<T*>(__builtin_aligned_alloc(64, (sizeof(T) * count / 64 + 1) * 64))) {}
-  ~Scratch() { __builtin_free(data); }
+  explicit Scratch(int64_t count) : data(static_cast<T*>(allocate(sizeof(T) * count))) {}
+  ~Scratch() { release(data); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 };

@@ -1,13 +1,18 @@
-// Calibration over one image: k + resize(conv_1(conv_0(agg(... agg(k))))).
+// Calibration: k + resize(conv_1(conv_0(agg(... agg(k))))).
 #pragma once
 
-#include "cpu/ops/parts.h"
+#include "cpu/isa/gelu.h"
+#include "cpu/isa/lanes.h"
+#include "cpu/ops/op.h"
+#include "cpu/rows/resize.h"
 
 namespace seemore {
 namespace SM_ISA {
+namespace ops {
 
 // w: agg, conv_0, conv_1, each weight and bias.
-struct Calibrate {
+struct CoarseContext {
+  static constexpr int kWeights = 6;
   static constexpr int kLevels = 16;
   const Geometry& g;
   int c, levels;
@@ -19,7 +24,9 @@ struct Calibrate {
   float *grad[kLevels + 1], *grad_mixed;
   Tap2 *rows, *columns;
 
-  Calibrate(Arena& arena, const Geometry& g_, int c_, int recursive, Weights w_)
+  static constexpr Sizes<kWeights> sizes(int64_t c) { return sizes_of(16 * c, c, 9 * c, c, c * c, c); }
+
+  CoarseContext(Arena& arena, const Geometry& g_, int c_, int recursive, Weights w_)
       : g(g_), c(c_), levels(recursive), w(w_) {
     h[0] = g.h;
     wd[0] = g.w;
@@ -122,9 +129,9 @@ struct Calibrate {
 
  private:
   static float sum(const float* p, int64_t count) {
-    float total = 0;
+    double total = 0;
     for (int64_t i = 0; i < count; ++i) total += p[i];
-    return total;
+    return (float)total;
   }
 
   void aggregate(int i) {
@@ -208,5 +215,27 @@ struct Calibrate {
   }
 };
 
+struct Calibrate : PartOp<CoarseContext> {
+  static int64_t reach(const sm_op_params&) { return 0; }
+  static auto sizes(const sm_op_params& p) { return CoarseContext::sizes(p.c); }
+
+  Calibrate(Arena& arena, const Geometry& g, const sm_op_params& p, Weights w_)
+      : PartOp(arena, g, (int)p.c, (int)p.recursive, w_) {}
+  void forward(const float* const* in, float* const* out) {
+    read_image(g, in[0], c, x);
+    CoarseContext::forward(x, y);
+    write_image(g, y, c, out[0]);
+  }
+  void backward(const float* grad_, const float* const*, const float* const* in, Gradients d) {
+    read_image(g, in[0], c, x);
+    CoarseContext::forward(x, dx);
+    read_image(g, grad_, c, y);
+    mask(g, y, c);
+    CoarseContext::backward(y, y, d + 1);
+    if (d[0]) write_image(g, y, c, d[0]);
+  }
+};
+
+}  // namespace ops
 }  // namespace SM_ISA
 }  // namespace seemore

@@ -7,12 +7,12 @@
 #include "cpu/isa/gelu.h"
 #include "cpu/isa/lanes.h"
 #include "cpu/isa/tasks.h"
-#include "cpu/rows/gemm.h"
-#include "cpu/rows/norm.h"
-#include "cpu/rows/resize.h"
+#include "cpu/rows/matrix.h"
+#include "cpu/rows/row.h"
 
 namespace seemore {
 namespace SM_ISA {
+namespace ops {
 
 struct Geometry {
   int h, w;
@@ -50,6 +50,9 @@ struct Arena {
     used += (count + 15) / 16 * 16;
     return found;
   }
+
+  const float** pointers(size_t count) { return reinterpret_cast<const float**>(floats(2 * count)); }
+  double* doubles(size_t count) { return reinterpret_cast<double*>(floats(2 * count)); }
 
   Field field(const Geometry& g, int channels, bool halo = false) {
     const ptrdiff_t pitch = g.pitch(), stride = pitch * round_up(channels, 4);
@@ -109,5 +112,6 @@ inline void multiply(const Geometry& g, const Field& a, const Field& b, const Fi
   });
 }
 
+}  // namespace ops
 }  // namespace SM_ISA
 }  // namespace seemore

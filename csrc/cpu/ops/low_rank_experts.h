@@ -1,88 +1,190 @@
-// One low-rank expert, A ((B x + b) * (C k + c)) + a, at each pixel: three small matrices chained in the L1
+// One low-rank expert, A ((B x + b) * (C k + c)) + a, at each pixel: three small products chained in the L1
 // cache.
 #pragma once
 
-#include "cpu/isa/dispatch.h"
-#include "cpu/isa/lanes.h"
 #include "cpu/isa/tasks.h"
-#include "cpu/ops/routing.h"
+#include "cpu/ops/matrices.h"
+#include "cpu/ops/op.h"
+#include "cpu/rows/gemm.h"
 
 namespace seemore {
 namespace SM_ISA {
+namespace ops {
 
-// emit(row, u, value) for G rows from `row` on; input channel c lies at in + c * stride.
-//
-// The prefetch asks for the next block but one: a plane per channel makes more streams of memory than the
-// hardware follows by itself, and without it a whole expert takes 1.3 to 2 times as long.
-template <int G, class Lanes, class Emit>
-SM_INLINE void multiply_rows(const Linear& m, int64_t row, const float* in, int64_t stride, Lanes lanes,
-                             const Emit& emit) {
-  constexpr int U = Lanes::vectors;
-  vf sum[G][U];
-  for (int g = 0; g < G; ++g)
-    for (int u = 0; u < U; ++u) sum[g][u] = splat(m.bias[row + g]);
-  const float* weight = m.weight + row * m.columns;
-  for (int64_t c = 0; c < m.columns; ++c) {
-    vf value[U];
-    for (int u = 0; u < U; ++u) {
-      value[u] = lanes.get(in + c * stride, u);
-      __builtin_prefetch(in + c * stride + (2 * U + u) * VL);
-    }
-    for (int g = 0; g < G; ++g)
-      for (int u = 0; u < U; ++u) sum[g][u] += splat(weight[g * m.columns + c]) * value[u];
+// w: B, b, C, c, A, a.
+struct ExpertMatrices {
+  static constexpr int kWeights = 6;
+  int channels, rank;
+  Matrix b, c, a;
+
+  static constexpr Sizes<kWeights> sizes(int64_t channels, int64_t rank) {
+    return sizes_of(rank * channels, rank, rank * channels, rank, rank * channels, channels);
   }
-  for (int g = 0; g < G; ++g)
-    for (int u = 0; u < U; ++u) emit(row + g, u, sum[g][u]);
-}
 
-template <class Lanes, class Emit>
-SM_INLINE void multiply(const Linear& m, const float* in, int64_t stride, Lanes lanes, const Emit& emit) {
-  int64_t row = 0;
-  for (; row + 4 <= m.rows; row += 4) multiply_rows<4>(m, row, in, stride, lanes, emit);
-  for (; row + 2 <= m.rows; row += 2) multiply_rows<2>(m, row, in, stride, lanes, emit);
-  for (; row < m.rows; ++row) multiply_rows<1>(m, row, in, stride, lanes, emit);
-}
+  ExpertMatrices() = default;
+  ExpertMatrices(Arena& arena, int channels_, int rank_, Weights w) : channels(channels_), rank(rank_) {
+    b = pack_matrix(arena, rank, channels, w[0], w[1]);
+    c = pack_matrix(arena, rank, channels, w[2], w[3]);
+    a = pack_matrix(arena, channels, rank, w[4], w[5]);
+  }
 
-constexpr int kExpertVectors =
-    2;  // with 4 rows of a matrix: 8 sums, which fits the 16 registers of v2 and v3
+  // Floats that the constructor takes.
+  static size_t packed(int channels, int rank) {
+    const size_t c = round_up(channels, 4), r = round_up(rank, 4);
+    return 2 * (r * channels + r) + c * rank + c + 6 * 16;  // each begins a line
+  }
 
-// Floats of scratch that one thread needs.
-SM_INLINE int64_t expert_scratch(int64_t rank) { return rank * kExpertVectors * VL; }
+  // Columns [x0, x1), whole vectors: out = expert(x, k), plus x for kResidual; B x, C k and their product are
+  // left in the rows given for them, of which the last two may be one.  Writes a.m channels of out.
+  template <Epilogue E, int kAhead = 0>
+  SM_INLINE void columns(const Row& x, const Row& k, int x0, int x1, const Row& of_b, const Row& of_c,
+                         const Row& product, const Row& out) const {
+    matmul<Fp32, Epilogue::kStore, kAhead>(b, one_tap(x), x0, x1, of_b);
+    matmul<Fp32, Epilogue::kStore, kAhead>(c, one_tap(k), x0, x1, of_c);
+    for (int r = 0; r < rank; ++r)
+      for (int at = x0; at < x1; at += VL)
+        store(product.at(r, at), load(of_b.at(r, at)) * load(of_c.at(r, at)));
+    matmul<Fp32, E>(a, one_tap(product), x0, x1, out, x);
+  }
+};
 
-// out [c, ...] = expert(x, k), plus x if `residual`, for `pixels` pixels; channels lie `plane` floats apart.
-static void apply_expert(const Linear& b, const Linear& c, const Linear& a, const float* x, const float* k,
-                         float* out, int64_t plane, int64_t pixels, bool residual, float* scratch) {
-  over_vectors<kExpertVectors>(pixels, [&](int64_t i, auto lanes) {
-    constexpr int U = decltype(lanes)::vectors;
-    multiply(b, x + i, plane, lanes,
-             [&](int64_t row, int u, vf v) { store(scratch + (row * U + u) * VL, v); });
-    multiply(c, k + i, plane, lanes, [&](int64_t row, int u, vf v) {
-      float* const at = scratch + (row * U + u) * VL;
-      store(at, load(at) * v);
+// The same for planes of any size, out = expert(x, k) or x + expert(x, k), a chunk of columns at a time.
+struct ExpertOnPlanes {
+  static constexpr int kPixels =
+      VL == 16 ? 32 : 16;  // they stay in the L1 cache with all that is made of them
+  // A plane per channel makes more streams of memory than the hardware follows by itself.
+  static constexpr int kAhead = 64;
+
+  static int64_t scratch(int64_t channels, int64_t rank) {
+    return kPixels * (2 * (round_up((int)rank, 4) + 2 * round_up((int)channels, 4)));
+  }
+
+  // `pixels` of planes that lie `plane` floats apart.  `scratch`: as many floats as above says.
+  template <Epilogue E>
+  static void run(const ExpertMatrices& m, const float* x, const float* k, float* out, int64_t plane,
+                  int pixels, float* scratch) {
+    const int padded = round_up(m.channels, 4), ranks = round_up(m.rank, 4);
+    const Row of_b = {scratch, kPixels}, of_c = {of_b.at(ranks, 0), kPixels};
+    const Row own_x = {of_c.at(ranks, 0), kPixels}, own_k = {own_x.at(padded, 0), kPixels};
+    const Row own_out = {own_k.at(padded, 0), kPixels};
+    for (int from = 0; from < pixels; from += kPixels) {
+      const int count = pixels - from < kPixels ? pixels - from : kPixels;
+      const Row rows[2] = {{const_cast<float*>(x) + from, plane}, {const_cast<float*>(k) + from, plane}};
+      const Row result = {out + from, plane};
+      if (count % VL == 0 && padded == m.channels) {
+        m.columns<E, kAhead>(rows[0], rows[1], 0, count, of_b, of_c, of_c, result);
+        continue;
+      }
+      // Whole vectors and blocks of four channels would pass the planes' ends.
+      copy(rows[0], own_x, m.channels, count);
+      copy(rows[1], own_k, m.channels, count);
+      for (int c = m.channels; c < padded; ++c) memset(own_x.at(c, 0), 0, sizeof(float) * kPixels);
+      m.columns<E>(own_x, own_k, 0, round_up(count, VL), of_b, of_c, of_c, own_out);
+      copy(own_out, result, m.channels, count);
+    }
+  }
+
+ private:
+  static void copy(const Row& from, const Row& to, int channels, int count) {
+    for (int c = 0; c < channels; ++c) memcpy(to.at(c, 0), from.at(c, 0), sizeof(float) * count);
+  }
+};
+
+// Over the fields of an image, with gradients.
+struct Expert {
+  static constexpr int kWeights = ExpertMatrices::kWeights;
+  const Geometry& g;
+  ExpertMatrices m;
+  Matrix back_b, back_c, back_a;
+  Field b_value, c_value, product, grad, grad_b;
+
+  // `capacity`: of the fields; rank and weights come with set().
+  Expert(Arena& arena, const Geometry& g_, int channels, int capacity) : g(g_) {
+    m.channels = channels;
+    arena.fields(g, capacity, false, b_value, c_value, product, grad, grad_b);
+  }
+
+  // Packed anew at the arena's place, room for which it must have.
+  void set(Arena arena, int rank, Weights w) {
+    m = ExpertMatrices(arena, m.channels, rank, w);
+    back_b = pack_transposed(arena, rank, m.channels, w[0]);
+    back_c = pack_transposed(arena, rank, m.channels, w[2]);
+    back_a = pack_transposed(arena, m.channels, rank, w[4]);
+  }
+
+  static size_t packed(int channels, int rank) { return 3 * ExpertMatrices::packed(channels, rank); }
+
+  template <Epilogue E>
+  void forward(const Field& x, const Field& k, const Field& out) {
+    for (int r = 0; r < g.h; ++r)
+      each_chunk(0, g.padded_w, [&](int from, int to) SM_LAMBDA_INLINE {
+        m.columns<E>(x.row(r), k.row(r), from, to, b_value.row(r), c_value.row(r), product.row(r),
+                     out.row(r));
+      });
+  }
+
+  // After forward: dx (plus dy, for kResidual) and dk from dy, and the gradients of set()'s weights.
+  template <Epilogue E>
+  void backward(const Field& x, const Field& k, const Field& dy, const Field& dx, const Field& dk,
+                Gradients d) {
+    matrix_gradient(g, dy, m.channels, product, m.rank, d[4]);
+    bias_gradient(g, dy, m.channels, d[5]);
+    convolve(g, back_a, dy, grad);
+    multiply(g, grad, c_value, grad_b, m.rank);
+    multiply(g, grad, b_value, product, m.rank);  // of c
+    matrix_gradient(g, grad_b, m.rank, x, m.channels, d[0]);
+    bias_gradient(g, grad_b, m.rank, d[1]);
+    matrix_gradient(g, product, m.rank, k, m.channels, d[2]);
+    bias_gradient(g, product, m.rank, d[3]);
+    convolve(g, back_c, product, dk);
+    convolve<E>(g, back_b, grad_b, dx, dy);
+  }
+};
+
+struct LowRankExperts {
+  static constexpr int kImages = 2;
+  static int64_t reach(const sm_op_params&) { return 0; }
+  static auto sizes(const sm_op_params& p) { return ExpertMatrices::sizes(p.c, p.rank); }
+  static auto saved(const sm_op_params&) { return sizes_of(); }
+
+  static bool forward_all(const sm_op_params& p) {
+    const int64_t plane = p.h * p.w, blocks = ceil_div(plane, kTaskPixels), tasks = p.n * blocks;
+    const int64_t each = ExpertOnPlanes::scratch(p.c, p.rank);
+    const Packed<ExpertMatrices> expert((int)p.c, (int)p.rank, p.inputs + kImages);
+    Scratch<float> scratch(useful_threads(p.threads, tasks) * each);
+    if (!expert.memory.data || !scratch.data) return false;
+    run_tasks(p.threads, tasks, [&](int64_t task, int thread) {
+      const int64_t first = task % blocks * kTaskPixels;
+      const int64_t at = task / blocks * p.c * plane + first;
+      ExpertOnPlanes::run<Epilogue::kStore>(expert.weights, p.inputs[0] + at, p.inputs[1] + at,
+                                            p.outputs[0] + at, plane, (int)least(kTaskPixels, plane - first),
+                                            scratch.data + thread * each);
     });
-    multiply(a, scratch, U * VL, WholeVectors<U>{}, [&](int64_t row, int u, vf v) {
-      const int64_t at = row * plane + i;
-      lanes.put(out + at, u, residual ? lanes.get(x + at, u) + v : v);
-    });
-  });
-}
+    return true;
+  }
 
-static bool low_rank_experts(const sm_low_rank_experts_params& p) {
-  const int64_t plane = p.h * p.w, blocks = ceil_div(plane, kTaskPixels), tasks = p.n * blocks;
-  const Linear b = {p.b_weight, p.b_bias, p.rank, p.c};
-  const Linear c = {p.c_weight, p.c_bias, p.rank, p.c};
-  const Linear a = {p.a_weight, p.a_bias, p.c, p.rank};
-  const int64_t scratch_size = expert_scratch(p.rank);
-  Scratch<float> scratch(useful_threads(p.threads, tasks) * scratch_size);
-  if (!scratch.data) return false;
-  run_tasks(p.threads, tasks, [&](int64_t task, int thread) {
-    const int64_t first = task % blocks * kTaskPixels;
-    const int64_t at = task / blocks * p.c * plane + first;
-    apply_expert(b, c, a, p.x + at, p.k + at, p.out + at, plane, least(kTaskPixels, plane - first), false,
-                 scratch.data + thread * scratch_size);
-  });
-  return true;
-}
+  const Geometry& g;
+  int c;
+  Expert expert;
+  Field x, k, dy, dx, dk;
 
+  LowRankExperts(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
+      : g(g_), c((int)p.c), expert(arena, g_, c, (int)p.rank) {
+    arena.fields(g, c, false, x, k, dy, dx, dk);
+    const Arena packed = {arena.floats(Expert::packed(c, (int)p.rank))};
+    if (packed.base) expert.set(packed, (int)p.rank, w);
+  }
+  void backward(const float* grad, const float* const*, const float* const* in, Gradients d) {
+    read_image(g, in[0], c, x);
+    read_image(g, in[1], c, k);
+    read_image(g, grad, c, dy);
+    expert.forward<Epilogue::kStore>(x, k, dx);
+    expert.backward<Epilogue::kStore>(x, k, dy, dx, dk, d + kImages);
+    if (d[0]) write_image(g, dx, c, d[0]);
+    if (d[1]) write_image(g, dk, c, d[1]);
+  }
+};
+
+}  // namespace ops
 }  // namespace SM_ISA
 }  // namespace seemore

@@ -1,94 +1,199 @@
-// Depthwise 1 x k, then k x 1: a ring of k rows of the first result, one plane and column strip at a time.
+// Depthwise 1 x k, then k x 1, then GELU if asked: a plane at a time, the second stripe right behind the
+// first.
 #pragma once
 
-#include "cpu/isa/dispatch.h"
 #include "cpu/isa/gelu.h"
 #include "cpu/isa/lanes.h"
 #include "cpu/isa/tasks.h"
+#include "cpu/ops/op.h"
+#include "cpu/ops/stencils.h"
 
 namespace seemore {
 namespace SM_ISA {
+namespace ops {
 
-constexpr int64_t kStrip = 256;  // columns: a ring of 11 rows takes 11 KB, so it stays in the L1 cache
-constexpr int64_t kBand = 128;   // rows of a task; the k - 1 rows above and below are computed again
-constexpr int kUnroll = 4;       // vectors in flight, to hide the latency of the chain of multiply-adds
-constexpr int64_t kBlock = kUnroll * VL;
-static_assert(kStrip % kBlock == 0, "blocks fill a strip");
-
-// bias + sum_j weight[j] * row(j)[i], j = 0 .. k - 1, handed to emit(i, vector) for `blocks` whole blocks.
-template <class Row, class Emit>
-SM_INLINE void filter_row(const float* weight, float bias, int64_t k, int64_t blocks, const Row& row,
-                          const Emit& emit) {
-  for (int64_t i = 0; i < blocks * kBlock; i += kBlock) {
-    vf sum[kUnroll];
-    for (int u = 0; u < kUnroll; ++u) sum[u] = splat(bias);
-    for (int64_t j = 0; j < k; ++j) {
-      const vf tap = splat(weight[j]);
-      const float* from = row(j) + i;
-      for (int u = 0; u < kUnroll; ++u) sum[u] += tap * load(from + u * VL);
+// Both stripes of one channel: rows [y0, y1) of h, columns [0, width) (whole vectors).
+//
+// line(r): row r of the image, zeros around it; middle(r): where row r of the first stripe's result goes,
+// which is zero outside the image; emit(r, x, vector) takes the results.  `table`: room for k + kStencilRows
+// pointers.
+template <class Line, class Middle, class Emit>
+SM_INLINE void stripe_plane(const float* across, float across_bias, const float* down, float down_bias, int k,
+                            int h, int y0, int y1, int width, const float** table, const Line& line,
+                            const Middle& middle, const Emit& emit) {
+  const int half = k / 2;
+  auto first = [&]<int R>(Vectors<R>, int r0) SM_LAMBDA_INLINE {
+    const float* lines[R];
+    float* to[R];
+    for (int r = 0; r < R; ++r) lines[r] = line(r0 + r, r), to[r] = middle(r0 + r);
+    each_pair(width, [&]<int V>(Vectors<V>, int x) SM_LAMBDA_INLINE {
+      vf acc[R][V];
+      stencil_block<R, V>(
+          across, 1, 1, k, across_bias, [&](int, int r) SM_LAMBDA_INLINE { return lines[r] + x - half; },
+          acc);
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) store(to[r] + x + v * VL, acc[r][v]);
+    });
+  };
+  auto second = [&]<int R>(Vectors<R>, int r0) SM_LAMBDA_INLINE {
+    // Taps that fall outside the image for all R rows are left out.
+    const int skip = r0 - half + R - 1 < 0 ? half - r0 - (R - 1) : 0;
+    const int last = r0 + half < h ? k : k - (r0 + half - (h - 1));
+    for (int i = skip; i < last + R - 1; ++i) table[i] = middle(r0 - half + i);
+    each_pair(width, [&]<int V>(Vectors<V>, int x) SM_LAMBDA_INLINE {
+      vf acc[R][V];
+      column_block<R, V>(
+          down + skip, 1, last - skip, down_bias, [&](int i) SM_LAMBDA_INLINE { return table[skip + i] + x; },
+          acc);
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) emit(r0 + r, x + v * VL, acc[r][v]);
+    });
+  };
+  int next = y0 - half;  // the next row of the first stripe
+  auto advance = [&](int end) {
+    while (next < end) {
+      if (next < 0 || next >= h) {
+        memset(middle(next++), 0, sizeof(float) * width);
+      } else if (next + kStencilRows <= (end < h ? end : h)) {
+        first(Vectors<kStencilRows>(), next);
+        next += kStencilRows;
+      } else {
+        first(Vectors<1>(), next++);
+      }
     }
-    for (int u = 0; u < kUnroll; ++u) emit(i + u * VL, sum[u]);
+  };
+  int y = y0;
+  for (; y + kStencilRows <= y1; y += kStencilRows) {
+    advance(y + kStencilRows + half);
+    second(Vectors<kStencilRows>(), y);
+  }
+  for (; y < y1; ++y) {
+    advance(y + 1 + half);
+    second(Vectors<1>(), y);
   }
 }
 
-// Floats of the padded row, rounded so that the ring's rows start on cache lines.
-SM_INLINE int64_t ring_offset(int64_t k) { return ceil_div(kStrip + k, 16) * 16; }
+// Over the fields of an image.  w: both, each weight and bias.
+struct Stripes {
+  static constexpr int kWeights = 4;
+  const Geometry& g;
+  int c;
+  Stencil across, down;
+  Field middle, grad;
+  const float** table;
 
-// One plane's rows y0 .. y1 and columns x0 .. x0 + width. `scratch`: a padded row, then a ring of k rows.
-static void stripe_tile(const sm_striped_conv2d_params& p, const float* plane, float* out, int64_t channel,
-                        int64_t y0, int64_t y1, int64_t x0, int64_t width, float* scratch) {
-  const int64_t k = p.k, pad = k / 2, blocks = ceil_div(width, kBlock);
-  float* const line = scratch;
-  float* const ring = scratch + ring_offset(k);
-  // Columns of `line` that exist in the image; the others are padding.
-  const int64_t from = x0 < pad ? pad - x0 : 0;
-  const int64_t to = least(pad + width + pad, p.w - x0 + pad);
-  memset(line, 0, sizeof(float) * (kStrip + k));
+  static constexpr Sizes<kWeights> sizes(int64_t c, int64_t k) { return sizes_of(c * k, c, c * k, c); }
 
-  int64_t next = y0 < pad ? 0 : y0 - pad;  // the next row to enter the ring
-  for (int64_t y = y0; y < y1; ++y) {
-    for (const int64_t last = least(y + pad, p.h - 1); next <= last; ++next) {
-      memcpy(line + from, plane + next * p.w + x0 + from - pad, sizeof(float) * (to - from));
-      float* const middle = ring + next % k * kStrip;
-      filter_row(
-          p.w1 + channel * k, p.b1[channel], k, blocks, [&](int64_t j) { return line + j; },
-          [&](int64_t i, vf v) { store(middle + i, v); });
-    }
-    // Rows outside the image are zero, not b1: leave their taps out.
-    const int64_t first = y < pad ? pad - y : 0;
-    const int64_t taps = least(k, p.h - y + pad) - first;
-    const int64_t top = (y - pad + first) % k;  // the first tap's row in the ring
-    float* const to_row = out + y * p.w + x0;
-    filter_row(
-        p.w2 + channel * k + first, p.b2[channel], taps, blocks,
-        [&](int64_t j) { return ring + (top + j < k ? top + j : top + j - k) * kStrip; },
-        [&](int64_t i, vf v) {
-          if (p.gelu) v = gelu(v);
-          if (i + VL <= width) {
-            store(to_row + i, v);
-          } else if (i < width) {
-            TailLanes{(int)(width - i)}.put(to_row + i, 0, v);
-          }
-        });
+  Stripes(Arena& arena, const Geometry& g_, int c_, int k, Weights w)
+      : g(g_), c(c_), across{1, k, w[0], w[1]}, down{k, 1, w[2], w[3]} {
+    middle = arena.field(g, c, true);
+    grad = arena.field(g, c, true);
+    table = arena.pointers(k + kStencilRows);
   }
-}
 
-static bool striped_conv2d(const sm_striped_conv2d_params& p) {
-  const int64_t bands = ceil_div(p.h, kBand), strips = ceil_div(p.w, kStrip);
-  const int64_t tasks = p.n * p.c * bands;
-  const int64_t scratch_size = ring_offset(p.k) + p.k * kStrip;
-  Scratch<float> scratch(useful_threads(p.threads, tasks) * scratch_size);
-  if (!scratch.data) return false;
-  run_tasks(p.threads, tasks, [&](int64_t task, int thread) {
-    const int64_t plane = task / bands, y0 = task % bands * kBand;
-    for (int64_t s = 0; s < strips; ++s) {
-      const int64_t x0 = s * kStrip;
-      stripe_tile(p, p.x + plane * p.h * p.w, p.out + plane * p.h * p.w, plane % p.c, y0,
-                  least(y0 + kBand, p.h), x0, least(kStrip, p.w - x0), scratch.data + thread * scratch_size);
-    }
-  });
-  return true;
-}
+  void forward(const Field& x, const Field& y) {
+    const int k = across.columns;
+    for (int i = 0; i < c; ++i)
+      stripe_plane(
+          across.weight + i * k, across.bias[i], down.weight + i * k, down.bias[i], k, g.h, 0, g.h,
+          g.padded_w, table, [&](int r, int) SM_LAMBDA_INLINE { return x.at(i, r, 0); },
+          [&](int r) SM_LAMBDA_INLINE { return middle.at(i, r, 0); },
+          [&](int r, int at, vf v) SM_LAMBDA_INLINE { store(y.at(i, r, at), v); });
+    mask(g, middle, c);
+    mask(g, y, c);
+  }
 
+  // After forward(x, y); dy has a halo.
+  void backward(const Field& x, const Field& dy, const Field& dx, Gradients d) {
+    stencil_gradient(g, down, dy, middle, c, d[2], d[3]);
+    apply_stencil(g, down, true, dy, grad, c);
+    stencil_gradient(g, across, grad, x, c, d[0], d[1]);
+    apply_stencil(g, across, true, grad, dx, c);
+  }
+};
+
+struct StripedConv2d {
+  static constexpr int kImages = 1;
+  static int64_t reach(const sm_op_params& p) { return p.kernel / 2; }
+  static auto sizes(const sm_op_params& p) { return Stripes::sizes(p.c, p.kernel); }
+  static auto saved(const sm_op_params&) { return sizes_of(); }
+
+  static constexpr int kStrip = 256;  // columns: a ring of 14 rows takes 14 KB, so it stays in the L1 cache
+  static constexpr int kBand = 128;   // rows of a task; the k - 1 around them are computed again
+
+  static bool forward_all(const sm_op_params& p) {
+    const int64_t bands = ceil_div(p.h, kBand), tasks = p.n * p.c * bands;
+    const int k = (int)p.kernel, depth = k - 1 + kStencilRows;
+    const int line = round_up(kStrip + k, 16);
+    const int64_t floats = (int64_t)kStencilRows * line + (int64_t)depth * kStrip;
+    const int threads = useful_threads(p.threads, tasks);
+    Scratch<float> memory(threads * floats);
+    Scratch<const float*> tables((int64_t)threads * (k + kStencilRows));
+    if (!memory.data || !tables.data) return false;
+    run_tasks(p.threads, tasks, [&](int64_t task, int thread) {
+      const int y0 = (int)(task % bands) * kBand, y1 = (int)least(y0 + kBand, p.h);
+      float* const lines = memory.data + thread * floats;
+      for (int x0 = 0; x0 < p.w; x0 += kStrip)
+        strip(p, task / bands, y0, y1, x0, line, lines, lines + kStencilRows * line, depth,
+              tables.data + (int64_t)thread * (k + kStencilRows));
+    });
+    return true;
+  }
+
+  const Geometry& g;
+  int c;
+  bool gelu_after;
+  Stripes stripes;
+  Field x, y, dx;
+
+  StripedConv2d(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
+      : g(g_), c((int)p.c), gelu_after(p.gelu), stripes(arena, g_, c, (int)p.kernel, w) {
+    arena.fields(g, c, true, x, y);
+    dx = arena.field(g, c);
+  }
+  void backward(const float* grad, const float* const*, const float* const* in, Gradients d) {
+    read_image(g, in[0], c, x);
+    stripes.forward(x, dx);
+    read_image(g, grad, c, y);
+    if (gelu_after) gelu_backward(g, dx, y, c);
+    stripes.backward(x, y, dx, d + 1);
+    if (d[0]) write_image(g, dx, c, d[0]);
+  }
+
+ private:
+  // Rows y0 .. y1 of the columns from x0 of one plane.
+  static void strip(const sm_op_params& p, int64_t plane, int y0, int y1, int x0, int line, float* lines,
+                    float* ring, int depth, const float** table) {
+    const int k = (int)p.kernel, half = k / 2, w = (int)p.w;
+    const int64_t channel = plane % p.c, offset = plane * p.h * p.w;
+    const int width = x0 + kStrip < w ? kStrip : w - x0;
+    // Columns of the image that a line holds; around them it is zero.
+    const int from = x0 > half ? x0 - half : 0, to = x0 + width + half < w ? x0 + width + half : w;
+    for (int i = 0; i < kStencilRows; ++i)
+      memset(lines + i * line, 0, sizeof(float) * (round_up(width, VL) + k));
+    auto read = [&](int r, int i) SM_LAMBDA_INLINE {
+      float* const at = lines + i * line + half;
+      const float* const source = p.inputs[0] + offset + (int64_t)r * w + from;
+      memcpy(at + from - x0, source, sizeof(float) * (to - from));
+      // The lines of the next rows come meanwhile.
+      for (int x = 0; x < to - from; x += 16) __builtin_prefetch(source + kStencilRows * w + x);
+      return at;
+    };
+    auto middle = [&](int r) SM_LAMBDA_INLINE { return ring + (r + depth) % depth * kStrip; };
+    auto emit = [&](int r, int x, vf v) SM_LAMBDA_INLINE {
+      if (p.gelu) v = exact_gelu(v);
+      float* const at = p.outputs[0] + offset + (int64_t)r * w + x0 + x;
+      __builtin_prefetch(at + kStencilRows * w, 1);
+      if (x + VL <= width)
+        store(at, v);
+      else
+        TailLanes{width - x}.put(at, 0, v);
+    };
+    stripe_plane(p.inputs[1] + channel * k, p.inputs[2][channel], p.inputs[3] + channel * k,
+                 p.inputs[4][channel], k, (int)p.h, y0, y1, round_up(width, VL), table, read, middle, emit);
+  }
+};
+
+}  // namespace ops
 }  // namespace SM_ISA
 }  // namespace seemore

@@ -1,6 +1,6 @@
 // Rows of pixels times packed matrices, in fp32 or bf16 operands.
 //
-// The micro-kernel keeps 12 output channels x 2 vectors of pixels in registers (x 1 with 16 registers).
+// The micro-kernel keeps 12 output channels x 2 vectors of pixels in registers (6 x 2 with 16 registers).
 #pragma once
 
 #include "cpu/isa/gelu.h"
@@ -10,8 +10,8 @@
 namespace seemore {
 namespace SM_ISA {
 
-// Vectors of pixels in one micro-kernel call: what 12 rows of accumulators leave room for.
-constexpr int kTileVectors = VL == 16 ? 2 : 1;
+constexpr int kTileVectors = 2;                    // of pixels, in one call of the micro-kernel
+constexpr int kAccumulators = VL == 16 ? 24 : 12;  // vectors of sums that the registers hold
 
 enum class Epilogue {
   kStore,        // out = W x + b
@@ -35,9 +35,10 @@ SM_INLINE Taps nine_taps(const Row in[3]) {
   return taps;
 }
 
-template <class Op, int MR, int NV, Epilogue E>
-SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps, int k, int x, const Row& out,
-                    int m0, const Row& residual) {
+// kAhead > 0: asks for the operands that many columns further on, too.
+template <class Op, int MR, int NV, Epilogue E, int kAhead = 0>
+SM_INLINE void tile(const float* w, int step, const float* bias, const Taps& in, int taps, int k, int x,
+                    const Row& out, int m0, const Row& residual) {
   constexpr bool kAdds = E == Epilogue::kResidual || E == Epilogue::kGeluResidual;
   constexpr bool kGelu = E == Epilogue::kGeluOperand || E == Epilogue::kGeluResidual;
   constexpr bool kOperand = E == Epilogue::kOperand || E == Epilogue::kGeluOperand;
@@ -61,11 +62,12 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
     for (int u = 0; u < k; ++u) {
       vf xv[NV];
       for (int v = 0; v < NV; ++v) xv[v] = load(p + v * VL);
+      if (kAhead > 0) __builtin_prefetch(p + kAhead);
 #pragma GCC unroll 12
       for (int i = 0; i < MR; ++i)
         for (int v = 0; v < NV; ++v) acc[i][v] = Op::multiply_add(acc[i][v], xv[v], w + i);
       p += in.pitch;
-      w += MR;
+      w += step;
     }
   }
 #pragma GCC unroll 6
@@ -87,30 +89,42 @@ SM_INLINE void tile(const float* w, const float* bias, const Taps& in, int taps,
   }
 }
 
-template <class Op, int NV, Epilogue E>
+template <class Op, int NV, Epilogue E, int kAhead = 0>
 __attribute__((noinline)) void block(const float* w, const float* bias, const Taps& in, int taps, int k,
                                      int rows, int x, const Row& out, int m0, const Row& residual) {
-  if (rows == 12) return tile<Op, 12, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
-  if (rows == 8) return tile<Op, 8, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
-  tile<Op, 4, NV, E>(w, bias, in, taps, k, x, out, m0, residual);
+  if (rows == 12 && NV * 12 > kAccumulators) {
+    tile<Op, 6, NV, E, kAhead>(w, 12, bias, in, taps, k, x, out, m0, residual);
+    tile<Op, 6, NV, E>(w + 6, 12, bias + 6, in, taps, k, x, out, m0 + 6, residual);
+  } else if (rows == 12) {
+    tile<Op, 12, NV, E, kAhead>(w, 12, bias, in, taps, k, x, out, m0, residual);
+  } else if (rows == 8 && NV * 8 > kAccumulators) {
+    tile<Op, 4, NV, E, kAhead>(w, 8, bias, in, taps, k, x, out, m0, residual);
+    tile<Op, 4, NV, E>(w + 4, 8, bias + 4, in, taps, k, x, out, m0 + 4, residual);
+  } else if (rows == 8) {
+    tile<Op, 8, NV, E, kAhead>(w, 8, bias, in, taps, k, x, out, m0, residual);
+  } else {
+    tile<Op, 4, NV, E, kAhead>(w, 4, bias, in, taps, k, x, out, m0, residual);
+  }
 }
 
 // All of a matrix for columns [x0, x1); both are multiples of VL.
-template <class Op, Epilogue E>
+template <class Op, Epilogue E, int kAhead = 0>
 SM_INLINE void matmul(const Matrix& a, const Taps& in, int x0, int x1, const Row& out,
                       const Row& residual = Row()) {
-  const int step = a.taps * a.k;
+  const size_t step = (size_t)a.taps * a.k;
   for (int x = x0; x < x1;) {
-    const bool pair = x + kTileVectors * VL <= x1;
+    const bool whole = x + kTileVectors * VL <= x1;
     for (int m = 0; m < a.m; m += kBlock) {
       const int rows = a.m - m < kBlock ? a.m - m : kBlock;
-      const float* w = a.weight + (size_t)m * step;
-      if (pair)
-        block<Op, kTileVectors, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
+      const float *w = a.weight + m * step, *bias = a.bias + m;
+      if (!whole)
+        block<Op, 1, E>(w, bias, in, a.taps, a.k, rows, x, out, m, residual);
+      else if (kAhead > 0 && m == 0)
+        block<Op, kTileVectors, E, kAhead>(w, bias, in, a.taps, a.k, rows, x, out, m, residual);
       else
-        block<Op, 1, E>(w, a.bias + m, in, a.taps, a.k, rows, x, out, m, residual);
+        block<Op, kTileVectors, E>(w, bias, in, a.taps, a.k, rows, x, out, m, residual);
     }
-    x += pair ? kTileVectors * VL : VL;
+    x += whole ? kTileVectors * VL : VL;
   }
 }
 

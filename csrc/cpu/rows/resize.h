@@ -57,14 +57,7 @@ SM_INLINE Tap2 bilinear_tap(int i, int size_in, int size_out) {
 // is resized at least fourfold do.  Gathers are four times as slow.
 SM_INLINE vf pick(const float* p, vi index) {
   const vf near = load(p + index[0]);
-  index -= index[0];
-#if defined(__AVX512F__)
-  return _mm512_permutexvar_ps((__m512i)index, near);
-#elif defined(__AVX2__)
-  return _mm256_permutevar8x32_ps(near, (__m256i)index);
-#else
-  return __builtin_shuffle(near, index);
-#endif
+  return permute(near, index - index[0]);
 }
 
 }  // namespace SM_ISA

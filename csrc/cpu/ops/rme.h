@@ -1,95 +1,43 @@
-// RME and SME over one image.  Forward gives what backward starts from: y, the sum after the first half, and
-// for RME the result of the 3x3 and the routing; all else is computed again.
+// RME over one image.  Forward gives what backward starts from: the result of the 3x3, y (the sum after the
+// first half), and the routing; all else is computed again.
 #pragma once
 
 #include "cpu/ops/calibrate.h"
-#include "cpu/ops/experts.h"
+#include "cpu/ops/ffn_half.h"
+#include "cpu/ops/layer_norm2d.h"
+#include "cpu/ops/matrices.h"
+#include "cpu/ops/mix_experts.h"
+#include "cpu/ops/op.h"
+#include "cpu/ops/striped_conv2d.h"
 
 namespace seemore {
 namespace SM_ISA {
-
-// y + ffn(LN y): the second half of both.  w: norm, ffn.
-struct FfnHalf {
-  const Geometry& g;
-  Norm norm;
-  Ffn ffn;
-  Field normal, grad;
-  float* sums;
-
-  FfnHalf(Arena& arena, const Geometry& g_, int c, float eps, Weights w)
-      : g(g_), norm{w[0], w[1], eps, c}, ffn(arena, g_, c, w + 2) {
-    normal = arena.field(g, c);
-    grad = arena.field(g, c);
-    sums = arena.floats(2 * VL * c);
-  }
-
-  void forward(const Field& y, const Field& out) {
-    norm.forward(g, y, normal);
-    ffn.forward(normal);
-    ffn.finish(y, out);
-  }
-
-  void backward(const Field& y, const Field& dout, const Field& dy, Gradients d) {
-    norm.forward(g, y, normal);
-    ffn.forward(normal);
-    ffn.backward(normal, dout, grad, d + 2);
-    norm.backward(g, y, grad, dout, dy, sums, d[0], d[1]);
-  }
-};
-
-// w: SMEWeights.
-struct Sme {
-  const Geometry& g;
-  int c;
-  Norm norm;
-  Attention attention;
-  FfnHalf half;
-  Field x, y, normal, dout, grad;
-
-  Sme(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
-      : g(g_),
-        c((int)p.c),
-        norm{w[0], w[1], p.eps, c},
-        attention(arena, g_, c, (int)p.kernel, w + 2),
-        half(arena, g_, c, p.eps, w + 2 + Attention::kWeights) {
-    arena.fields(g, c, false, x, y, normal, dout, grad);
-  }
-
-  void forward(const float* const* in, float* const* out) {
-    read_image(g, in[0], c, x);
-    norm.forward(g, x, normal);
-    attention.forward(normal);
-    convolve<Epilogue::kResidual>(g, attention.proj, attention.product, y, x);
-    half.forward(y, normal);
-    write_image(g, normal, c, out[0]);
-    write_image(g, y, c, out[1]);
-  }
-
-  // in: x; saved: y; d: of x, then of w.
-  void backward(const float* dresult, const float* const* saved, const float* const* in, Gradients d) {
-    read_image(g, dresult, c, dout);
-    read_image(g, saved[0], c, y);
-    read_image(g, in[0], c, x);
-    half.backward(y, dout, grad, d + 3 + Attention::kWeights);  // of y
-    norm.forward(g, x, normal);
-    attention.forward(normal);
-    attention.backward(normal, grad, y, d + 3);
-    norm.backward(g, x, y, grad, dout, half.sums, d[1], d[2]);
-    if (d[0]) write_image(g, dout, c, d[0]);
-  }
-};
+namespace ops {
 
 // w: RMEWeights.
 struct Rme {
-  static constexpr int kConv = 2, kSplit = 4, kStripes = 6, kCalibrate = 10, kMixture = 16, kProj = 23,
-                       kHalf = 25;
+  static constexpr int kImages = 1;
+  static constexpr int kConv = Norm::kWeights, kSplit = kConv + 2, kStripes = kSplit + 2,
+                       kCalibrate = kStripes + Stripes::kWeights,
+                       kMixture = kCalibrate + CoarseContext::kWeights, kProj = kMixture + Mixture::kWeights,
+                       kHalf = kProj + 2;
+  static int64_t reach(const sm_op_params&) { return 1; }
+  static auto sizes(const sm_op_params& p) {
+    const int64_t c = p.c;
+    return join(Norm::sizes(c), sizes_of(9 * c * c, c, 2 * c * c, 2 * c), Stripes::sizes(c, 3),
+                CoarseContext::sizes(c), MixtureWeights::sizes(p), sizes_of(c * c, c), FfnHalf::sizes(c));
+  }
+  static auto saved(const sm_op_params& p) {
+    return sizes_of(p.c * p.h * p.w, p.c * p.h * p.w, p.experts, p.c);
+  }
+
   const Geometry& g;
   int c;
   bool shuffle;
   Norm norm;
   Matrix conv, back_conv, to_a, to_k, back_a, back_k, proj, back_proj;
   Stripes stripes;
-  Calibrate calibrate;
+  CoarseContext calibrate;
   Mixture mixture;
   FfnHalf half;
   Field x, y, normal, conv_out, value, a, k, striped, local, context, mixed, dout, grad, grad_conv;
@@ -107,7 +55,7 @@ struct Rme {
         norm{w[0], w[1], p.eps, c},
         stripes(arena, g_, c, 3, w + kStripes),
         calibrate(arena, g_, c, (int)p.recursive, w + kCalibrate),
-        mixture(arena, g_, c, p, w + kMixture),
+        mixture(arena, g_, p, w + kMixture),
         half(arena, g_, c, p.eps, w + kHalf) {
     const float *const weight = w[kConv], *const split = w[kSplit], *const bias = w[kSplit + 1];
     const int n = c;
@@ -135,8 +83,9 @@ struct Rme {
     convolve(g, conv, normal, conv_out);
     write_image(g, conv_out, c, out[1]);
     first_half();
-    mixture.route(local, out[3], out[4]);
-    mixture.forward(local, context, out[3], mixed);
+    mixture.route(local);
+    mixture.write_routing(out[3], out[4]);
+    mixture.forward(local, context, mixed);
     convolve<Epilogue::kResidual>(g, proj, mixed, y, x);
     write_image(g, y, c, out[2]);
     half.forward(y, mixed);
@@ -152,11 +101,12 @@ struct Rme {
     Gradients dw = d + 1;
     half.backward(y, dout, grad, dw + kHalf);  // of y
     first_half();
-    mixture.forward(local, context, saved[2], mixed);
+    mixture.route_as(local, saved[2]);
+    mixture.forward(local, context, mixed);
     matrix_gradient(g, grad, c, mixed, c, dw[kProj]);
     bias_gradient(g, grad, c, dw[kProj + 1]);
     convolve(g, back_proj, grad, dout);  // of mixed
-    mixture.backward(local, context, saved[2], saved[3], dout, grad_conv, mixed, dw + kMixture);
+    mixture.backward(local, context, dout, grad_conv, mixed, dw + kMixture);
     gelu_backward(g, striped, grad_conv, c);                 // of the stripes' result
     stripes.backward(a, grad_conv, striped, dw + kStripes);  // of a
     calibrate.backward(mixed, mixed, dw + kCalibrate);       // of k
@@ -202,5 +152,6 @@ struct Rme {
   }
 };
 
+}  // namespace ops
 }  // namespace SM_ISA
 }  // namespace seemore
