@@ -85,14 +85,26 @@ def test_isas_agree(isa):
 
 def test_bad_parameters_are_refused_by_the_c_interface_too():
     lib = native.require()
-    with pytest.raises(ValueError, match="sm_layer_norm2d: x is NULL"):
-        lib.layer_norm2d(0, 0, 0, 0, (1, 2, 3, 4), 1e-6, 1)
-    with pytest.raises(ValueError, match="sm_layer_norm2d: h must be at least 1, got -3"):
-        lib.layer_norm2d(1, 1, 1, 1, (1, 2, -3, 4), 1e-6, 1)
-    with pytest.raises(ValueError, match="sm_layer_norm2d: threads must be at least 1, got 0"):
-        lib.layer_norm2d(1, 1, 1, 1, (1, 2, 3, 4), 1e-6, 0)
-    with pytest.raises(ValueError, match="sm_striped_conv2d: k must be odd and positive, got 4"):
-        lib.striped_conv2d(1, 1, 1, 1, 1, 1, (1, 2, 3, 4), 4, False, 1)
+    options = {"backward": False, "threads": 1}
+
+    def run(op="layer_norm2d", inputs=(1, 1, 1), shape=(1, 2, 3, 4), **changed):
+        lib.run_op(op, inputs, 0, (), (1,), shape, **{**options, **changed})
+
+    refused = [
+        ("there is no operator nothing", {"op": "nothing"}),
+        (r"layer_norm2d: inputs\[1\] is NULL", {"inputs": (1, 0, 1)}),
+        ("layer_norm2d: h must lie in 1..65536, got -3", {"shape": (1, 2, -3, 4)}),
+        ("layer_norm2d: threads must lie in 1..2147483647, got 0", {"threads": 0}),
+        ("layer_norm2d: eps must be at least 0, got -1", {"eps": -1}),
+        ("striped_conv2d: kernel must be odd, got 4", {"op": "striped_conv2d", "kernel": 4}),
+        ("low_rank_experts: rank must lie in 1..8192, got 0", {"op": "low_rank_experts", "rank": 0}),
+        ("mix_experts: topk must lie in 1..2, got 3", {"op": "mix_experts", "ranks": [1, 2], "topk": 3}),
+        (r"mix_experts: ranks\[e\] must lie in 1..8192, got 0", {"op": "mix_experts", "ranks": [0, 2]}),
+        ("calibrate: h and w must be at least 4.recursive", {"op": "calibrate", "recursive": 1}),
+    ]
+    for message, changed in refused:
+        with pytest.raises(ValueError, match=message):
+            run(**changed)
 
 
 def test_eight_python_threads_at_once():
