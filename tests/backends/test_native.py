@@ -138,7 +138,7 @@ def test_the_pool_survives_fork():
 @pytest.mark.parametrize("shape", [(1, 8193, 1, 1), (1, 1, 65537, 1), (1, 1, 65536, 32768)])
 def test_what_an_int_cannot_index_is_refused(shape):
     x = torch.zeros(1)
-    with pytest.raises(ValueError, match="at most 8192, h and w 65536"):
+    with pytest.raises(ValueError, match=r"(c|h|h \* w) must lie in 1\.\."):
         native.require().run_op(
             "layer_norm2d", [x.data_ptr()] * 3, 0, [], [x.data_ptr()], shape, backward=False, threads=1
         )
