@@ -19,19 +19,22 @@ namespace {
 
 constexpr int kStripe = 11;  // taps of SME's stripes
 constexpr int kPad = 2 * kColumnAlign;
+using Conv = RowConv<Fp32>;                 // of all precisions the one with the most rows and products
+constexpr int kTaps = 3 * Conv::kProducts;  // of the largest matrix
 
 // Rows and weights that every kernel finds what it needs in; the values only have to be harmless.
 struct Bench {
   int channels, width;
   Scratch<float> memory;
   Arena arena;
-  Row in[kStripe + 1], out[4], scratch[6];
+  Row in[kStripe + 1], out[Conv::kRows], scratch[Conv::kProducts];
   float* weights;
   float* bias;
 
   static size_t floats(int channels, int width) {
-    const size_t rows = (kStripe + 1 + 4) * (size_t)(width + 2 * kPad) + 6 * (size_t)RowConv<Fp32>::kWidth;
-    return channels * (rows + 18 * (size_t)channels + 1);
+    const size_t rows =
+        (kStripe + 1 + Conv::kRows) * (size_t)(width + 2 * kPad) + Conv::kProducts * (size_t)Conv::kWidth;
+    return channels * (rows + kTaps * (size_t)channels + 1);
   }
 
   Bench(int channels_, int width_) : channels(channels_), width(width_), memory(floats(channels_, width_)) {
@@ -42,9 +45,9 @@ struct Bench {
     const Strip strip = {0, width, 0, width, width, kPad};
     arena.rows(in, channels, strip);
     arena.rows(out, channels, strip);
-    for (Row& row : scratch) row = arena.row(channels, RowConv<Fp32>::kWidth);
+    for (Row& row : scratch) row = arena.row(channels, Conv::kWidth);
     weights = arena.base + arena.used;
-    bias = weights + 18 * (size_t)channels * channels;
+    bias = weights + kTaps * (size_t)channels * channels;
   }
 
   template <class Op>
