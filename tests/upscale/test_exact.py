@@ -99,11 +99,15 @@ def test_the_pictures_would_show_a_wrong_routing():
         assert part != second
 
 
-def test_the_stream_in_a_file_is_the_same_bits(tmp_path):
+def test_the_stream_in_a_file_is_the_same_bits(tmp_path, caplog):
     model = oracle().float()
     x = pictures(3, 99, 65).float()
     in_memory = tiled(model, x, 32)
+    assert not caplog.records
     assert torch.equal(tiled(model, x, 32, memory=0, folder=tmp_path), in_memory)
+    (said,) = caplog.messages
+    assert said.startswith("65x99 pixels are computed in ")
+    assert said.endswith(f"with a temporary file of 0.00 GB in {tmp_path}")
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ else reaches a few pixels far, which the tiles' halos hold.  docs/tiling.md has 
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,9 +25,11 @@ from seemore_fast.upscale.exact.memory import choose_tile, memory_needed
 from seemore_fast.upscale.exact.native import NativeStages
 from seemore_fast.upscale.exact.plain import PlainStages
 from seemore_fast.upscale.exact.route import Routing, route
-from seemore_fast.upscale.exact.store import Store
+from seemore_fast.upscale.exact.store import Layout, Store
 
 __all__ = ["MIN_TILE", "choose_tile", "memory_needed", "upscale_exact"]
+
+log = logging.getLogger(__name__)
 
 MIN_TILE = 32
 
@@ -107,6 +110,12 @@ def upscale_exact(
             or memory_needed(model, n, height, width, tile, itemsize=x.element_size()) <= memory
         )
         place = None if in_memory else folder or tempfile.gettempdir()
+        if place is not None:
+            size = 4 * n * Layout(grid, model.config["embedding_dim"]).size
+            log.warning(
+                "%dx%d pixels are computed in %d sweeps of %d tiles, with a temporary file of %.2f GB in %s",
+                *(width, height, model.config["num_layers"] + 1, grid.count, size / 1e9, place),
+            )
         with Store(grid, n, model.config["embedding_dim"], stages.dtype, stages.device, place) as store:
             _Sweeps(model, x, grid, stages, store, report).run(emit_cropped)
 
