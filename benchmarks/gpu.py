@@ -29,7 +29,7 @@ from seemore_fast.measure.peers import steps
 from seemore_fast.network.accuracy import relative_l2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.support.triton_cases import CASES, Case, normal
+from tests.support.operators import CASES, Case, normal
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (32, 48, 64, 64)

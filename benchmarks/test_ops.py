@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from seemore_fast.backends import choice
-from seemore_fast.ops._common import FIRST_ON_GPU
+from seemore_fast.backends.choice import FIRST_ON_GPU
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.support.triton_cases import CASES, Case, normal
+from tests.support.operators import CASES, Case, normal
 
 SHAPE = (8, 36, 32, 32)
 GATE = 1e-3

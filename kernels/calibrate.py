@@ -6,12 +6,12 @@ left out.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from seemore_fast.network.parameters import CalibrateWeights, Layer, flatten, unflatten
 
 from . import _device as d
 from . import depthwise, pointwise
@@ -19,94 +19,86 @@ from ._configs import asked, launch, planes, planes_grid, sharing, split
 from .pointwise import Pre
 
 
-class Parameters(NamedTuple):
-    """agg_weight: (C, 1, 4, 4); conv_0_weight: (C, 1, 3, 3); conv_1_weight: (C, C, 1, 1); biases (C,)."""
-
-    agg_weight: Tensor
-    agg_bias: Tensor
-    conv_0_weight: Tensor
-    conv_0_bias: Tensor
-    conv_1_weight: Tensor
-    conv_1_bias: Tensor
-
-
 def forward(*inputs) -> tuple[Tensor]:
     """Inputs and result of `seemore_fast.ops.calibrate`'s operator."""
-    return (calibrate(*inputs),)
+    x, *tensors, recursive = inputs
+    return (calibrate(x, unflatten(CalibrateWeights, tensors), recursive),)
 
 
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
-    *tensors, recursive, needs = inputs
-    return asked(gradients(grad, *tensors, recursive), tensors, needs)
+    x, *tensors, recursive, needs = inputs
+    dx, weights = gradients(grad, x, unflatten(CalibrateWeights, tensors), recursive)
+    return asked([dx, *flatten(weights)], [x, *tensors], needs)
 
 
-def calibrate(k: Tensor, *rest: Tensor | int) -> Tensor:
-    """k: (N, C, H, W); rest: the six `Parameters`, and how often agg is applied -> (N, C, H, W)."""
-    *parameters, recursive = rest
-    p, k = Parameters(*parameters), planes(k)
-    low = _pyramid(k, p, recursive)[-1]
-    coarse = pointwise.convolve(low, p.conv_1_weight, p.conv_1_bias, _before(p))
-    (n, c, h, w), (rows, columns) = k.shape, coarse.shape[2:]
+def calibrate(k: Tensor, w: CalibrateWeights, recursive: int) -> Tensor:
+    """k: (N, C, H, W); recursive: how often agg is applied -> (N, C, H, W)."""
+    k = planes(k)
+    low = _pyramid(k, w.agg, recursive)[-1]
+    coarse = pointwise.convolve(low, *w.conv_1, _before(w))
+    (n, c, height, width), (rows, columns) = k.shape, coarse.shape[2:]
     out = k.new_empty(k.shape)
-    grid = planes_grid(n, c, h * w)
-    args = (k, coarse, out, k.stride(0), h, w, rows, columns, rows / h, columns / w)
+    grid = planes_grid(n, c, height * width)
+    args = (k, coarse, out, k.stride(0), height, width, rows, columns, rows / height, columns / width)
     launch(_resize, "plane", grid, *args, C=c)
     return out
 
 
-def gradients(dy: Tensor, k: Tensor, *rest: Tensor | int, dk: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Gradients of k and the six parameters from dy (N, C, H, W).
+def gradients(
+    dy: Tensor, k: Tensor, w: CalibrateWeights, recursive: int, dk: Tensor | None = None
+) -> tuple[Tensor, CalibrateWeights]:
+    """Gradients of k and the weights from dy (N, C, H, W).
 
     ``dk`` (N, C, H, W), part of a larger tensor perhaps, receives the gradient of k.
     """
-    *parameters, recursive = rest
-    p, k, dy = Parameters(*parameters), planes(k), planes(dy)
-    levels = _pyramid(k, p, recursive)
-    (n, c, h, w), (rows, columns) = k.shape, levels[-1].shape[2:]
+    k, dy = planes(k), planes(dy)
+    levels = _pyramid(k, w.agg, recursive)
+    (n, c, height, width), (rows, columns) = k.shape, levels[-1].shape[2:]
     dcoarse = k.new_empty(levels[-1].shape)
-    args = (dy, dcoarse, dy.stride(0), h, w, rows, columns, rows / h, columns / w)
+    args = (dy, dcoarse, dy.stride(0), height, width, rows, columns, rows / height, columns / width)
     constants = dict(C=c, COLUMNS=max(16, triton.next_power_of_2(columns)))
     launch(_resize_backward, "row", lambda _: (n * c, rows), *args, **constants)
-    conv_1 = pointwise.gradients(dcoarse, levels[-1], p.conv_1_weight, p.conv_1_bias, _before(p))
-    gradient, dweight_0, dbias_0 = depthwise.gradients(conv_1.x, levels[-1], p.conv_0_weight)
+    conv_1 = pointwise.gradients(dcoarse, levels[-1], *w.conv_1, _before(w))
+    gradient, *conv_0 = depthwise.gradients(conv_1.x, levels[-1], w.conv_0.weight)
     dagg = None
     for level in reversed(range(recursive)):
         last = level == 0
-        gradient, sums = _agg_backward(gradient, levels[level], p, dy if last else None, dk if last else None)
+        kept = (dy, dk) if last else (None, None)
+        gradient, sums = _agg_backward(gradient, levels[level], w.agg, *kept)
         dagg = sums if dagg is None else dagg + sums
     if dagg is None:  # no aggregation: k itself was convolved
         gradient = torch.add(gradient, dy, out=dk)
         dagg = k.new_zeros(17 * c, dtype=torch.float32)
-    dagg_weight, dagg_bias = split(dagg, tuple(p.agg_weight.shape), (c,))
-    return gradient, dagg_weight, dagg_bias, dweight_0, dbias_0, conv_1.weight, conv_1.bias
+    agg = Layer(*split(dagg, tuple(w.agg.weight.shape), (c,)))
+    return gradient, CalibrateWeights(agg, Layer(*conv_0), conv_1.layer)
 
 
-def _before(p: Parameters) -> Pre:
-    return Pre("depthwise", None, p.conv_0_weight.contiguous(), p.conv_0_bias)
+def _before(w: CalibrateWeights) -> Pre:
+    return Pre("depthwise", None, w.conv_0.weight.contiguous(), w.conv_0.bias)
 
 
-def _pyramid(k: Tensor, p: Parameters, recursive: int) -> list[Tensor]:
+def _pyramid(k: Tensor, layer: Layer, recursive: int) -> list[Tensor]:
     """k, agg k, agg agg k, ..."""
     levels = [k]
     for _ in range(recursive):
         x = levels[-1]
         n, c, h, w = x.shape
         out = x.new_empty((n, c, h // 4, w // 4))
-        args = (x, p.agg_weight.contiguous(), p.agg_bias, out, x.stride(0), h // 4, w // 4, w, h * w)
+        args = (x, layer.weight.contiguous(), layer.bias, out, x.stride(0), h // 4, w // 4, w, h * w)
         launch(_agg, "plane", planes_grid(n, c, (h // 4) * (w // 4)), *args, C=c)
         levels.append(out)
     return levels
 
 
 def _agg_backward(
-    dy: Tensor, x: Tensor, p: Parameters, skip: Tensor | None, dx: Tensor | None
+    dy: Tensor, x: Tensor, layer: Layer, skip: Tensor | None, dx: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradient of x (skip added), and the sums (17 C,) for agg's weight and bias, from that of agg x."""
     (n, c, h, w), (rows, columns) = x.shape, dy.shape[2:]
     dz, shares = dy.new_empty(dy.shape), sharing(rows * columns, 512, n * c)
     partial = x.new_empty((n, shares, 17 * c), dtype=torch.float32)
-    weight = p.agg_weight.contiguous()
-    args = (dy, x, weight, p.agg_bias, dz, partial, x.stride(0), rows, columns, w, h * w)
+    weight = layer.weight.contiguous()
+    args = (dy, x, weight, layer.bias, dz, partial, x.stride(0), rows, columns, w, h * w)
     launch(_agg_weights, "plane", lambda config: (n * c, shares), *args, C=c)
     dx = x.new_empty(x.shape) if dx is None else dx
     skipped = dx if skip is None else skip

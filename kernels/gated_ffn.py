@@ -11,58 +11,54 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from seemore_fast.network.parameters import FFNWeights, Layer, flatten, unflatten
+
 from . import depthwise, pointwise
 from ._configs import asked
 from .pointwise import NONE, Pre
 
 
-class Parameters(NamedTuple):
-    """fn_1_weight: (2 C, C, 1, 1); gate_weight: (C, 1, 3, 3); fn_2_weight: (C, C, 1, 1); biases."""
+class Gradients(NamedTuple):
+    """norm: those of LayerNorm's weight and bias; empty where there is none."""
 
-    fn_1_weight: Tensor
-    fn_1_bias: Tensor
-    gate_weight: Tensor
-    gate_bias: Tensor
-    fn_2_weight: Tensor
-    fn_2_bias: Tensor
+    x: Tensor
+    weights: FFNWeights
+    norm: tuple[Tensor, ...]
 
 
-def forward(*inputs: Tensor) -> tuple[Tensor]:
+def forward(x: Tensor, *tensors: Tensor) -> tuple[Tensor]:
     """Inputs and result of `seemore_fast.ops.gated_ffn`'s operator."""
-    return (feed_forward(*inputs),)
+    return (feed_forward(x, unflatten(FFNWeights, tensors)),)
 
 
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
-    *tensors, needs = inputs
-    return asked(gradients(grad, *tensors), tensors, needs)
+    x, *tensors, needs = inputs
+    found = gradients(grad, x, unflatten(FFNWeights, tensors))
+    return asked([found.x, *flatten(found.weights)], [x, *tensors], needs)
 
 
-def feed_forward(x: Tensor, *parameters: Tensor, norm: Pre = NONE, residual: Tensor | None = None) -> Tensor:
-    """x: (N, C, H, W); parameters as in `Parameters` -> (N, C, H, W).
+def feed_forward(x: Tensor, w: FFNWeights, norm: Pre = NONE, residual: Tensor | None = None) -> Tensor:
+    """x: (N, C, H, W) -> (N, C, H, W).
 
     ``norm`` stands before it, and residual (N, C, H, W) is added.
     """
-    p, c = Parameters(*parameters), x.shape[1]
-    h = pointwise.convolve(x, p.fn_1_weight, p.fn_1_bias, norm, gelu=True)
-    gate = _gate(h[:, c:], p)
-    return pointwise.convolve(h[:, :c], p.fn_2_weight, p.fn_2_bias, gate, gelu=True, residual=residual)
+    c = x.shape[1]
+    h = pointwise.convolve(x, *w.fn_1, norm, gelu=True)
+    return pointwise.convolve(h[:, :c], *w.fn_2, _gate(h[:, c:], w), gelu=True, residual=residual)
 
 
 def gradients(
-    dy: Tensor, x: Tensor, *parameters: Tensor, norm: Pre = NONE, skip: Tensor | None = None
-) -> tuple[Tensor, ...]:
-    """Gradients of x (skip added), the six parameters, and norm's two if it has any."""
-    p, c = Parameters(*parameters), x.shape[1]
-    h = pointwise.convolve(x, p.fn_1_weight, p.fn_1_bias, norm, gelu=True)
+    dy: Tensor, x: Tensor, w: FFNWeights, norm: Pre = NONE, skip: Tensor | None = None
+) -> Gradients:
+    """From dy (N, C, H, W); ``skip`` is added to that of x."""
+    c = x.shape[1]
+    h = pointwise.convolve(x, *w.fn_1, norm, gelu=True)
     dh = h.new_empty(h.shape)
-    second = pointwise.gradients(
-        dy, h[:, :c], p.fn_2_weight, p.fn_2_bias, _gate(h[:, c:], p), gelu=True, dx=dh[:, :c]
-    )
-    _, dgate_weight, dgate_bias = depthwise.gradients(second.other, h[:, c:], p.gate_weight, dx=dh[:, c:])
-    first = pointwise.gradients(dh, x, p.fn_1_weight, p.fn_1_bias, norm, gelu=True, skip=skip)
-    gate = (dgate_weight, dgate_bias)
-    return first.x, first.weight, first.bias, *gate, second.weight, second.bias, *first.norm
+    fn_2 = pointwise.gradients(dy, h[:, :c], *w.fn_2, _gate(h[:, c:], w), gelu=True, dx=dh[:, :c])
+    _, *gate = depthwise.gradients(fn_2.other, h[:, c:], w.gate.weight, dx=dh[:, c:])
+    fn_1 = pointwise.gradients(dh, x, *w.fn_1, norm, gelu=True, skip=skip)
+    return Gradients(fn_1.x, FFNWeights(fn_1.layer, Layer(*gate), fn_2.layer), fn_1.norm)
 
 
-def _gate(g: Tensor, p: Parameters) -> Pre:
-    return Pre("gate", g, p.gate_weight.contiguous(), p.gate_bias)
+def _gate(g: Tensor, w: FFNWeights) -> Pre:
+    return Pre("gate", g, w.gate.weight.contiguous(), w.gate.bias)

@@ -13,23 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seemore_fast.network.parameters import ExpertsWeights, Layer, convert, flatten, unflatten
+
 from . import _device as d
 from ._configs import asked, dot, launch, planes, sharing, tiles
 from .dense_weights import weight_gradients
-
-
-class Matrices(NamedTuple):
-    """b_weight, c_weight: (R, C); b_bias, c_bias: (R,); a_weight: (C, R); a_bias: (C,) or (E, C)."""
-
-    b_weight: Tensor
-    b_bias: Tensor
-    c_weight: Tensor
-    c_bias: Tensor
-    a_weight: Tensor
-    a_bias: Tensor
-
-    def dense(self) -> Matrices:
-        return Matrices(*(t.contiguous() for t in self))
 
 
 class Mixture(NamedTuple):
@@ -39,58 +27,56 @@ class Mixture(NamedTuple):
     owner: Tensor
 
 
-def forward(*inputs: Tensor) -> tuple[Tensor]:
+def forward(x: Tensor, k: Tensor, *tensors: Tensor) -> tuple[Tensor]:
     """Inputs and result of `seemore_fast.ops.low_rank_experts`' operator."""
-    return (experts(*inputs),)
+    return (experts(x, k, unflatten(ExpertsWeights, tensors)),)
 
 
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
-    *tensors, needs = inputs
-    x, k, *matrices = tensors
-    found = gradients(grad, x, k, Matrices(*matrices))
-    return asked([found.x, found.k, *found.matrices, found.shift], tensors, needs)
+    x, k, *tensors, needs = inputs
+    found = gradients(grad, x, k, unflatten(ExpertsWeights, tensors))
+    return asked([found.x, found.k, *flatten(found.weights)], [x, k, *tensors], needs)
 
 
-def experts(x: Tensor, k: Tensor, *matrices: Tensor, mixture: Mixture | None = None) -> Tensor:
-    """x, k: (N, C, H, W); matrices as in `Matrices` -> (N, C, H, W)."""
-    x, k, m = planes(x), planes(k), Matrices(*matrices).dense()
+def experts(x: Tensor, k: Tensor, weights: ExpertsWeights, mixture: Mixture | None = None) -> Tensor:
+    """x, k: (N, C, H, W) -> (N, C, H, W)."""
+    x, k, m = planes(x), planes(k), convert(weights, Tensor.contiguous)
     n, c, h, w = x.shape
     out, many = x.new_empty(x.shape), tiles(h * w)
     grid = lambda config: (many(config), n)
-    args = (x, k, *m, *_mixture(mixture), out, x.stride(0), k.stride(0), h * w)
-    launch(_forward, "matrix", grid, *args, C=c, R=m.b_bias.numel(), E=_experts(mixture), **dot(x))
+    args = (x, k, *flatten(m), *_mixture(mixture), out, x.stride(0), k.stride(0), h * w)
+    launch(_forward, "matrix", grid, *args, C=c, R=m.b.bias.numel(), E=_experts(mixture), **dot(x))
     return out
 
 
 class Gradients(NamedTuple):
-    """matrices: of the first five `Matrices`; shift: (C,), sum of dy; by_image: (N, C + R), for each image
-    the sum of
-    dy, and the derivative by the scale of each rank."""
+    """weights: with the sum of dy (C,) for ``a.bias``; by_image: (N, C + R), for each image the sum of dy,
+    and the derivative by the scale of each rank."""
 
     x: Tensor
     k: Tensor
-    matrices: tuple[Tensor, ...]
-    shift: Tensor
+    weights: ExpertsWeights
     by_image: Tensor
 
 
-def gradients(dy: Tensor, x: Tensor, k: Tensor, m: Matrices, mixture: Mixture | None = None) -> Gradients:
+def gradients(
+    dy: Tensor, x: Tensor, k: Tensor, weights: ExpertsWeights, mixture: Mixture | None = None
+) -> Gradients:
     """From dy (N, C, H, W).  The products' factors go through memory: their sums are `dense_weights`' job."""
-    x, k, dy, m = planes(x), planes(k), planes(dy), m.dense()
+    x, k, dy, m = planes(x), planes(k), planes(dy), convert(weights, Tensor.contiguous)
     n, c, h, w = x.shape
-    rank, shares = m.b_bias.numel(), sharing(h * w, 64, n)
+    rank, shares = m.b.bias.numel(), sharing(h * w, 64, n)
     dx, dk, ranks = x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty((n, 3 * rank, h, w))
     partial = x.new_empty((n, shares, c + rank), dtype=torch.float32)
-    args = (dy, x, k, *m, *_mixture(mixture), dx, dk, ranks, partial)
+    args = (dy, x, k, *flatten(m), *_mixture(mixture), dx, dk, ranks, partial)
     strides = (dy.stride(0), x.stride(0), k.stride(0))
     grid = lambda config: (shares, n)
     constants = dict(C=c, R=rank, E=_experts(mixture))
     launch(_backward, "matrix_gradient", grid, *args, *strides, h * w, **constants, **dot(x))
     db, dc, product = ranks.split(rank, dim=1)
-    b = weight_gradients(db, x, m.b_weight)
-    c = weight_gradients(dc, k, m.c_weight)
-    a_weight, shift = weight_gradients(dy, product, m.a_weight)
-    return Gradients(dx, dk, (*b, *c, a_weight), shift, partial.sum(1))
+    factors = ((db, x, m.b.weight), (dc, k, m.c.weight), (dy, product, m.a.weight))
+    found = ExpertsWeights(*(Layer(*weight_gradients(*factor)) for factor in factors))
+    return Gradients(dx, dk, found, partial.sum(1))
 
 
 def _mixture(mixture: Mixture | None) -> tuple[Tensor | None, Tensor | None]:

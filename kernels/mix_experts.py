@@ -11,8 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seemore_fast.network.parameters import Layer, MixtureWeights, flatten, unflatten
+
 from ._configs import asked, launch, planes, sharing, split
-from .low_rank_experts import Matrices, Mixture, experts
+from .low_rank_experts import Mixture, experts
 from .low_rank_experts import gradients as expert_gradients
 
 
@@ -22,40 +24,53 @@ class Gradients(NamedTuple):
     x: Tensor
     x_offset: Tensor
     k: Tensor
-    router_weight: Tensor
-    matrices: tuple[Tensor, ...]
+    weights: MixtureWeights
 
 
 def forward(*inputs) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs and results (out, weights, mean) of `seemore_fast.ops.mix_experts`' operator."""
-    x, k, router_weight, *matrices, ranks, topk = inputs
-    x = planes(x)
-    weights, mean = route(x, router_weight, topk)
-    return experts(x, k, *matrices, mixture=mixture(weights, ranks)), weights, mean
+    x, k, *tensors, ranks, topk = inputs
+    return mix(x, k, unflatten(MixtureWeights, tensors), ranks, topk)
 
 
 def backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tensor]:
-    *tensors, ranks, _, needs = inputs
-    found = gradients(grad, weights, mean, *tensors, ranks)
+    x, k, *tensors, ranks, _, needs = inputs
+    found = gradients(grad, weights, mean, x, k, unflatten(MixtureWeights, tensors), ranks)
     dx = found.x.add_(found.x_offset[:, :, None, None])
-    return asked([dx, found.k, found.router_weight, *found.matrices], tensors, needs)
+    return asked([dx, found.k, *flatten(found.weights)], [x, k, *tensors], needs)
+
+
+def mix(
+    x: Tensor, k: Tensor, w: MixtureWeights, ranks: Sequence[int], topk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, k: (N, C, H, W) -> result (N, C, H, W), the router's weights (N, E) and means (N, C)."""
+    x = planes(x)
+    weights, mean = route(x, w.router_weight, topk)
+    return experts(x, k, w.experts, mixture(weights, ranks)), weights, mean
 
 
 def gradients(
-    dy: Tensor, weights: Tensor, mean: Tensor, x: Tensor, k: Tensor, router_weight: Tensor, *rest
+    dy: Tensor,
+    weights: Tensor,
+    mean: Tensor,
+    x: Tensor,
+    k: Tensor,
+    w: MixtureWeights,
+    ranks: Sequence[int],
 ) -> Gradients:
     """From dy (N, C, H, W), forward's last two results, and its inputs without topk."""
-    *matrices, ranks = rest
-    m, mix = Matrices(*matrices), mixture(weights, ranks)
-    (n, c, h, w), e, r = x.shape, len(ranks), sum(ranks)
-    found = expert_gradients(dy, x, k, m, mix)
+    mix = mixture(weights, ranks)
+    (n, c, height, width), e, r = x.shape, len(ranks), sum(ranks)
+    found = expert_gradients(dy, x, k, w.experts, mix)
     offset, routers = x.new_empty((n, c), dtype=torch.float32), x.new_empty((n, 2, e, c), dtype=torch.float32)
-    args = (weights, mean, router_weight.contiguous(), m.a_bias.contiguous(), mix.owner, found.by_image)
+    router, shift = w.router_weight.contiguous(), w.experts.a.bias.contiguous()
+    args = (weights, mean, router, shift, mix.owner, found.by_image)
     padded = dict(CP=triton.next_power_of_2(c), EP=triton.next_power_of_2(e), RP=triton.next_power_of_2(r))
     constants = dict(C=c, E=e, R=r, **padded)
-    launch(_route_backward, "image", lambda _: (n,), *args, offset, routers, h * w, **constants)
+    launch(_route_backward, "image", lambda _: (n,), *args, offset, routers, height * width, **constants)
     drouter, da_bias = split(routers.sum(0).flatten(), (e, c), (e, c))
-    return Gradients(found.x, offset, found.k, drouter, (*found.matrices, da_bias))
+    matrices = found.weights._replace(a=Layer(found.weights.a.weight, da_bias))
+    return Gradients(found.x, offset, found.k, MixtureWeights(drouter, matrices))
 
 
 def route(x: Tensor, router_weight: Tensor, topk: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seemore_fast.network.parameters import Layer
+
 from . import _device as d
 from ._configs import dot, launch, planes, sharing, split, tiles
 from .dense_weights import weight_gradients
@@ -52,6 +54,10 @@ class Gradients(NamedTuple):
     weight: Tensor
     bias: Tensor
     norm: tuple[Tensor, ...]
+
+    @property
+    def layer(self) -> Layer:
+        return Layer(self.weight, self.bias)
 
 
 def convolve(

@@ -6,54 +6,52 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from seemore_fast.network.parameters import AttentionWeights, StripesWeights, flatten, unflatten
+
 from . import pointwise, striped_conv2d
 from ._configs import asked
 from .pointwise import NONE, Pre
 
 
-class Parameters(NamedTuple):
-    """qv_weight: (2 C, C, 1, 1); stripes as in `striped_conv2d`; proj_weight: (C, C, 1, 1); biases."""
+class Gradients(NamedTuple):
+    """norm: those of LayerNorm's weight and bias; empty where there is none."""
 
-    qv_weight: Tensor
-    qv_bias: Tensor
-    weight_h: Tensor
-    bias_h: Tensor
-    weight_v: Tensor
-    bias_v: Tensor
-    proj_weight: Tensor
-    proj_bias: Tensor
+    x: Tensor
+    weights: AttentionWeights
+    norm: tuple[Tensor, ...]
 
 
-def forward(*inputs: Tensor) -> tuple[Tensor]:
+def forward(x: Tensor, *tensors: Tensor) -> tuple[Tensor]:
     """Inputs and result of `seemore_fast.ops.striped_attention`'s operator."""
-    return (attention(*inputs),)
+    return (attention(x, unflatten(AttentionWeights, tensors)),)
 
 
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
-    *tensors, needs = inputs
-    return asked(gradients(grad, *tensors), tensors, needs)
+    x, *tensors, needs = inputs
+    found = gradients(grad, x, unflatten(AttentionWeights, tensors))
+    return asked([found.x, *flatten(found.weights)], [x, *tensors], needs)
 
 
-def attention(x: Tensor, *parameters: Tensor, norm: Pre = NONE, residual: Tensor | None = None) -> Tensor:
-    """x: (N, C, H, W); parameters as in `Parameters` -> (N, C, H, W).
+def attention(x: Tensor, w: AttentionWeights, norm: Pre = NONE, residual: Tensor | None = None) -> Tensor:
+    """x: (N, C, H, W) -> (N, C, H, W).
 
     ``norm`` stands before it, and residual (N, C, H, W) is added.
     """
-    p, c = Parameters(*parameters), x.shape[1]
-    qv = pointwise.convolve(x, p.qv_weight, p.qv_bias, norm, gelu=True)
-    s = striped_conv2d.stripes(qv[:, :c], *p[2:6], False)
-    return pointwise.convolve(s, p.proj_weight, p.proj_bias, Pre("product", qv[:, c:]), residual=residual)
+    c = x.shape[1]
+    qv = pointwise.convolve(x, *w.qv, norm, gelu=True)
+    s = striped_conv2d.stripes(qv[:, :c], *w.stripes, False)
+    return pointwise.convolve(s, *w.proj, Pre("product", qv[:, c:]), residual=residual)
 
 
 def gradients(
-    dy: Tensor, x: Tensor, *parameters: Tensor, norm: Pre = NONE, skip: Tensor | None = None
-) -> tuple[Tensor, ...]:
-    """Gradients of x (skip added), the eight parameters, and norm's two if it has any."""
-    p, c = Parameters(*parameters), x.shape[1]
-    qv = pointwise.convolve(x, p.qv_weight, p.qv_bias, norm, gelu=True)
+    dy: Tensor, x: Tensor, w: AttentionWeights, norm: Pre = NONE, skip: Tensor | None = None
+) -> Gradients:
+    """From dy (N, C, H, W); ``skip`` is added to that of x."""
+    c = x.shape[1]
+    qv = pointwise.convolve(x, *w.qv, norm, gelu=True)
     q, v, dqv = qv[:, :c], qv[:, c:], qv.new_empty(qv.shape)
-    s = striped_conv2d.stripes(q, *p[2:6], False)
-    proj = pointwise.gradients(dy, s, p.proj_weight, p.proj_bias, Pre("product", v), dother=dqv[:, c:])
-    _, *of_stripes = striped_conv2d.gradients(proj.x, q, *p[2:6], False, dx=dqv[:, :c])
-    first = pointwise.gradients(dqv, x, p.qv_weight, p.qv_bias, norm, gelu=True, skip=skip)
-    return first.x, first.weight, first.bias, *of_stripes, proj.weight, proj.bias, *first.norm
+    s = striped_conv2d.stripes(q, *w.stripes, False)
+    proj = pointwise.gradients(dy, s, *w.proj, Pre("product", v), dother=dqv[:, c:])
+    _, *stripes = striped_conv2d.gradients(proj.x, q, *w.stripes, False, dx=dqv[:, :c])
+    first = pointwise.gradients(dqv, x, *w.qv, norm, gelu=True, skip=skip)
+    return Gradients(first.x, AttentionWeights(first.layer, StripesWeights(*stripes), proj.layer), first.norm)

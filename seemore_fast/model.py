@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from seemore_fast.backends import choice
 from seemore_fast.engines import cuda_engine, fused
@@ -98,76 +98,70 @@ class SeemoRe(reference.SeemoRe):
         self.cuda_engine.invalidate()
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        h, w = x.shape[2:]
+        least = self.min_size
+        if h >= least and w >= least:
+            return self._choose(x)(x)
+        x = extend(x, max(h, least), max(w, least))
+        return self._choose(x)(x)[..., : h * self.scale, : w * self.scale]
+
+    def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.config["in_chans"]:
             raise ValueError(f"x must be (N, {self.config['in_chans']}, H, W), got {tuple(x.shape)}")
         if x.dtype != torch.uint8 and x.dtype not in _FLOATS:
             raise TypeError(f"x must be floating-point or uint8, got {x.dtype}")
-        h, w = x.shape[2:]
-        if h == 0 or w == 0:
+        if 0 in x.shape[2:]:
             raise ValueError(f"x must have at least one pixel, got {tuple(x.shape)}")
-        least = self.min_size
-        if h >= least and w >= least:
-            return self._run(x)
-        return self._run(extend(x, max(h, least), max(w, least)))[..., : h * self.scale, : w * self.scale]
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _choose(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """What is to run for input like ``x``."""
         if (found := self.packed_for(x)) is not None:
-            engine, native = found
-            return engine.forward(native, self.scale, x, self.workspace_limit)
-        if x.dtype != torch.uint8:
-            return self._plain(x)
-        pixels = self._plain(x.to(self.conv_1.weight.dtype) / 255)
-        return (pixels.float() * 255).round().clamp(0, 255).to(torch.uint8)
+            engine, packed = found
+            return lambda x: engine.forward(packed, self.scale, x, self.workspace_limit)
+        if x.dtype == torch.uint8:
+            return self._on_floats
+        way = self._way(x)
+        if way.kind == "operators":
+            return lambda x: fused.forward(self, x, way.backend)
+        return super().forward
 
-    def _plain(self, x: Tensor) -> Tensor:
-        """Module by module: on fused operators where there are any for this input, else on PyTorch's."""
-        backend = fused.backend_for(choice.asked_for(self._backend), x, self.conv_1.weight)
-        return super().forward(x) if backend == "reference" else fused.forward(self, x, backend)
+    def _on_floats(self, x: Tensor) -> Tensor:
+        pixels = x.to(self.conv_1.weight.dtype) / 255
+        return (self._choose(pixels)(pixels).float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _way(self, x: Tensor) -> choice.Way:
+        """Without regard to this configuration's limits, but for those met already."""
+
+        def needs_grad() -> bool:
+            return torch.is_grad_enabled() and (
+                x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+            )
+
+        return choice.choose_way(self._backend, x, self.conv_1.weight, needs_grad, self._refused)
 
     def packed_for(self, x: Tensor) -> tuple[Engine | cuda_engine.Engine, Any] | None:
-        """The engine that is to run for input like ``x``, and the network packed for it; None: the plain one.
+        """The engine that is to run for input like ``x``, and the network packed for it; None: another way.
 
         Raises BackendError where the engine was asked for by name and this network is beyond its limits.
         """
-        backend = self._engine_backend(x)
-        if backend is None:
+        way = self._way(x)
+        if way.kind != "engine":
             return None
-        engine = self.engine if backend == "cpu" else self.cuda_engine
+        engine = self.engine if way.backend == "cpu" else self.cuda_engine
         try:
             return engine, engine.native_for(self, x)
         except BackendError as reason:
             if choice.asked_for(self._backend) != "auto":
                 raise
-            log.warning("backend %s cannot run this network: %s", backend, reason)
-            self._refused.add((backend, x.device))
+            log.warning("backend %s cannot run this network: %s", way.backend, reason)
+            self._refused.add((way.backend, x.device))
             return None
 
     def native(self, x: Tensor) -> Any:
         """The packed network if the CPU engine is to run for input like ``x``, else None."""
         found = self.packed_for(x)
         return found[1] if found and found[0] is self.engine else None
-
-    def _engine_backend(self, x: Tensor) -> str | None:
-        """The backend whose engine may run for ``x``; None where it must be the plain network."""
-        if torch.compiler.is_compiling() or type(x) is not Tensor:
-            return None
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            return None
-        # torch.func's transforms, and forward-mode differentiation, which no_grad does not turn off.
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            return None
-        backend = choice.resolve(self._backend, x.device.type)
-        if backend not in ("cpu", "cuda"):
-            return None
-        if (backend, x.device) in self._refused and choice.asked_for(self._backend) == "auto":
-            return None
-        weight = self.conv_1.weight
-        if torch.float64 in (x.dtype, weight.dtype) or weight.device != x.device or x.numel() == 0:
-            return None
-        needs_grad = torch.is_grad_enabled() and (
-            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
-        )
-        return None if needs_grad else backend
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles share nothing with the original's engines, which hold locks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from seemore_fast.errors import BackendError
 
@@ -23,3 +24,11 @@ def autocast(device: str, dtype: str) -> AbstractContextManager[object]:
     if dtype == "fp16" and device == "cpu":
         raise BackendError("dtype fp16 needs a GPU; on the CPU use fp32 or bf16")
     return torch.autocast(device, DTYPES[dtype])
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype of the autocast that ``x`` is under; None if under none, or if it is float64, which stays."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from seemore_fast.backends import native
+from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.engines.packed import PackedWeights
 from seemore_fast.network import fold, reference
-from seemore_fast.ops._common import autocast_dtype
 
 _KEPT_WORKSPACES = 2
 """Workspaces kept for the next call: one, and one for a second thread."""

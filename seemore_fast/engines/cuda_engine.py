@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from seemore_fast.backends import cuda_programs, native
+from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.engines import self_check
 from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.engines.cuda_graphs import Graphs
 from seemore_fast.engines.packed import PackedWeights
 from seemore_fast.errors import SeemoreError
 from seemore_fast.network import fold, reference
-from seemore_fast.ops._common import autocast_dtype
 
 log = logging.getLogger(__name__)
 

@@ -7,27 +7,40 @@ csrc/seemore.h's ``sm_network`` takes, and any other engine can take.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seemore_fast.network import reference
+from seemore_fast.network.parameters import (
+    FFNWeights,
+    Layer,
+    MixtureWeights,
+    Part,
+    RMEWeights,
+    SMEWeights,
+    StripesWeights,
+    convert,
+)
 
 
-def _pair(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer in float64 on the CPU; 1x1 kernels as matrices."""
-    weight = layer.weight.detach().to("cpu", torch.float64)
-    bias = layer.bias.detach().to("cpu", torch.float64)
-    return (weight[:, :, 0, 0] if weight.ndim == 4 and weight.shape[2:] == (1, 1) else weight), bias
+def exact(part: Part) -> Part:
+    """The weights in float64 on the CPU; 1x1 kernels as matrices."""
+
+    def of(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().to("cpu", torch.float64)
+        return tensor[:, :, 0, 0] if tensor.shape[2:] == (1, 1) else tensor
+
+    return convert(part, of)
 
 
-def norm_into_matrix(weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+def norm_into_matrix(layer: Layer, norm: Layer) -> Layer:
     """A 1x1 convolution [M, C] that takes LayerNorm's affine part in: W (gamma n + beta) + b.
 
     Not for a padded convolution: its padding must see 0, not beta.
     """
-    return weight * gamma, bias + weight @ beta
+    return Layer(layer.weight * norm.weight, layer.bias + layer.weight @ norm.bias)
 
 
 def shuffle_rows(rows: Tensor) -> Tensor:
@@ -35,52 +48,39 @@ def shuffle_rows(rows: Tensor) -> Tensor:
     return rows.reshape(2, rows.shape[0] // 2, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
 
 
-def expert_matrices(experts: nn.ModuleList) -> dict[str, Tensor]:
-    """The experts side by side: B [R, C] and C [R, C] with biases, A [C, R] with a bias row each [E, C]."""
-    b = [_pair(expert.conv_1) for expert in experts]
-    c = [_pair(expert.conv_2) for expert in experts]
-    a = [_pair(expert.conv_3) for expert in experts]
-    return {
-        "b": torch.cat([w for w, _ in b]),
-        "b_bias": torch.cat([v for _, v in b]),
-        "c": torch.cat([w for w, _ in c]),
-        "c_bias": torch.cat([v for _, v in c]),
-        "a": torch.cat([w for w, _ in a], dim=1),
-        "a_bias": torch.stack([v for _, v in a]),
-    }
+def _halves(layer: Layer) -> tuple[Layer, Layer]:
+    """A 1x1 convolution's two halves, by rows."""
+    (first, second), (first_bias, second_bias) = layer.weight.chunk(2), layer.bias.chunk(2)
+    return Layer(first, first_bias), Layer(second, second_bias)
 
 
-def fold_ffn(norm: reference.LayerNorm2d, ffn: reference.GatedFFN) -> dict[str, Tensor]:
+def _filters(layer: Layer) -> Layer:
+    """A depthwise convolution's kernels [C, k, k]."""
+    return Layer(layer.weight[:, 0], layer.bias)
+
+
+def _stripes(stripes: StripesWeights) -> tuple[Layer, Layer]:
+    """Both as [C, k]."""
+    horizontal = Layer(stripes.weight_h.flatten(1), stripes.bias_h)
+    return horizontal, Layer(stripes.weight_v.flatten(1), stripes.bias_v)
+
+
+def _named(**layers: Layer) -> dict[str, Tensor]:
+    """Weights under their layer's name, biases as ``<name>_bias``."""
+    found: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        found |= {name: layer.weight, f"{name}_bias": layer.bias}
+    return found
+
+
+def fold_ffn(norm: Layer, ffn: FFNWeights) -> dict[str, Tensor]:
     """GatedFFN after its LayerNorm's statistics: the two halves of ``fn_1``, the gate, ``fn_2``."""
-    weight, bias = norm_into_matrix(*_pair(ffn.fn_1[0]), *_pair(norm))
-    (a, g), (a_bias, g_bias) = weight.chunk(2), bias.chunk(2)
-    gate, gate_bias = _pair(ffn.gate)
-    out, out_bias = _pair(ffn.fn_2[0])
-    return {
-        "a": a,
-        "a_bias": a_bias,
-        "g": g,
-        "g_bias": g_bias,
-        "gate": gate[:, 0],
-        "gate_bias": gate_bias,
-        "out": out,
-        "out_bias": out_bias,
-    }
+    a, g = _halves(norm_into_matrix(ffn.fn_1, norm))
+    return _named(a=a, g=g, gate=_filters(ffn.gate), out=ffn.fn_2)
 
 
-def _stripes(layer: reference.StripedConv2d, name: str) -> dict[str, Tensor]:
-    horizontal, horizontal_bias = _pair(layer.conv[0])
-    vertical, vertical_bias = _pair(layer.conv[1])
-    return {
-        f"{name}_h": horizontal.flatten(1),
-        f"{name}_h_bias": horizontal_bias,
-        f"{name}_v": vertical.flatten(1),
-        f"{name}_v_bias": vertical_bias,
-    }
-
-
-def fold_rme(norm: reference.LayerNorm2d, block: reference.RMEBlock) -> dict[str, Tensor]:
-    """RME around its pooling barrier.
+def fold_rme(w: RMEWeights, use_shuffle: bool) -> dict[str, Any]:
+    """RME around its pooling barrier, and its FFN.
 
     With n = LayerNorm(x), t = GELU(conv n), and after the stripes x' = GELU(...), k = to_k t:
     before the barrier ``yp = x + proj x' + proj_bias``, ``b = expert_b x'``, ``c = expert_c k``, and at
@@ -88,78 +88,56 @@ def fold_rme(norm: reference.LayerNorm2d, block: reference.RMEBlock) -> dict[str
     commutes with 1x1 convolutions); after it, for each chosen expert e with probability w_e,
     ``y = yp + sum_e w_e (expert_out_e (b_e * (c_e + up_e)) + expert_out_bias_e)``.
     """
-    gamma, beta = _pair(norm)
-    conv, conv_bias = _pair(block.conv_1[0])
-    split, split_bias = _pair(block.conv_1[2])
-    if block.use_shuffle:
-        split, split_bias = shuffle_rows(split), shuffle_rows(split_bias)
-    (to_x, to_k), (to_x_bias, to_k_bias) = split.chunk(2), split_bias.chunk(2)
-    proj, proj_bias = _pair(block.proj)
-    experts = expert_matrices(block.moe_layer.experts)
-    aggregate, aggregate_bias = _pair(block.agg_conv[0])
-    low_conv, low_conv_bias = _pair(block.conv[0])
-    low_mix, low_mix_bias = _pair(block.conv[1])
+    to_x, to_k = _halves(convert(w.split, shuffle_rows) if use_shuffle else w.split)
+    stripe_h, stripe_v = _stripes(w.stripes)
     return {
-        "norm": gamma,
-        "norm_bias": beta,
-        "conv": conv,
-        "conv_bias": conv_bias,
-        "to_x": to_x,
-        "to_x_bias": to_x_bias,
-        "to_k": to_k,
-        "to_k_bias": to_k_bias,
-        **_stripes(block.conv_2[0], "stripe"),
-        "proj": proj,
-        "proj_bias": proj_bias,
-        "expert_b": experts["b"],
-        "expert_b_bias": experts["b_bias"],
-        "expert_c": experts["c"],
-        "expert_c_bias": experts["c_bias"],
-        "expert_out": proj @ experts["a"],
-        "expert_out_bias": experts["a_bias"] @ proj.T,
-        "aggregate": aggregate[:, 0],
-        "aggregate_bias": aggregate_bias,
-        "low_conv": low_conv[:, 0],
-        "low_conv_bias": low_conv_bias,
-        "low_proj": experts["c"] @ low_mix,
-        "low_proj_bias": experts["c"] @ low_mix_bias,
-        "router": block.moe_layer.gate.body["2"].weight.detach().to("cpu", torch.float64),
+        **_named(
+            norm=w.norm_1,
+            conv=w.conv,
+            to_x=to_x,
+            to_k=to_k,
+            stripe_h=stripe_h,
+            stripe_v=stripe_v,
+            proj=w.proj,
+        ),
+        **_fold_mixture(w.mixture, w.proj),
+        **_named(
+            aggregate=_filters(w.calibrate.agg),
+            low_conv=_filters(w.calibrate.conv_0),
+            low_proj=convert(w.calibrate.conv_1, lambda value: w.mixture.experts.c.weight @ value),
+        ),
+        "rme_ffn": fold_ffn(w.norm_2, w.ffn),
     }
 
 
-def fold_sme(norm: reference.LayerNorm2d, block: reference.StripedAttention) -> dict[str, Tensor]:
-    """SME's striped attention after its LayerNorm's statistics."""
-    weight, bias = norm_into_matrix(*_pair(block.to_qv[0]), *_pair(norm))
-    (to_q, to_v), (to_q_bias, to_v_bias) = weight.chunk(2), bias.chunk(2)
-    proj, proj_bias = _pair(block.proj)
+def _fold_mixture(w: MixtureWeights, proj: Layer) -> dict[str, Tensor]:
+    """The experts side by side, ``proj`` taken into what stands last in each."""
+    b, c, a = w.experts
+    out = Layer(proj.weight @ a.weight, a.bias @ proj.weight.T)
+    return {**_named(expert_b=b, expert_c=c, expert_out=out), "router": w.router_weight}
+
+
+def fold_sme(w: SMEWeights) -> dict[str, Any]:
+    """SME's striped attention after its LayerNorm's statistics, and its FFN."""
+    to_q, to_v = _halves(norm_into_matrix(w.attention.qv, w.norm_1))
+    sme_h, sme_v = _stripes(w.attention.stripes)
     return {
-        "to_q": to_q,
-        "to_q_bias": to_q_bias,
-        "to_v": to_v,
-        "to_v_bias": to_v_bias,
-        **_stripes(block.attn, "sme"),
-        "sme_proj": proj,
-        "sme_proj_bias": proj_bias,
+        **_named(to_q=to_q, to_v=to_v, sme_h=sme_h, sme_v=sme_v, sme_proj=w.attention.proj),
+        "sme_ffn": fold_ffn(w.norm_2, w.ffn),
     }
 
 
 def fold_group(group: reference.ResidualGroup) -> dict[str, Any]:
     """One layer of the network: RME, its FFN, SME, its FFN."""
-    rme, sme = group.local_block, group.global_block
+    use_shuffle = cast(reference.RMEBlock, group.local_block.block).use_shuffle
     return {
-        **fold_rme(rme.norm_1, rme.block),
-        "rme_ffn": fold_ffn(rme.norm_2, rme.ffn),
-        **fold_sme(sme.norm_1, sme.block),
-        "sme_ffn": fold_ffn(sme.norm_2, sme.ffn),
+        **fold_rme(exact(RMEWeights.of(group.local_block)), use_shuffle),
+        **fold_sme(exact(SMEWeights.of(group.global_block))),
     }
 
 
 def fold_network(model: reference.SeemoRe) -> dict[str, Any]:
     """Everything a native engine needs: hyper-parameters and folded weights (nested dicts of float64)."""
-    head, head_bias = _pair(model.conv_1)
-    norm, norm_bias = _pair(model.norm)
-    conv_2, conv_2_bias = _pair(model.conv_2)
-    upsampler, upsampler_bias = _pair(model.upsampler[0])
     config = model.config
     return {
         "scale": config["scale"],
@@ -173,13 +151,11 @@ def fold_network(model: reference.SeemoRe) -> dict[str, Any]:
         "ranks": reference.expert_ranks(config["num_experts"], config["lr_space"]),
         "img_range": config["img_range"],
         "mean": model.mean.detach().to("cpu", torch.float64).flatten(),
-        "head": head,
-        "head_bias": head_bias,
-        "groups": [fold_group(group) for group in model.body],
-        "norm": norm,
-        "norm_bias": norm_bias,
-        "conv_2": conv_2,
-        "conv_2_bias": conv_2_bias,
-        "upsampler": upsampler,
-        "upsampler_bias": upsampler_bias,
+        "groups": [fold_group(cast(reference.ResidualGroup, group)) for group in model.body],
+        **_named(
+            head=exact(Layer.of(model.conv_1)),
+            norm=exact(Layer.of(model.norm)),
+            conv_2=exact(Layer.of(model.conv_2)),
+            upsampler=exact(Layer.of(model.upsampler[0])),
+        ),
     }

@@ -16,34 +16,39 @@ import torch
 from torch import Tensor
 
 from seemore_fast.backends import cuda_programs, native
+from seemore_fast.ops._operator import Operator
 
 _PIXELS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _BLOCKS = 528
 """About as many sum up gradients: never the card's own number, on which the order of sums would depend."""
 
-MOST_TAPS, MOST_RANKS, MOST_EXPERTS = 63, 240, 64
-"""Limits of the kernels (csrc/cuda/ops/params.h)."""
+_LIMITS = (
+    ("k", 63, "stripes of at most {}"),
+    ("R", 240, "ranks of at most {} in all"),
+    ("E", 64, "at most {} experts"),
+)
+"""Of the kernels (csrc/cuda/ops/params.h)."""
 
 
-def obstacle(name: str, tensors: Sequence[Tensor]) -> str | None:
-    """Why the kernels cannot run the operator ``name`` on these inputs; None if they can."""
-    if name not in KERNELS:
-        return f"there is no CUDA C++ kernel of {name}"
-    if native.lib is None:
-        return f"the native library does not load: {native.error}"
-    if tensors[0].dtype not in _PIXELS:
-        return f"the CUDA kernels take float32, float16 and bfloat16, x is {tensors[0].dtype}"
-    if name == "striped_conv2d":
-        taps = tensors[1].shape[-1]
-        return (
-            f"the CUDA kernels take stripes of at most {MOST_TAPS}, not {taps}" if taps > MOST_TAPS else None
-        )
-    rank = tensors[2 if name == "low_rank_experts" else 3].shape[0]
-    if rank > MOST_RANKS:
-        return f"the CUDA kernels take ranks of at most {MOST_RANKS} in all, not {rank}"
-    if name == "mix_experts" and tensors[2].shape[0] > MOST_EXPERTS:
-        return f"the CUDA kernels take at most {MOST_EXPERTS} experts, not {tensors[2].shape[0]}"
+def obstacle(op: Operator, tensors: Sequence[Tensor]) -> str | None:
+    """Why the kernels cannot run the operator on these inputs; None if they can."""
+    if op.name not in KERNELS:
+        return f"there is no CUDA C++ kernel of {op.name}"
+    sizes = op.sizes(tensors)
+    for symbol, most, text in _LIMITS:
+        if sizes.get(symbol, 0) > most:
+            return f"the CUDA kernels take {text.format(most)}, not {sizes[symbol]}"
     return None
+
+
+def forward(op: Operator, inputs: Sequence[Any]) -> Sequence[Tensor]:
+    return KERNELS[op.name][0](*inputs)
+
+
+def backward(
+    op: Operator, grad: Tensor, saved: Sequence[Tensor], inputs: Sequence[Any], needs: Sequence[bool]
+) -> list[Tensor]:
+    return KERNELS[op.name][1](grad, *saved, *inputs, needs)
 
 
 def _stripes(*inputs: Any) -> tuple[Tensor]:
@@ -154,7 +159,7 @@ KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., list[Tensor]]]] = {
     "low_rank_experts": (_experts, _experts_backward),
     "mix_experts": (_mixture, _mixture_backward),
 }
-"""forward(*inputs) and backward(grad, *saved, *inputs, needs) of each operator, as `_register` has them."""
+"""forward(*inputs) and backward(grad, *saved, *inputs, needs) of each operator that has them."""
 
 
 def _launch(

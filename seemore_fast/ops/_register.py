@@ -1,4 +1,4 @@
-"""Makes two torch ops, forward and backward, out of an operator's formula and its kernels.
+"""Makes a function and two torch ops, forward and backward, out of an operator.
 
 Every operator ``<op>`` becomes
 
@@ -13,64 +13,118 @@ backend the forward ran on.  Its own derivative comes from the formula.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from seemore_fast.ops import _cuda
+from seemore_fast.backends import choice
+from seemore_fast.backends.choice import Backend
+from seemore_fast.backends.precision import autocast_dtype
+from seemore_fast.ops import _cpu, _cuda, _triton
+from seemore_fast.ops._checks import check_arguments
+from seemore_fast.ops._operator import Operator
 
 library = torch.library.Library("seemore_fast", "DEF")
 
+OPERATORS: dict[str, Operator] = {}
+"""By name."""
 
-def register(
-    schema: str,
-    *,
-    reference: Callable[..., tuple[Tensor, ...]],
-    saved: Sequence[str] = (),
-    empty_saved: Callable[..., tuple[Tensor, ...]] = lambda *inputs: (),
-    forward: Callable[..., tuple[Tensor, ...]],
-    backward: Callable[..., list[Tensor]],
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Defines the operator ``schema``, such as ``"op(Tensor x, Tensor weight, float eps)"``.
 
-    * ``reference(*inputs)``: the formula, (out, *saved); out has the shape and dtype of the first input;
-    * ``saved``: names of what the backward needs beside the inputs; ``empty_saved(*inputs)`` makes them;
-    * ``forward(*inputs)``, ``backward(grad, *saved, *inputs, needs)``: the native CPU kernels.  Those of
-      Triton are functions of the same names and signatures in ``seemore_fast.kernels.<op>``, those of CUDA
-      C++ are in `_cuda.KERNELS`.
+class Kernels(Protocol):
+    """A backend.  Its kernels are called without autocast and with contiguous tensors, and return such.
 
-    Kernels are called without autocast and with contiguous tensors, and return contiguous ones.
-    Returns call(*inputs, backend) -> (out, *saved), differentiable in ``out``.
+    `obstacle` says why they cannot run the operator on tensors that `choice.obstacle` has nothing against;
+    forward returns (out, *saved), backward the gradients that are needed.
     """
-    name, arguments = schema.rstrip(")").split("(")
-    count = arguments.count("Tensor ")
-    kernels = {"cpu": (forward, backward)}
-    if name in _cuda.KERNELS:
-        kernels["cuda"] = _cuda.KERNELS[name]
 
-    def kernel(backend: str, which: int) -> Callable[..., Any]:
-        if backend not in kernels:
-            module = importlib.import_module(f"seemore_fast.kernels.{name}")
-            kernels[backend] = module.forward, module.backward
-        return kernels[backend][which]
+    def obstacle(self, op: Operator, tensors: Sequence[Tensor], /) -> str | None: ...
+
+    def forward(self, op: Operator, inputs: Sequence[Any], /) -> Sequence[Tensor]: ...
+
+    def backward(
+        self,
+        op: Operator,
+        grad: Tensor,
+        saved: Sequence[Tensor],
+        inputs: Sequence[Any],
+        needs: Sequence[bool],
+        /,
+    ) -> list[Tensor]: ...
+
+
+BACKENDS: dict[str, Kernels] = {"cpu": _cpu, "cuda": _cuda, "triton": _triton}
+
+
+class Function(Protocol):
+    """The operator on any backend, differentiable in the first of its results, (out, *saved)."""
+
+    def __call__(
+        self, images: Sequence[Tensor], weights: Iterable[Tensor], *options: Any, backend: Backend
+    ) -> tuple[Tensor, ...]: ...
+
+
+def register(operator: Operator) -> Function:
+    """Defines the operator in torch, and gives the function that checks, chooses and runs."""
+    OPERATORS[operator.name] = operator
+    op = _register_kernels(operator)
+
+    def run(
+        images: Sequence[Tensor], weights: Iterable[Tensor], *options: Any, backend: Backend
+    ) -> tuple[Tensor, ...]:
+        weights = list(weights)
+        tensors = [*images, *weights]
+        check_arguments(operator, tensors, dict(zip(operator.options, options, strict=True)))
+
+        def why_not(name: str) -> str | None:
+            if name == "reference":
+                return None
+            return choice.obstacle(name, *tensors) or BACKENDS[name].obstacle(operator, tensors)
+
+        chosen = choice.choose(backend, operator.name, images[0], why_not)
+        if chosen == "reference":
+            return operator.formula(*tensors, *options)
+        return op(*_cast(chosen, images, weights), *options, chosen)
+
+    return run
+
+
+def _cast(backend: str, images: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Both, and under autocast in the dtypes that the backend's kernels take then.
+
+    Those of GPUs compute in autocast's own, and convert weights themselves; the CPU's in float32, where they
+    are faster than PyTorch in bfloat16.
+    """
+    dtype = autocast_dtype(images[0])
+    if dtype is None:
+        return [*images, *weights]
+    if backend == "cpu":
+        return [tensor.float() for tensor in (*images, *weights)]
+    return [*(image.to(dtype) for image in images), *weights]
+
+
+def _register_kernels(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
+    """call(*inputs, backend) -> (out, *saved), differentiable in ``out``."""
+    name, arguments, reference = operator.name, operator.arguments, operator.formula
+    saved, count = tuple(operator.saved), len(operator.tensors)
 
     def run_forward(*args: Any) -> Any:
         *inputs, backend = _contiguous(args)
         with torch.autocast(inputs[0].device.type, enabled=False):
-            outputs = kernel(backend, 0)(*inputs)
-        return outputs if saved else outputs[0]
+            outputs = BACKENDS[backend].forward(operator, inputs)
+        return tuple(outputs) if saved else outputs[0]
 
     def fake_forward(*args: Any) -> Any:
-        outputs = args[0].new_empty(args[0].shape), *empty_saved(*args[:-1])
+        tensors = args[:count]
+        outputs = args[0].new_empty(args[0].shape), *operator.empty_saved(tensors)
         return outputs if saved else outputs[0]
 
     def run_backward(*args: Any) -> list[Tensor]:
-        *inputs, needs, backend = _contiguous(args)
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            return kernel(backend, 1)(*inputs, needs)
+        grad, *rest = _contiguous(args)
+        kept, inputs, (needs, backend) = rest[: len(saved)], rest[len(saved) : -2], rest[-2:]
+        with torch.autocast(grad.device.type, enabled=False):
+            return BACKENDS[backend].backward(operator, grad, kept, inputs, needs)
 
     def fake_backward(*args: Any) -> list[Tensor]:
         *inputs, needs, _ = args

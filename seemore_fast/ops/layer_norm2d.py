@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from seemore_fast.ops import _cpu
-from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose
+from seemore_fast.backends.choice import Backend
+from seemore_fast.network.parameters import Layer
+from seemore_fast.ops._operator import Operator
 from seemore_fast.ops._register import register
 
 
@@ -21,15 +22,7 @@ def layer_norm2d(
 
     Raises ValueError (shape, device, eps), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
     """
-    check_image("x", x)
-    check_like(x, "weight", weight, (x.shape[1],))
-    check_like(x, "bias", bias, (x.shape[1],))
-    if not eps >= 0:
-        raise ValueError(f"eps must be at least 0, got {eps!r}")
-    chosen = choose(backend, "layer_norm2d", x, weight, bias)
-    if chosen == "reference":
-        return reference(x, weight, bias, eps)[0]
-    return _op(*cast(chosen, [x], [weight, bias]), eps, chosen)[0]
+    return _run([x], (weight, bias), eps, backend=backend)[0]
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor]:
@@ -40,19 +33,4 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
     return ((normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype),)
 
 
-def _forward(*inputs: Any) -> tuple[Tensor, ...]:
-    *tensors, eps = inputs
-    return _cpu.forward("layer_norm2d", tensors, eps=eps)
-
-
-def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
-    *tensors, eps, needs = inputs
-    return _cpu.backward("layer_norm2d", grad, tensors, needs, eps=eps)
-
-
-_op = register(
-    "layer_norm2d(Tensor x, Tensor weight, Tensor bias, float eps)",
-    reference=reference,
-    forward=_forward,
-    backward=_backward,
-)
+_run = register(Operator("layer_norm2d", ("x",), Annotated[Layer, "C"], {"eps": "float"}, reference))

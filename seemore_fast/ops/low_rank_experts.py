@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast.ops import _cpu
-from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
+from seemore_fast.backends.choice import Backend
+from seemore_fast.network.parameters import ExpertsWeights, unflatten
+from seemore_fast.ops._operator import Operator
 from seemore_fast.ops._register import register
 
 
@@ -32,55 +31,16 @@ def low_rank_experts(
 
     Raises ValueError (shape, device), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
     """
-    check_image("x", x)
-    check_like(x, "k", k, x.shape)
-    channels, rank = x.shape[1], size("b_weight", b_weight, 0)
-    if rank < 1:
-        raise ValueError(f"b_weight must have shape (R, C) with R >= 1, got {tuple(b_weight.shape)}")
-    check_like(x, "b_weight", b_weight, (rank, channels))
-    check_like(x, "b_bias", b_bias, (rank,))
-    check_like(x, "c_weight", c_weight, (rank, channels))
-    check_like(x, "c_bias", c_bias, (rank,))
-    check_like(x, "a_weight", a_weight, (channels, rank))
-    check_like(x, "a_bias", a_bias, (channels,))
     weights = (b_weight, b_bias, c_weight, c_bias, a_weight, a_bias)
-    chosen = choose(backend, "low_rank_experts", x, k, *weights)
-    if chosen == "reference":
-        return reference(x, k, *weights)[0]
-    return _op(*cast(chosen, [x, k], weights), chosen)[0]
+    return _run([x, k], weights, backend=backend)[0]
 
 
-def reference(
-    x: Tensor,
-    k: Tensor,
-    b_weight: Tensor,
-    b_bias: Tensor,
-    c_weight: Tensor,
-    c_bias: Tensor,
-    a_weight: Tensor,
-    a_bias: Tensor,
-) -> tuple[Tensor]:
+def reference(x: Tensor, k: Tensor, *weights: Tensor) -> tuple[Tensor]:
     """The formula in plain PyTorch."""
-    weights = (b_weight, b_bias, c_weight, c_bias, a_weight, a_bias)
-    b_weight, b_bias, c_weight, c_bias, a_weight, a_bias = (t.to(x.dtype) for t in weights)
-    b = F.conv2d(x, b_weight[:, :, None, None], b_bias)
-    c = F.conv2d(k, c_weight[:, :, None, None], c_bias)
-    return (F.conv2d(b * c, a_weight[:, :, None, None], a_bias),)
+    b, c, a = unflatten(ExpertsWeights, [weight.to(x.dtype) for weight in weights])
+    of_x = F.conv2d(x, b.weight[:, :, None, None], b.bias)
+    of_k = F.conv2d(k, c.weight[:, :, None, None], c.bias)
+    return (F.conv2d(of_x * of_k, a.weight[:, :, None, None], a.bias),)
 
 
-def _forward(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return _cpu.forward("low_rank_experts", tensors, rank=tensors[2].shape[0])
-
-
-def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
-    *tensors, needs = inputs
-    return _cpu.backward("low_rank_experts", grad, tensors, needs, rank=tensors[2].shape[0])
-
-
-_op = register(
-    "low_rank_experts(Tensor x, Tensor k, Tensor b_weight, Tensor b_bias, Tensor c_weight, Tensor c_bias,"
-    " Tensor a_weight, Tensor a_bias)",
-    reference=reference,
-    forward=_forward,
-    backward=_backward,
-)
+_run = register(Operator("low_rank_experts", ("x", "k"), ExpertsWeights, {}, reference))

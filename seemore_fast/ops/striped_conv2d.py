@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from seemore_fast.ops import _cpu
-from seemore_fast.ops._common import Backend, cast, check_image, check_like, choose, size
+from seemore_fast.backends.choice import Backend
+from seemore_fast.network.parameters import StripesWeights
+from seemore_fast.ops._operator import Operator
 from seemore_fast.ops._register import register
 
 
@@ -30,19 +29,7 @@ def striped_conv2d(
 
     Raises ValueError (shape, device), TypeError (dtype) or BackendError; see :mod:`seemore_fast.ops`.
     """
-    check_image("x", x)
-    c, k = x.shape[1], size("weight_h", weight_h, -1)
-    check_like(x, "weight_h", weight_h, (c, 1, 1, k))
-    if k % 2 == 0:
-        raise ValueError(f"weight_h must have shape (C, 1, 1, k) with k odd, got {tuple(weight_h.shape)}")
-    check_like(x, "bias_h", bias_h, (c,))
-    check_like(x, "weight_v", weight_v, (c, 1, k, 1))
-    check_like(x, "bias_v", bias_v, (c,))
-    weights = (weight_h, bias_h, weight_v, bias_v)
-    chosen = choose(backend, "striped_conv2d", x, *weights)
-    if chosen == "reference":
-        return reference(x, *weights, gelu)[0]
-    return _op(*cast(chosen, [x], weights), gelu, chosen)[0]
+    return _run([x], (weight_h, bias_h, weight_v, bias_v), gelu, backend=backend)[0]
 
 
 def reference(
@@ -56,19 +43,4 @@ def reference(
     return (F.gelu(out) if gelu else out,)
 
 
-def _forward(*inputs: Any) -> tuple[Tensor, ...]:
-    *tensors, gelu = inputs
-    return _cpu.forward("striped_conv2d", tensors, kernel=tensors[1].shape[-1], gelu=gelu)
-
-
-def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
-    *tensors, gelu, needs = inputs
-    return _cpu.backward("striped_conv2d", grad, tensors, needs, kernel=tensors[1].shape[-1], gelu=gelu)
-
-
-_op = register(
-    "striped_conv2d(Tensor x, Tensor weight_h, Tensor bias_h, Tensor weight_v, Tensor bias_v, bool gelu)",
-    reference=reference,
-    forward=_forward,
-    backward=_backward,
-)
+_run = register(Operator("striped_conv2d", ("x",), StripesWeights, {"gelu": "bool"}, reference))

@@ -141,13 +141,66 @@ def test_without_a_usable_isa_cpu_is_refused_with_the_reason(ran, monkeypatch):
     assert ran() == "cpu"
 
 
-def test_a_backend_computes_on_its_own_device_only():
+def way(requested: str, device: str, *, needs_grad: bool = False) -> tuple[str, str]:
+    """Of a network on such a device, with all backends there."""
+    x = OnDevice(device)
+    with torch.set_grad_enabled(needs_grad):
+        return choice.choose_way(requested, x, x, lambda: needs_grad)
+
+
+class OnDevice(torch.Tensor):
+    """Says that it is there, whether there is one or not."""
+
+    def __new__(cls, device: str):
+        return torch.zeros(1, 3, 16, 16).as_subclass(cls)
+
+    def __init__(self, device: str):
+        self.kind = torch.device(device)
+
+    device = property(lambda self: self.kind)
+
+
+@pytest.fixture
+def all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "missing", lambda name: None)
+    monkeypatch.setattr(choice, "_recorded", lambda x: False)
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "inference", "training"),
+    [
+        ("auto", "cpu", ("engine", "cpu"), ("operators", "cpu")),
+        ("cpu", "cpu", ("engine", "cpu"), ("operators", "cpu")),
+        ("reference", "cpu", ("plain", "reference"), ("plain", "reference")),
+        ("auto", "cuda", ("engine", "cuda"), ("operators", "triton")),
+        ("cuda", "cuda", ("engine", "cuda"), ("operators", "triton")),
+        ("triton", "cuda", ("operators", "triton"), ("operators", "triton")),
+        ("reference", "cuda", ("plain", "reference"), ("plain", "reference")),
+        ("auto", "meta", ("plain", "reference"), ("plain", "reference")),
+        ("reference", "meta", ("plain", "reference"), ("plain", "reference")),
+    ],
+)
+def test_what_runs_where(requested, device, inference, training, all_there):
+    assert way(requested, device) == inference
+    assert way(requested, device, needs_grad=True) == training
+
+
+def test_what_serves_inference():
     assert choice.resolve("reference", "meta") == "reference"
     assert choice.resolve("auto", "meta") == "reference"
-    with pytest.raises(BackendError, match="'cpu' computes on cpu, but the input is on cuda"):
-        choice.resolve("cpu", "cuda")
-    with pytest.raises(BackendError, match="'triton' computes on cuda, but the input is on cpu"):
-        choice.resolve("triton", "cpu")
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_a_backend_computes_on_its_own_device_only(needs_grad, all_there):
+    for name, device, home in (("cpu", "cuda", "cpu"), ("triton", "cpu", "cuda"), ("cuda", "cpu", "cuda")):
+        with pytest.raises(BackendError, match=f"'{name}' computes on {home}, but the input is on {device}"):
+            way(name, device, needs_grad=needs_grad)
+
+
+def test_what_is_missing_serves_nobody(all_there, monkeypatch):
+    monkeypatch.setattr(choice, "missing", lambda name: "it is not there")
+    for device in ("cpu", "cuda"):
+        assert way("auto", device) == way("auto", device, needs_grad=True) == ("plain", "reference")
 
 
 @needs_native

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from seemore_fast.backends import choice, native
+from seemore_fast.backends import choice, cuda_programs, native
 from seemore_fast.errors import BackendError
 from seemore_fast.network.accuracy import relative_l2
-from seemore_fast.ops import _common, _cuda
+from seemore_fast.ops import _cuda
 from tests.support import cudasim
 from tests.support.operators import call, convert, make_args, outputs
 
@@ -31,7 +31,9 @@ def _kernels(monkeypatch: pytest.MonkeyPatch, poisoned_memory: None) -> None:
     simulator = cudasim.library()
     simulator.configure(seed=1, check=True)
     monkeypatch.setattr(native, "lib", simulator)
-    monkeypatch.setattr(_common, "_CUDA_DEVICE", "cpu")
+    monkeypatch.setattr(choice, "device_of", lambda x: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda_programs, "obstacle", lambda capability: None)
     monkeypatch.setattr(_cuda, "_stream", lambda device: 0)
 
 
@@ -245,16 +247,15 @@ def test_none_takes_the_tables_choice_and_else_the_other(monkeypatch):
         dtype = torch.float32
         shape = (1, 3, 1, 3)
 
-    tensors = (OnGpu(),) * 2
     refusals: dict[str, str] = {}
-    monkeypatch.setattr(_common, "obstacle", lambda backend, name, tensors: refusals.get(backend))
+    monkeypatch.setattr(choice, "missing", lambda name: None)
 
     def choose() -> str:
-        return _common.choose(None, "striped_conv2d", *tensors)
+        return choice.choose(None, "striped_conv2d", OnGpu(), refusals.get)
 
-    assert choose() == _common.FIRST_ON_GPU["striped_conv2d"]
+    assert choose() == choice.FIRST_ON_GPU["striped_conv2d"]
     for first, other in (("cuda", "triton"), ("triton", "cuda")):
-        monkeypatch.setitem(_common.FIRST_ON_GPU, "striped_conv2d", first)
+        monkeypatch.setitem(choice.FIRST_ON_GPU, "striped_conv2d", first)
         refusals.clear()
         assert choose() == first
         refusals[first] = "no"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -114,7 +112,7 @@ def test_threads_do_not_matter():
     for threads in (1, 2):
         torch.set_num_threads(threads)
         x = torch.linspace(0, 1, 3 * 12 * 17 * 19).reshape(3, 12, 17, 19).requires_grad_()
-        out = fused._sme(small().body[0].global_block, x, "cpu")
+        out = fused.sme(small().body[0].global_block, x, "cpu")
         found.append([out, *torch.autograd.grad(out.square().sum(), x)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -189,15 +187,6 @@ def test_distributed_data_parallel(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     finally:
         dist.destroy_process_group()
-
-
-def test_triton_serves_inference_where_it_is_named(monkeypatch):
-    monkeypatch.setattr(fused, "obstacle", lambda *arguments: None)
-    x = SimpleNamespace(device=torch.device("cuda"), numel=lambda: 768)
-    with torch.no_grad():
-        assert fused.backend_for("triton", x, x) == "triton"
-        assert fused.backend_for("auto", x, x) == "reference"
-    assert fused.backend_for("auto", x, x) == "triton"
 
 
 def test_the_reference_is_still_to_be_had(backends_seen):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seemore_fast.network.accuracy import relative_l2
 from seemore_fast.ops.low_rank_experts import reference as expert_formula
-from tests.support.triton_cases import CASES, RANKS, Case, normal
+from tests.support.operators import CASES, RANKS, Case, normal
 
 BLOCKS = ("rme", "sme")
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seemore_fast.network import fold
-from seemore_fast.network.reference import LN_EPS, RMEBlock, SeemoRe
+from seemore_fast.network.parameters import ExpertsWeights, FFNWeights, Layer, RMEWeights, SMEWeights
+from seemore_fast.network.reference import LN_EPS, ResidualBlock, RMEBlock, SeemoRe
 from tests.support import golden
 
 CONFIGS = {
@@ -118,6 +119,10 @@ def rme(weights: dict[str, Tensor], x: Tensor, ranks: list[int], topk: int, recu
     return torch.cat(out)
 
 
+def fold_rme(block: ResidualBlock) -> dict[str, Tensor]:
+    return fold.fold_rme(fold.exact(RMEWeights.of(block)), block.block.use_shuffle)
+
+
 def rme_of(net: SeemoRe, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     ranks = fold.fold_network(net)["ranks"]
     return rme(weights, x, ranks, net.config["topk"], net.config["recursive"])
@@ -127,7 +132,7 @@ def test_norm_into_matrix():
     x = statistics(features())
     weight, bias = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     gamma, beta = torch.randn(8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
-    folded, folded_bias = fold.norm_into_matrix(weight, bias, gamma, beta)
+    folded, folded_bias = fold.norm_into_matrix(Layer(weight, bias), Layer(gamma, beta))
     want = F.conv2d(x * gamma[:, None, None] + beta[:, None, None], weight[:, :, None, None], bias)
     equal(F.conv2d(x, folded[:, :, None, None], folded_bias), want)
 
@@ -141,43 +146,46 @@ def test_shuffle_rows():
     )
 
 
-def test_expert_matrices(net):
-    """Side by side, and each expert's part of the sum, are the experts themselves."""
+def test_experts_side_by_side(net):
+    """Each expert's part of the sum is the expert itself."""
     experts = net.body[0].local_block.block.moe_layer.experts
-    side = fold.expert_matrices(experts)
+    side = fold.exact(ExpertsWeights.of(experts))
     x, k = features(), features()
-    b, c = matrix(side, "b", x), matrix(side, "c", k)
+    b, c = (
+        F.conv2d(t, layer.weight[:, :, None, None], layer.bias) for t, layer in ((x, side.b), (k, side.c))
+    )
     start = 0
     for e, expert in enumerate(experts):
         stop = start + expert.conv_1.out_channels
         product = b[:, start:stop] * c[:, start:stop]
-        equal(F.conv2d(product, side["a"][:, start:stop, None, None], side["a_bias"][e]), expert(x, k))
+        equal(F.conv2d(product, side.a.weight[:, start:stop, None, None], side.a.bias[e]), expert(x, k))
         start = stop
-    assert side["a"].shape == (8, start)
+    assert side.a.weight.shape == (8, start)
 
 
 def test_fold_ffn(net):
     x = features()
     for block in (net.body[0].local_block, net.body[1].global_block):
-        equal(ffn(fold.fold_ffn(block.norm_2, block.ffn), x), x + block.ffn(block.norm_2(x)))
+        norm, weights = fold.exact(Layer.of(block.norm_2)), fold.exact(FFNWeights.of(block.ffn))
+        equal(ffn(fold.fold_ffn(norm, weights), x), x + block.ffn(block.norm_2(x)))
 
 
 def test_fold_sme(net):
     x, block = features(), net.body[0].global_block
-    equal(sme(fold.fold_sme(block.norm_1, block.block), x), x + block.block(block.norm_1(x)))
+    equal(sme(fold.fold_sme(fold.exact(SMEWeights.of(block))), x), x + block.block(block.norm_1(x)))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 33), (37, 17), (32, 48)])
 def test_fold_rme_around_the_pooling_barrier(net, size):
     x, block = features(*size), net.body[1].local_block
-    equal(rme_of(net, fold.fold_rme(block.norm_1, block.block), x), x + block.block(block.norm_1(x)))
+    equal(rme_of(net, fold_rme(block), x), x + block.block(block.norm_1(x)))
 
 
 def test_the_router_sees_the_same_features(net):
     """Equal outputs leave a router of one expert, or of all, half tested: compare probabilities, too."""
     block: RMEBlock = net.body[0].local_block.block
     x = features()
-    weights = fold.fold_rme(net.body[0].local_block.norm_1, block)
+    weights = fold_rme(net.body[0].local_block)
     equal(probabilities(weights, x), block.moe_layer.gate(x))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seemore_fast.backends import native
+from seemore_fast.backends import choice, native
 from seemore_fast.errors import BackendError
 from tests.support.operators import call, outputs
 
@@ -81,11 +81,6 @@ def test_nan_and_infinity_propagate(op_name, isa, make, assert_close):
             assert_close(got[finite], want[finite], 3e-6)
 
 
-def raw_arguments(name, args):
-    """Those of the torch op."""
-    return *args.values(), *([1e-6] if name == "layer_norm2d" else []), "cpu"
-
-
 @pytest.mark.parametrize("grad", [False, True])
 def test_opcheck(op_name, grad, make):
     op = getattr(torch.ops.seemore_fast, op_name).default
@@ -98,7 +93,7 @@ def test_opcheck(op_name, grad, make):
     for x in layouts[: 1 if grad else 3]:
         inputs = {k: v.detach().requires_grad_(grad) if isinstance(v, Tensor) else v for k, v in args.items()}
         inputs["x"] = x.detach().requires_grad_(grad)
-        torch.library.opcheck(op, raw_arguments(op_name, inputs))
+        torch.library.opcheck(op, (*inputs.values(), "cpu"))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -254,8 +249,33 @@ def test_other_dtypes_use_the_formula(op_name, dtype, make):
 
 
 def test_unknown_backend(op_name, make):
-    with pytest.raises(ValueError, match="backend must be"):
+    with pytest.raises(
+        BackendError, match="unknown backend 'cuda9'; there are auto, reference, cpu, cuda, triton"
+    ):
         call(op_name, make(op_name, (1, 4, 5, 7)), backend="cuda9")
+
+
+def test_the_default_and_the_environment_hold_for_operators(op_name, make, monkeypatch):
+    """None and auto take what they name, a call's own choice goes before."""
+    args = make(op_name, (1, 4, 5, 7))
+    formula, native_result = (outputs(op_name, args, backend=b)[0] for b in ("reference", "cpu"))
+    assert not torch.equal(formula, native_result)
+    monkeypatch.setattr(choice, "_default", None)
+    monkeypatch.setenv("SEEMORE_BACKEND", "reference")
+    for backend, want in ((None, formula), ("auto", formula), ("cpu", native_result)):
+        assert torch.equal(outputs(op_name, args, backend=backend)[0], want)
+    choice.set_default("cpu")
+    assert torch.equal(outputs(op_name, args)[0], native_result)
+    with pytest.raises(BackendError, match="'cpu' cannot do this: its kernels take float32, not float64"):
+        outputs(op_name, double(args))
+    choice.set_default("auto")
+    assert torch.equal(outputs(op_name, args)[0], native_result), (
+        "a default of auto hides the environment, too"
+    )
+    monkeypatch.setattr(choice, "_default", None)
+    monkeypatch.setenv("SEEMORE_BACKEND", "cuda9")
+    with pytest.raises(BackendError, match="unknown backend 'cuda9'"):
+        outputs(op_name, args)
 
 
 def test_missing_library_is_told(op_name, make, monkeypatch):

@@ -164,11 +164,10 @@ def stand_in_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = library()
     simulator.configure(seed=1, check=False)
     monkeypatch.setenv("SEEMORE_SELF_CHECK", "0")  # tests of it turn it on again
-    resolve = choice.resolve
     for owner, name, value in (
         (native, "lib", simulator),
         (cuda_programs, "obstacle", lambda capability: None),
-        (choice, "resolve", lambda requested, device: resolve(requested, "cuda")),
+        (choice, "device_of", lambda x: "cuda"),
         (cuda_engine, "launch", _launch_or_capture),
         (torch.cuda, "is_available", lambda: True),
         (torch.cuda, "is_current_stream_capturing", lambda: False),

@@ -33,7 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.support.triton_cases import CASES, Case
+from tests.support.operators import CASES, Case
 
 RATCHET = Path(__file__).with_suffix(".json")
 VERSION = "3.7.1"  # of Triton, which the figures depend on; constraints.txt has the same

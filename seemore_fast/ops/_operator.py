@@ -1,0 +1,73 @@
+"""What an operator is: its tensors, options and formula, from which all else about it is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seemore_fast.network.parameters import Leaf, leaves
+
+
+@dataclass(frozen=True)
+class Operator:
+    """``name(images, weights, options)``, whose result has the shape and dtype of the first image.
+
+    * ``images``: names of tensors (N, C, H, W); ``weights``: a part of `seemore_fast.network.parameters`;
+    * ``options``: torch's type of each, by name;
+    * ``formula(*images, *weights, *options)``: (out, *saved) in plain PyTorch;
+    * ``saved``: what the backward needs beside the inputs, with its shape: as the notes of weights, and of N,
+      H and W.  What is no image has the router's dtype.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    weights: Any
+    options: Mapping[str, str]
+    formula: Callable[..., tuple[Tensor, ...]]
+    saved: Mapping[str, str] = field(default_factory=dict)
+    leaves: tuple[Leaf, ...] = field(init=False)
+    kept: tuple[tuple[str, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "leaves", leaves(self.weights))
+        object.__setattr__(self, "kept", tuple(tuple(shape.split()) for shape in self.saved.values()))
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of all input tensors."""
+        return *self.images, *(leaf.name for leaf in self.leaves)
+
+    @property
+    def arguments(self) -> str:
+        """Inputs, as torch's schemas have them."""
+        tensors = [f"Tensor {name}" for name in self.tensors]
+        return ", ".join([*tensors, *(f"{kind} {name}" for name, kind in self.options.items())])
+
+    def split(self, inputs: Sequence[Any]) -> tuple[list[Tensor], dict[str, Any]]:
+        """Tensors, and options by name."""
+        count = len(self.images) + len(self.leaves)
+        return list(inputs[:count]), dict(zip(self.options, inputs[count:], strict=True))
+
+    def sizes(self, tensors: Sequence[Tensor]) -> dict[str, int]:
+        """What the shapes' letters stand for."""
+        sizes = dict(zip("NCHW", tensors[0].shape, strict=True))
+        for leaf, tensor in zip(self.leaves, tensors[len(self.images) :], strict=True):
+            for (factor, symbol), size in zip(leaf.dims, tensor.shape, strict=True):
+                if symbol and factor == 1 and symbol not in sizes:
+                    sizes[symbol] = size
+        return sizes
+
+    def empty_saved(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Memory for `saved`."""
+        x, sizes = tensors[0], self.sizes(tensors)
+        shapes = [[sizes[symbol] for symbol in shape] for shape in self.kept]
+        return [x.new_empty(s, dtype=x.dtype if len(s) == 4 else routing_dtype(x)) for s in shapes]
+
+
+def routing_dtype(x: Tensor) -> torch.dtype:
+    """A top-1 probability is about 0.4: in low precision a near tie would flip."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
