@@ -139,6 +139,13 @@ def test_conversions():
     assert torch.equal(got.view(torch.float32), half.float())
 
 
+def test_conversion_of_the_lower_half_of_a_register():
+    x = torch.randint(-(2**31), 2**31, (LANES,), dtype=torch.int32)
+    body = """ld.global.b32 %r1, [%rd3]; mov.b64 %rd5, {%r1, %r0}; cvt.s64.s32 %rd6, %rd5;
+    shr.s64 %rd6, %rd6, 8; cvt.u32.u64 %r2, %rd6; st.global.b32 [%rd4], %r2;"""
+    assert torch.equal(result(body, x)[:LANES], x >> 8)
+
+
 def test_bits():
     a, b, c = (torch.randint(-(2**31), 2**31, (LANES,), dtype=torch.int32) for _ in range(3))
     wide = [x.to(torch.int64) & 0xFFFFFFFF for x in (a, b, c)]

@@ -48,6 +48,15 @@ bool remove(std::string& text, const std::string& part) {
   return true;
 }
 
+// A conversion of 32 bits from a register of 64, by way of the slot behind the operands'.
+void from_lower_half(Warp& w, const Step& s) {
+  Step narrow = s;
+  narrow.slot[1] = s.slot[s.count];
+  for (int i = 0; i < kLanes; ++i)
+    put(w.registers + narrow.slot[1], i, (uint32_t)get<uint64_t>(w.registers + s.slot[1], i));
+  s.narrow_run(w, narrow);
+}
+
 class Assembler {
  public:
   Assembler(const Module& module, const Kernel& kernel) : module_(module), kernel_(kernel) {
@@ -210,7 +219,10 @@ class Assembler {
       return;
     }
     bool ftz = false;
-    const Rule rule = look_up(i, &ftz);
+    Rule rule = look_up(i, &ftz);
+    const bool lower_half = i.opcode.rfind("cvt.", 0) == 0 && i.operands.size() == 2 &&
+                            rule.widths[1] == '4' && find(i.operands[1].names[0], '4').bytes == 8;
+    if (lower_half) rule.widths[1] = '8';
     s.run = ftz ? rule.run_ftz : rule.run;
     s.full = rule.full;
     s.modifier = rule.modifier;
@@ -224,6 +236,11 @@ class Assembler {
       if (operand_.address) (addresses++ ? s.offset_of_source : s.offset) = operand_.offset;
       for (const std::string& name : operand_.names) operand(s, name, width());
       if (o == 0 && has_second && operand_.names.size() == 1) operand(s, "_", width());
+    }
+    if (lower_half) {
+      s.narrow_run = s.run;
+      s.run = from_lower_half;
+      s.slot[s.count] = place(4);
     }
     // Instructions with optional last operands are checked where they run.
     if (s.count != rule.widths.size() && i.opcode.rfind("cp.async", 0) != 0)

@@ -26,6 +26,7 @@ using Run = void (*)(Warp&, const Step&);
 // An instruction, ready to run: its operands one after another, vectors taken apart.
 struct Step {
   Run run;
+  Run narrow_run = nullptr;      // of a conversion that reads the lower half of a wider register
   uint32_t slot[kMostOperands];  // bytes from the start of the warp's registers
   uint8_t lane_bytes[kMostOperands];
   uint8_t count = 0;  // of operands
