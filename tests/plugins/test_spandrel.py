@@ -7,8 +7,9 @@ import importlib.util
 import pytest
 import torch
 
-from seemore_fast.export import onnx_graph
+from seemore_fast.export import check
 from seemore_fast.model import SeemoRe, load
+from seemore_fast.network.accuracy import relative_l2
 
 if importlib.util.find_spec("spandrel") is None:
     pytest.skip(
@@ -38,12 +39,12 @@ def test_any_picture_size(run_script) -> None:
 def test_half_precisions(dtype: torch.dtype, run_script) -> None:
     x = torch.rand(1, 3, 24, 20) * torch.linspace(0, 1, 20)
     model = run_script("ModelLoader", small=x)["model"]
-    want = onnx_graph.plain(load("t-x4"), torch.float64)(x.double())
-    plain = onnx_graph.relative_error(onnx_graph.plain(load("t-x4"), dtype)(x.to(dtype)), want)
+    want = check.plain(load("t-x4"), torch.float64)(x.double())
+    plain = relative_l2(check.plain(load("t-x4"), dtype)(x.to(dtype)), want)
     got = model.to(dtype)(x.to(dtype))
     assert got.dtype == dtype
     # The descriptor clamps to [0, 1], which can only come nearer to a picture; a limit of its own for `want`.
-    assert onnx_graph.relative_error(got, want.clamp(0, 1)) <= 2 * plain
+    assert relative_l2(got, want.clamp(0, 1)) <= 2 * plain
 
 
 def test_other_networks_are_left_alone(run_script) -> None:
