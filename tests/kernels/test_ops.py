@@ -78,11 +78,11 @@ def test_widths(name, c, device):
     "name", ["layer_norm2d", "low_rank_experts", "mix_experts", "striped_conv2d", "gated_ffn"]
 )
 def test_sizes(name, size, device):
-    # A draw whose results are not mostly GELU's tail: of few values, its polynomial's absolute error would show.
-    torch.manual_seed(1)
     case = next(case for case in CASES if case.name == name)
     inputs, grad = arguments(case, device, torch.float32, 3, size=size)
-    assert_close(run(case, inputs, grad), formula(case, inputs, grad, torch.float64), (2e-6, 1e-5))
+    # GELU's polynomial errs by 1e-6 absolute, which shows where a tiny image is mostly negative: as tests/ops.
+    limit = 3e-6 if name == "gated_ffn" else 2e-6
+    assert_close(run(case, inputs, grad), formula(case, inputs, grad, torch.float64), (limit, 1e-5))
 
 
 def low_precision(case: Case, device: str, dtype: torch.dtype) -> None:
