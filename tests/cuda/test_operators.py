@@ -147,9 +147,8 @@ def test_gradients_of_what_needs_them_only(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_registered_with_torch(name, monkeypatch):
     """Schema, shapes without data, autograd, and that no results share memory."""
-    monkeypatch.setattr(
-        torch.cuda, "is_available", lambda: False
-    )  # or torch asks the GPU for its random state
+    # Or torch asks the GPU for the state of its random numbers.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     args = convert(arguments(name, (2, 3, 5, 7), k=3), lambda t: t.requires_grad_())
     torch.library.opcheck(getattr(torch.ops.seemore_fast, name).default, (*args.values(), "cuda"))
 
