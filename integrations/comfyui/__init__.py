@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 import seemore_fast
-from seemore_fast.errors import BackendError, SeemoreError
+from seemore_fast.errors import PackageError, SeemoreError
 from seemore_fast.network import weights
 
-with contextlib.suppress(BackendError):  # a ComfyUI without spandrel has only our node
+with contextlib.suppress(PackageError):  # a ComfyUI without spandrel has only our node
     import seemore_fast.plugins.spandrel
 
 try:

@@ -85,6 +85,13 @@ def _no_triton() -> str | None:
     return None if there else "PyTorch finds no CUDA or ROCm device"
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _check_isa() -> None:
+    """Raises BackendError where SEEMORE_ISA asks for an instruction set that does not work here."""
+    if native.lib is not None and os.environ.get("SEEMORE_ISA"):
+        native.lib.isa()
+
+
 def check(name: str | None) -> str:
     """``name``, ``auto`` for None, if it is that or an available backend; else BackendError says why not."""
     name = name or "auto"
@@ -131,7 +138,6 @@ def resolve(requested: str | None, device: str) -> str:
     check_device(name, device)
     if name != "auto":
         return name
-    # A backend that must prove itself on a device before it serves auto there does so here.
     return device if device in ("cpu", "cuda") and missing(device) is None else "reference"
 
 
@@ -165,6 +171,7 @@ def choose(requested: str | None, op: str, x: Tensor, why_not: Callable[[str], s
     """
     name, device = check(asked_for(requested)), device_of(x)
     if name == "auto":
+        _check_isa()
         ready = (n for n in _order(op, device) if missing(n) is None and why_not(n) is None)
         return next(ready, "reference")
     check_device(name, device)

@@ -183,7 +183,8 @@ def serving(
     Raises SeemoreError without Gradio, or where ``host`` and ``port`` cannot be listened on.
     """
     gr = _gradio()
-    from starlette.middleware import Middleware  # which Gradio brings along
+    with need("the demo page", "demo"):
+        from starlette.middleware import Middleware  # which Gradio brings along
 
     with _own_folder() as folder:
         blocks = page(upscalers, limits, folder)
