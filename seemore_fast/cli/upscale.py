@@ -24,6 +24,15 @@ from seemore_fast.cli.options import (
     progress_bar,
     whole_number,
 )
+from seemore_fast.cli.sizes import (
+    AtLeastOption,
+    FitOption,
+    HeightOption,
+    LongestOption,
+    ShortestOption,
+    WidthOption,
+    wished_size,
+)
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.atomic import remove_stale
 
@@ -96,6 +105,15 @@ def command(
             "--outscale", "-s", min=0.01, max=1000, help="Final enlargement.", show_default="the model's"
         ),
     ] = None,
+    width: WidthOption = None,
+    height: HeightOption = None,
+    longest: LongestOption = None,
+    shortest: ShortestOption = None,
+    at_least: AtLeastOption = None,
+    fit: FitOption = None,
+    skip_large: Annotated[
+        bool, typer.Option("--skip-large", help="Leave out pictures that are as large already.")
+    ] = False,
     ext: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +168,11 @@ def command(
     if gpu is not None:
         device = "cpu" if gpu < 0 else f"cuda:{gpu}"
     ext = _known(ext)
+    size = wished_size(width, height, longest, shortest, at_least, fit, outscale)
+    if skip_large and (size is None or outscale is not None):
+        raise SeemoreError(
+            "--skip-large needs a size: --width, --height, --longest, --shortest, --at-least or --fit"
+        )
 
     from seemore_fast.upscale.folders import Settings
     from seemore_fast.upscale.jobs import PIPE, plan_jobs
@@ -182,7 +205,7 @@ def command(
     if skip_existing:
         jobs = [job for job in jobs if job.output == PIPE or not job.output.exists()]
 
-    settings = Settings(round(max_megapixels * 1e6), outscale, quality, ext, accept_damaged)
+    settings = Settings(round(max_megapixels * 1e6), size, skip_large, quality, ext, accept_damaged)
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         screen = _Screen(console, bar, bar.add_task("", total=len(jobs), speed=""))
         log = logging.getLogger("seemore_fast")
@@ -274,6 +297,8 @@ def _summarise(console: Console, outcome: Outcome, planned: int, skipped: int) -
     counts = [f"{outcome.written} of {planned} pictures written"]
     if skipped:
         counts.append(f"{skipped} skipped")
+    if outcome.large:
+        counts.append(f"{outcome.large} large enough")
     if outcome.failed:
         counts.append(f"{len(outcome.failed)} failed")
     console.print(f"seemore-fast: {', '.join(counts)}")

@@ -19,6 +19,15 @@ from seemore_fast.cli.options import (
     messages,
     progress_bar,
 )
+from seemore_fast.cli.sizes import (
+    AtLeastOption,
+    FitOption,
+    HeightOption,
+    LongestOption,
+    ShortestOption,
+    WidthOption,
+    wished_size,
+)
 from seemore_fast.errors import SeemoreError
 
 
@@ -63,6 +72,12 @@ def command(
         bool, typer.Option("--ignore-errors", help="Leave out what is damaged instead of stopping there.")
     ] = False,
     border: BorderOption = BorderKind.zero,
+    width: WidthOption = None,
+    height: HeightOption = None,
+    longest: LongestOption = None,
+    shortest: ShortestOption = None,
+    at_least: AtLeastOption = None,
+    fit: FitOption = None,
     pipe_format: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +112,7 @@ def command(
     from seemore_fast.upscale.upscaler import Upscaler
 
     options = encoder_options(encoder_opts)
+    size = wished_size(width, height, longest, shortest, at_least, fit)
     part = seconds(begin), seconds(end)
     piped = "-" in (str(source), str(output))
     if piped and (begin or end or preview is not None):
@@ -120,7 +136,7 @@ def command(
 
         fields = "field" if field_rate else "frame" if deinterlace else None
         if preview is not None:
-            video.preview(source, output, upscaler, preview, deinterlace=fields, note=note)
+            video.preview(source, output, upscaler, preview, size=size, deinterlace=fields, note=note)
             return
         if piped:
             video.pipe_video(
@@ -129,6 +145,7 @@ def command(
                 upscaler,
                 video.EncodingWish(codec, encoder, options, crf, preset, pix_fmt),
                 kind=pipe_format,
+                size=size,
                 deinterlace=fields,
                 ignore_errors=ignore_errors,
                 progress=tell,
@@ -140,6 +157,7 @@ def command(
                 source,
                 output,
                 upscaler,
+                size=size,
                 codec=codec,
                 encoder=encoder,
                 encoder_options=options,

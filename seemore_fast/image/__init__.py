@@ -5,6 +5,7 @@ from __future__ import annotations
 from seemore_fast.image.formats import FORMATS, Format
 from seemore_fast.image.picture import Animation, Image
 from seemore_fast.image.reading import MAX_PIXELS, read, size
+from seemore_fast.image.resample import resampled
 from seemore_fast.image.writing import Writer, check_writable, write
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Writer",
     "check_writable",
     "read",
+    "resampled",
     "size",
     "write",
 ]

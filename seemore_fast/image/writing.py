@@ -23,6 +23,7 @@ from seemore_fast.errors import ImageError
 from seemore_fast.image import texts
 from seemore_fast.image.formats import FORMATS, Format, reason, short_of_memory, vips
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
+from seemore_fast.image.resample import resize
 from seemore_fast.system.atomic import atomic_path, temporary_file
 from seemore_fast.system.terminal import standard_stream
 
@@ -226,7 +227,7 @@ class Writer:
         source = pyvips.Source.new_from_descriptor(self._pipe)
         image = pyvips.Image.pngload_source(source, access="sequential", fail_on="error")
         if self._size is not None:
-            image = _resized(image, *self._size)
+            image = resize(image, *self._size)
         image = self._annotated(image)
         options = dict(self._format.options)
         if self._quality is not None and self._format.quality is not None:
@@ -314,14 +315,3 @@ def _as_png(shape: tuple[int, int, int], dtype: np.dtype, pieces: Iterable[NDArr
         filtered[:, 1:] = lines.reshape(len(piece), -1)
         yield texts.chunk(b"IDAT", store.compress(filtered.data))
     yield texts.chunk(b"IDAT", store.flush()) + texts.chunk(b"IEND", b"")
-
-
-def _resized(image: Any, height: int, width: int) -> Any:
-    """Resampled; where there is alpha, invisible pixels do not colour their surroundings."""
-    format_, alpha = image.format, image.hasalpha()
-    if alpha:
-        image = image.premultiply()
-    image = image.resize(width / image.width, vscale=height / image.height)
-    if alpha:
-        image = image.unpremultiply()
-    return image.rint().cast(format_) if alpha else image

@@ -18,6 +18,8 @@ from seemore_fast.image import Image, Writer, check_writable, read
 from seemore_fast.image.writing import format_of
 from seemore_fast.system.ahead import run_ahead
 from seemore_fast.upscale.jobs import PIPE, Job
+from seemore_fast.upscale.planes import converted
+from seemore_fast.upscale.size import Size, part_of
 
 if TYPE_CHECKING:
     from seemore_fast.upscale.upscaler import Upscaler
@@ -30,6 +32,8 @@ class Outcome:
     """What became of the pictures, and where the time went: pixels of inputs and outputs, seconds."""
 
     written: int = 0
+    large: int = 0
+    """Those left out as large enough."""
     failed: list[tuple[Job, str]] = field(default_factory=list)
     pixels_in: int = 0
     pixels_out: int = 0
@@ -39,6 +43,7 @@ class Outcome:
     def add(self, other: Outcome) -> None:
         """Counts ``other``'s pictures too."""
         self.written += other.written
+        self.large += other.large
         self.failed += other.failed
         self.pixels_in += other.pixels_in
         self.pixels_out += other.pixels_out
@@ -51,7 +56,8 @@ class Settings:
     """How pictures are read and written: see the command's options of these names."""
 
     max_pixels: int
-    outscale: float | None = None
+    size: Size | None = None
+    skip_large: bool = False
     quality: int | None = None
     ext: str | None = None
     accept_damaged: bool = False
@@ -108,6 +114,10 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
                 if isinstance(picture, SeemoreError):
                     fail(job, picture)
                     continue
+                if settings.skip_large and (enough := _large_enough(upscaler, picture, settings)):
+                    outcome.large += 1
+                    listener.noted(job, enough)
+                    continue
                 for note in picture.notes:
                     listener.noted(job, note)
                 while len(encoding) >= _ENCODING:
@@ -118,7 +128,9 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
                     if note := writer.left_out():
                         listener.noted(job, note)
                     began = time.perf_counter()
-                    _compute(upscaler, pixels, picture, writer, partial(listener.progressed, index))
+                    _compute(
+                        upscaler, pixels, picture, writer, settings.size, partial(listener.progressed, index)
+                    )
                     outcome.network_seconds += time.perf_counter() - began - writer.waited
                     writer.end()
                     computed += writer.height * writer.width
@@ -155,32 +167,52 @@ def _open_writer(
 
     Raises ImageError if the output's format cannot hold the result.
     """
+    frames = picture.animation.frames if picture.animation else 1
     height, width, channels = picture.pixels.shape
-    shape = height * upscaler.scale, width * upscaler.scale
-    size = None
-    if settings.outscale is not None and settings.outscale != upscaler.scale:
-        if picture.animation is not None:
-            raise ImageError(
-                f"{job.input}: animations and pages are enlarged by {upscaler.scale} only, not --outscale"
-            )
-        size = max(round(height * settings.outscale), 1), max(round(width * settings.outscale), 1)
+    height //= frames
+    size = settings.size
+    final = size.of(height, width) if size else (height * upscaler.scale, width * upscaler.scale)
     ext = settings.ext if job.output == PIPE else None
     if job.output == PIPE and ext is None:
         ext = job.input.suffix.lower().removeprefix(".") if job.input != PIPE else "png"
-    final = size or shape
-    frames = picture.animation.frames if picture.animation else 1
-    check_writable(job.output, final[0] // frames, final[1], picture.transparent, picture.animation, ext)
+    check_writable(job.output, final[0], final[1], picture.transparent, picture.animation, ext)
     format_ = format_of(job.output, ext)
     pixels = picture.pixels
     if picture.has_alpha and not format_.alpha:  # opaque, then: it has been checked
         pixels, channels = pixels[..., :-1], channels - 1
     dtype = pixels.dtype if format_.sixteen_bits else np.dtype(np.uint8)
-    writer = Writer(job.output, (*shape, channels), dtype, picture, settings.quality, size, ext)
+    passes = size.passes(height, width, upscaler.scale) if size else 1
+    # A still picture is resampled on its way to the file; frames, one by one, before.
+    shape = final if frames > 1 else (height * upscaler.scale**passes, width * upscaler.scale**passes)
+    resample = final if shape != final else None
+    writer = Writer(
+        job.output,
+        (shape[0] * frames, shape[1], channels),
+        dtype,
+        picture,
+        settings.quality,
+        resample,
+        ext,
+    )
     return writer, pixels
 
 
+def _large_enough(upscaler: Upscaler, picture: Image, settings: Settings) -> str | None:
+    """Why the picture is left out where that is wished; None: it is not."""
+    height, width = picture.pixels.shape[0], picture.pixels.shape[1]
+    height //= picture.animation.frames if picture.animation else 1
+    if settings.size is None or settings.size.passes(height, width, upscaler.scale):
+        return None
+    return f"{width}x{height} is large enough: left out"
+
+
 def _compute(
-    upscaler: Upscaler, pixels: NDArray[Any], picture: Image, writer: Writer, tell: Callable[[float], None]
+    upscaler: Upscaler,
+    pixels: NDArray[Any],
+    picture: Image,
+    writer: Writer,
+    size: Size | None,
+    tell: Callable[[float], None],
 ) -> None:
     """Frame by frame; a still picture is one frame."""
     frames = picture.animation.frames if picture.animation else 1
@@ -189,4 +221,14 @@ def _compute(
         def progress(done: int, total: int, index: int = index) -> None:
             tell((index + done / total) / frames)
 
-        upscaler.stream(frame, lambda _, rows: writer.rows(rows), writer.dtype, progress)
+        if frames > 1 and size is not None:
+            writer.rows(converted(upscaler.up(frame, progress, size=size), writer.dtype))
+            continue
+        passes = size.passes(frame.shape[0], frame.shape[1], upscaler.scale) if size else 1
+        if passes == 0:
+            writer.rows(converted(frame, writer.dtype))
+            continue
+        if size is not None:
+            frame = upscaler.before_last(frame, size, progress)
+        told = part_of(progress, passes - 1, passes, upscaler.scale)
+        upscaler.stream(frame, lambda _, rows: writer.rows(rows), writer.dtype, told)

@@ -67,7 +67,7 @@ class Layers:
         if self._alpha is None:
             return out
         if len(rows) == 1:
-            value = _converted(self._alpha[:1, :1], dtype)
+            value = converted(self._alpha[:1, :1], dtype)
             return np.concatenate([out, np.broadcast_to(value, (*out.shape[:2], 1))], axis=2)
         _keep_constant_areas(out[..., -1], first_row, self._alpha[..., 0])
         return out
@@ -105,7 +105,7 @@ def _to_array(x: Tensor, dtype: DTypeLike) -> NDArray[Any]:
     return to_host(x.permute(1, 2, 0).contiguous()).numpy().astype(dtype, copy=False)
 
 
-def _converted(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+def converted(pixels: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """The same values in another of the dtypes, rounded."""
     if pixels.dtype == dtype:
         return pixels
@@ -162,7 +162,7 @@ def _keep_constant_areas(larger: NDArray[Any], first_row: int, alpha: NDArray[An
     highest = F.max_pool2d(plane, 3, stride=1, padding=1)
     lowest = -F.max_pool2d(-plane, 3, stride=1, padding=1)
     constant = (highest == lowest)[0, 0].numpy()[top - above : bottom - above]
-    values = _converted(alpha[top:bottom], larger.dtype)
+    values = converted(alpha[top:bottom], larger.dtype)
     inside = slice(first_row - top * scale, first_row - top * scale + len(larger))
     constant, values = (x.repeat(scale, axis=0).repeat(scale, axis=1)[inside] for x in (constant, values))
     larger[constant] = values[constant]

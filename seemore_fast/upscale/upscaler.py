@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from seemore_fast.backends.devices import free_memory, pick_device
 from seemore_fast.backends.precision import autocast
 from seemore_fast.errors import BackendError, Cancelled, ImageError, SeemoreError
+from seemore_fast.image import resampled
 from seemore_fast.model import accelerate, load
 from seemore_fast.network.reference import SeemoRe
 from seemore_fast.upscale.border import BORDERS, Border
 from seemore_fast.upscale.exact import MIN_TILE, choose_tile, memory_needed, upscale_exact
 from seemore_fast.upscale.local import check_overlap, upscale_local
-from seemore_fast.upscale.planes import HIGHEST, Layers
+from seemore_fast.upscale.planes import HIGHEST, Layers, check_pixels
+from seemore_fast.upscale.size import Progress, Size, part_of
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,6 @@ _SHARE = 0.8  # of the free memory that automatic tiles may fill
 _LOCAL_TILES = (0, 2048, 1024, 512, 256, 128, 64)
 
 _CHUNK = 1 << 21  # output pixels that are turned into an array at a time, in floating point
-
-Progress = Callable[[int, int], None]
-"""progress(done, total) in tiles, and pictures of a list."""
 
 
 class Upscaler:
@@ -124,7 +123,12 @@ class Upscaler:
         }
 
     def up(
-        self, image: Any, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        image: Any,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        *,
+        size: Size | None = None,
     ) -> Any:
         """The picture or pictures, ``scale`` times larger, each of the kind that it came as.
 
@@ -132,6 +136,9 @@ class Upscaler:
         gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (straight); or a PIL image (palettes, CMYK and other
         modes come back as L, LA, RGB or RGBA); or a list of such.  Alpha goes through the network too, as a
         gray picture.
+
+        ``size``: the size to reach.  The network runs as often as that takes, and what it makes too large is
+        resampled (Lanczos); a picture that is large enough is only resampled.
 
         ``progress(done, total)`` is told of tiles, with a list of pictures.  ``cancelled()`` is asked before
         and after each tile.
@@ -141,10 +148,10 @@ class Upscaler:
         """
         _check_callable(progress=progress, cancelled=cancelled)
         if isinstance(image, (list, tuple)):
-            return self._each(image, progress, cancelled)
+            return self._each(image, progress, cancelled, size)
         pil = sys.modules.get("PIL.Image")  # who has a PIL image has imported it
         if pil is not None and isinstance(image, pil.Image):
-            larger = pil.fromarray(self.up(_from_pil(image), progress, cancelled))
+            larger = pil.fromarray(self.up(_from_pil(image), progress, cancelled, size=size))
             larger.info = {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info}
             return larger
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
@@ -152,14 +159,44 @@ class Upscaler:
             raise ImageError(f"image must be a PIL image or an array (H, W) or (H, W, C), not {found}")
         _check_plain(image)
         pixels = image.reshape(*image.shape, 1) if image.ndim == 2 else image
+        if size is None:
+            larger = self._whole(pixels, progress, cancelled)
+        else:
+            larger = self.before_last(pixels, size, progress, cancelled)
+            h, w = pixels.shape[:2]
+            passes = size.passes(h, w, self.scale)
+            if passes:
+                larger = self._whole(larger, part_of(progress, passes - 1, passes, self.scale), cancelled)
+            larger = resampled(larger, *size.of(h, w))
+        return larger[..., 0] if image.ndim == 2 else larger
+
+    def before_last(
+        self,
+        pixels: NDArray[Any],
+        size: Size,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> NDArray[Any]:
+        """``pixels`` (H, W, C) after all passes to ``size`` but the last, which `stream` may do."""
+        check_pixels(pixels, self.model.config["in_chans"])
+        h, w = pixels.shape[:2]
+        passes = size.passes(h, w, self.scale)
+        for turn in range(passes - 1):
+            pixels = self._whole(pixels, part_of(progress, turn, passes, self.scale), cancelled)
+        return pixels
+
+    def _whole(
+        self, pixels: NDArray[Any], progress: Progress | None, cancelled: Callable[[], bool] | None
+    ) -> NDArray[Any]:
+        """`stream` into an array."""
         h, w, channels = pixels.shape
-        larger = np.empty((h * self.scale, w * self.scale, channels), image.dtype)
+        larger = np.empty((h * self.scale, w * self.scale, channels), pixels.dtype)
 
         def emit(first_row: int, rows: NDArray[Any]) -> None:
             larger[first_row : first_row + len(rows)] = rows
 
-        self._stream(pixels, emit, image.dtype, progress, cancelled, reserved=larger.nbytes)
-        return larger[..., 0] if image.ndim == 2 else larger
+        self._stream(pixels, emit, pixels.dtype, progress, cancelled, reserved=larger.nbytes)
+        return larger
 
     def stream(
         self,
@@ -279,11 +316,15 @@ class Upscaler:
         return self.model(x.float() / 255 if x.dtype == torch.uint8 else x)
 
     def _each(
-        self, images: Any, progress: Progress | None, cancelled: Callable[[], bool] | None
+        self,
+        images: Any,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+        size: Size | None,
     ) -> list[Any]:
         results = []
         for image in images:
-            results.append(self.up(image, cancelled=cancelled))
+            results.append(self.up(image, cancelled=cancelled, size=size))
             if progress is not None:
                 progress(len(results), len(images))
         return results

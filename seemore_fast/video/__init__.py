@@ -41,6 +41,7 @@ from seemore_fast.video.source import Note, Source, probe
 from seemore_fast.video.survey import Survey, survey_packets
 
 if TYPE_CHECKING:
+    from seemore_fast.upscale.size import Size
     from seemore_fast.upscale.upscaler import Upscaler
 
 __all__ = ["EncodingWish", "pipe_video", "preview", "upscale_video"]
@@ -58,6 +59,7 @@ def upscale_video(
     output: Path,
     upscaler: Upscaler,
     *,
+    size: Size | None = None,
     codec: str | None = None,
     encoder: str | None = None,
     encoder_options: Mapping[str, str] | None = None,
@@ -78,6 +80,7 @@ def upscale_video(
     is complete.  Until then finished segments of ``segment`` frames are in ``<output>.parts/``, from where
     the same call goes on after a crash; a call with other settings starts anew.
 
+    * ``size``: to reach, as `Upscaler.up` has it; default: ``upscaler.scale`` times the input's.
     * ``codec``: h264, h265, av1, vp9 or ffv1; default by the output's name and the source's bit depth.
       ``crf``, ``preset`` and ``pix_fmt`` are the encoder's own.  ``encoder``: instead, one of FFmpeg's by its
       name; ``encoder_options`` goes to the encoder, whichever it is.
@@ -112,12 +115,12 @@ def upscale_video(
     read = probe(source, say, deinterlace)
     wish = EncodingWish(codec, encoder, dict(encoder_options or {}), crf, preset, pix_fmt)
     encoding = choose_encoding(output, read, wish)
-    size = output_size(read, upscaler.scale, encoding.pix_fmt, say)
+    pixels = output_size(read, upscaler.scale, encoding.pix_fmt, say, size)
     part = [None if t is None else Fraction(t).limit_denominator(1_000_000) for t in (begin, end)]
     if (part[0] or 0) < 0 or (part[1] is not None and part[1] <= (part[0] or 0)):
         raise VideoError(f"the part must begin at 0 s or later and end after that, got {begin} to {end}")
     found = survey_packets(read, suffix, ignore_errors, say, (part[0], part[1]))
-    _rehearse(read, found, encoding, size, output, say)
+    _rehearse(read, found, encoding, pixels, output, say)
     parts = Parts(output)
     # Without ignore_errors: what was finished before the damage is the same with it.
     identity = {
@@ -127,6 +130,7 @@ def upscale_video(
             "segment": segment,
             "deinterlace": deinterlace,
             "part": [begin, end],
+            "size": list(pixels),
         },
         "network": upscaler.identity(),
         "libraries": {"av": av.__version__},
@@ -147,7 +151,7 @@ def upscale_video(
             read, found.joints, lambda i: i // segment not in finished, ignore_errors, say, found.window
         )
         frames = run_ahead(wanted, 4)
-        with closing(run_ahead(enlarged(frames, upscaler), 2)) as results:
+        with closing(run_ahead(enlarged(frames, upscaler, size), 2)) as results:
             writer: Segment | None = None
             computed = 0
             try:
@@ -160,7 +164,7 @@ def upscale_video(
                         parts.keep(number - 1)
                         writer = None
                     if frame.pixels is not None:
-                        writer = writer or Segment(parts.unfinished(number), read, encoding, size)
+                        writer = writer or Segment(parts.unfinished(number), read, encoding, pixels)
                         writer.write(frame.pixels)
                         computed += 1
                     progress(len(pts), found.frames, computed)

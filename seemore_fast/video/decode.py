@@ -18,6 +18,7 @@ from seemore_fast.video.fields import deinterlaced
 from seemore_fast.video.source import ACCURATE, Frame, Joints, Looks, Note, Source, Window, open_input
 
 if TYPE_CHECKING:
+    from seemore_fast.upscale.size import Size
     from seemore_fast.upscale.upscaler import Upscaler
 
 
@@ -220,7 +221,9 @@ def _decode(
     lack(missing.count(None))
 
 
-def enlarged(frames: Generator[Frame, None, None], upscaler: Upscaler) -> Generator[Frame, None, None]:
+def enlarged(
+    frames: Generator[Frame, None, None], upscaler: Upscaler, size: Size | None = None
+) -> Generator[Frame, None, None]:
     """The frames through the network, those without pixels as they are.  Errors name the frame."""
     with closing(frames):
         for frame in frames:
@@ -228,7 +231,7 @@ def enlarged(frames: Generator[Frame, None, None], upscaler: Upscaler) -> Genera
                 yield frame
                 continue
             try:
-                pixels = upscaler.up(frame.pixels)
+                pixels = upscaler.up(frame.pixels, size=size)
             except MemoryError as error:
                 raise VideoError(f"frame {frame.index}: {error or 'out of memory'}") from None
             except SeemoreError as error:

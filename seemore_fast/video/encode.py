@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from seemore_fast.errors import VideoError
 from seemore_fast.video.source import ACCURATE, Note, Source, url
+
+if TYPE_CHECKING:
+    from seemore_fast.upscale.size import Size
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,14 @@ def _encoders(like: str) -> list[str]:
     return [name for name, codec in found.items() if codec in words] or list(found)
 
 
-def output_size(source: Source, scale: int, pix_fmt: str, note: Note) -> tuple[int, int]:
-    """Width and height; chroma subsampling asks for even ones."""
+def output_size(
+    source: Source, scale: int, pix_fmt: str, note: Note, size: Size | None = None
+) -> tuple[int, int]:
+    """Width and height, of ``size`` or enlarged by ``scale``; chroma subsampling asks for even ones."""
     layout = av.VideoFormat(pix_fmt, 2, 2)
     width, height = source.width * scale, source.height * scale
+    if size is not None:
+        height, width = size.of(source.height, source.width)
     across = 2 if layout.chroma_width() == 1 else 1
     down = 2 if layout.chroma_height() == 1 else 1
     fitting = width - width % across, height - height % down

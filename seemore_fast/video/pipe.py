@@ -19,6 +19,7 @@ from seemore_fast.video.encode import Encoding, EncodingWish, Pictures, choose_e
 from seemore_fast.video.source import Frame, Note, Source, describe, open_input
 
 if TYPE_CHECKING:
+    from seemore_fast.upscale.size import Size
     from seemore_fast.upscale.upscaler import Upscaler
 
 # What standard output may get: the format's name for FFmpeg.
@@ -32,6 +33,7 @@ def pipe_video(
     wish: EncodingWish,
     *,
     kind: str | None = None,
+    size: Size | None = None,
     deinterlace: str | None = None,
     ignore_errors: bool = False,
     progress: Callable[[int, int | None, int], None] = lambda done, total, computed: None,
@@ -58,7 +60,7 @@ def pipe_video(
         read, early, first = describe(container, name, say, deinterlace)
         sink: _Sink | None = None
         suffix, encoding = _encoding(container, output, read, wish, kind)
-        size = output_size(read, upscaler.scale, encoding.pix_fmt, say)
+        pixels = output_size(read, upscaler.scale, encoding.pix_fmt, say, size)
         if isinstance(output, Path):
             if output.exists() and not output.is_file():
                 raise VideoError(f"{output}: is not a file, and would be replaced by one")
@@ -71,7 +73,7 @@ def pipe_video(
             sink = _Sink(output)
             out = stack.enter_context(av.open(sink, "w", format=KINDS[suffix.lstrip(".")]))
         try:
-            written = Pictures(out, read, encoding, size)
+            written = Pictures(out, read, encoding, pixels)
         except ValueError as error:
             raise VideoError(f"{target}: {error}") from None
         written.stream.time_base = written.stream.codec_context.time_base = read.time_base
@@ -100,7 +102,7 @@ def pipe_video(
         ready = run_ahead(pictures(read, frames, stream, lambda index: True, say), 4)
         count = 0
         try:
-            with closing(run_ahead(enlarged(ready, upscaler), 2)) as results:
+            with closing(run_ahead(enlarged(ready, upscaler, size), 2)) as results:
                 for frame in results:
                     if suffix == ".y4m":
                         _check_rate(frame, read, count, say)

@@ -18,6 +18,7 @@ from seemore_fast.video.decode import pictures
 from seemore_fast.video.source import ACCURATE, Note, open_input, probe
 
 if TYPE_CHECKING:
+    from seemore_fast.upscale.size import Size
     from seemore_fast.upscale.upscaler import Upscaler
 
 
@@ -27,6 +28,7 @@ def preview(
     upscaler: Upscaler,
     seconds: float,
     *,
+    size: Size | None = None,
     deinterlace: str | None = None,
     note: Note = lambda message: None,
 ) -> None:
@@ -35,7 +37,9 @@ def preview(
     Raises VideoError where there is no such frame, SeemoreError for a name that is not a picture's.
     """
     read = probe(source, note, deinterlace)
-    image.check_writable(output, read.height * upscaler.scale, 2 * read.width * upscaler.scale, False)
+    scale = upscaler.scale
+    height, width = size.of(read.height, read.width) if size else (read.height * scale, read.width * scale)
+    image.check_writable(output, height, 2 * width, False)
     with open_input(source) as container:
         stream = container.streams[read.stream]
         begin = (stream.start_time or 0) * stream.time_base
@@ -50,8 +54,8 @@ def preview(
             raise VideoError(f"{source}: damaged before {seconds:g} s ({error.strerror})") from None
     if frame is None or frame.pixels is None:
         raise VideoError(f"{source} has no frame at {seconds:g} s")
-    large = upscaler.up(frame.pixels)
-    image.write(output, image.Image(np.concatenate([_bicubic(frame.pixels, upscaler.scale), large], 1)))
+    large = upscaler.up(frame.pixels, size=size)
+    image.write(output, image.Image(np.concatenate([_bicubic(frame.pixels, height, width), large], 1)))
 
 
 def _decoded(container: Any, stream: Any) -> Generator[av.VideoFrame, None, None]:
@@ -60,12 +64,11 @@ def _decoded(container: Any, stream: Any) -> Generator[av.VideoFrame, None, None
         yield frame
 
 
-def _bicubic(pixels: NDArray[Any], scale: int) -> NDArray[Any]:
+def _bicubic(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     kind = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), kind)
-    height, width = pixels.shape[:2]
     larger = VideoReformatter().reformat(
-        frame, width=width * scale, height=height * scale, format=kind, interpolation=ACCURATE
+        frame, width=width, height=height, format=kind, interpolation=ACCURATE
     )
     result: NDArray[Any] = larger.to_ndarray()
     return result

@@ -26,7 +26,7 @@ class Nearest:
     def identity(self) -> dict[str, Any]:
         return {"scale": self.scale}
 
-    def up(self, image: NDArray) -> NDArray:
+    def up(self, image: NDArray, size: Any = None) -> NDArray:
         self.calls += 1
         self.dtypes.add(image.dtype.name)
         return image.repeat(self.scale, 0).repeat(self.scale, 1)

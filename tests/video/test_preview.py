@@ -48,3 +48,17 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(app, ["video", str(source), "-o", str(output), "--preview", "0.2"])
     assert result.exit_code == 0, result.output
     assert image.read(output).pixels.shape == (96, 256, 3)
+
+
+def test_videos_are_brought_to_a_size(tmp_path):
+    source, output = videos.write_clip(tmp_path / "in.mkv"), tmp_path / "out.mkv"
+    command = ["video", str(source), "--model", "t-x2", "--fit", "100x60", "-o"]
+    for name in ("out.mkv", "look.png"):
+        more = ["--preview", "0.2"] if name == "look.png" else []
+        result = CliRunner().invoke(app, [*command, str(tmp_path / name), *more])
+        assert result.exit_code == 0, result.output
+    shown = videos.frames(output)[5]
+    assert (shown.width, shown.height) == (80, 60)
+    left, right = np.hsplit(image.read(tmp_path / "look.png").pixels, 2)
+    assert left.shape == right.shape == (60, 80, 3)
+    assert abs(right.astype(float) - videos.pixels(shown) / 257).mean() < 4  # H.264's, and in 4:2:0
