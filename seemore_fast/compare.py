@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
 from torch import nn
 
 from seemore_fast.data.metrics import psnr, ssim
@@ -20,10 +22,6 @@ from seemore_fast.errors import CheckpointError, SeemoreError
 from seemore_fast.measure.peers.memory import peak_of
 from seemore_fast.model import load
 from seemore_fast.system.optional import need
-
-with need("compare", "compare"):
-    from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")
 _CROP, _GAP, _LINE = 220, 12, 18  # pixels of the figure

@@ -44,6 +44,8 @@ def in_container(file: IO[bytes], format_: Format) -> Damage | None:
         return _in_gif(file.read())
     if format_.name == "TIFF":
         return _in_tiff(file)
+    if format_.name == "AVIF":
+        return _in_boxes(file)
     return None
 
 
@@ -95,6 +97,23 @@ def _in_gif(data: bytes) -> Damage | None:
     except IndexError:
         return Damage(True, "it ends within a frame")
     return Damage(False, "its end mark is missing, and perhaps frames before it")
+
+
+def _in_boxes(file: IO[bytes]) -> Damage | None:
+    """Whether the outermost boxes of an AVIF end where the file does (ISO/IEC 14496-12, 4.2)."""
+    end, at = file.seek(0, 2), 0
+    while at < end:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if length == 0:  # it goes to the end
+            return None
+        if length < 8 or at + length > end:
+            return Damage(True, "it ends within its data")
+        at += length
+    return None
 
 
 def tiff_pages(file: IO[bytes]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from seemore_fast.errors import ImageError
 from seemore_fast.system import machine
@@ -28,7 +28,8 @@ class Format:
     sixteen_bits: bool = False
     gray: bool = True
     alpha: bool = True
-    frames: bool = False
+    frames: Literal["", "libvips", "pillow"] = ""
+    """Who reads and writes animations in it, if it holds any."""
     keeps_exif: bool = True
     pages: bool = False
     """Whether it holds several pictures that are no animation."""
@@ -37,7 +38,15 @@ class Format:
 
 
 _SUB = 0x10  # PNG's filters: this one is nearly as good as trying all of them, and three times as fast
-_PNG = Format("PNG", "pngload", "pngsave", 2**31 - 1, {"compression": 4, "filter": _SUB}, sixteen_bits=True)
+_PNG = Format(
+    "PNG",
+    "pngload",
+    "pngsave",
+    2**31 - 1,
+    {"compression": 4, "filter": _SUB},
+    sixteen_bits=True,
+    frames="pillow",
+)
 # JPEG without chroma subsampling, WebP without loss: what the network drew should survive.
 _JPEG = Format(
     "JPEG",
@@ -56,7 +65,7 @@ _WEBP = Format(
     {"lossless": True},
     {"lossless": False, "Q": None},
     gray=False,
-    frames=True,
+    frames="libvips",
     keeps_density=False,
 )
 _TIFF = Format(
@@ -78,10 +87,11 @@ _AVIF = Format(
     {"Q": None},
     sixteen_bits=True,
     gray=False,
+    frames="pillow",
     keeps_density=False,
 )
 _GIF = Format(
-    "GIF", "gifload", "gifsave", 65_535, gray=False, frames=True, keeps_exif=False, keeps_density=False
+    "GIF", "gifload", "gifsave", 65_535, gray=False, frames="libvips", keeps_exif=False, keeps_density=False
 )
 
 FORMATS = {

@@ -62,3 +62,11 @@ class Image:
 def profile_fits(icc: bytes, channels: int) -> bool:
     """Whether the profile's colour space (bytes 16-19 of its header) is the one of so many channels."""
     return icc[16:20] == (b"GRAY" if channels < 3 else b"RGB ")
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W, C) turned as EXIF's orientation says."""
+    if orientation in (2, 4, 5, 7):
+        pixels = pixels[:, ::-1]
+    quarter_turns = {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))

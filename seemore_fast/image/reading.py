@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seemore_fast.errors import ImageError
-from seemore_fast.image import damage, texts
+from seemore_fast.image import damage, frames, texts
 from seemore_fast.image.formats import (
     HEAD,
     NAMES,
     Format,
-    brands,
     clear_errors,
     pending_errors,
     reason,
@@ -26,7 +26,7 @@ from seemore_fast.image.formats import (
     sniff,
     vips,
 )
-from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
+from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits, upright
 from seemore_fast.system.atomic import temporary_file
 from seemore_fast.system.terminal import standard_stream
 
@@ -56,6 +56,8 @@ def read(
     path = Path(path)
     with _opened(path, data) as file:
         format_ = _format(path, file)
+        if (animation := _animated(path, file, format_, max_pixels, accept_damaged)) is not None:
+            return animation
         try:
             _check(path, _load(file, format_, "error"), format_, max_pixels)
             picture, found = _judged(path, file, format_)
@@ -107,6 +109,35 @@ def _judged(path: Path, file: IO[bytes], format_: Format) -> tuple[Image | None,
     return (None, damage.Damage(True, left)) if left else (picture, found)
 
 
+def _animated(
+    path: Path, file: IO[bytes], format_: Format, max_pixels: int, accept_damaged: bool
+) -> Image | None:
+    """An animation that libvips does not read; None: it is none."""
+    if format_.frames != "pillow":
+        return None
+    found = damage.in_container(file, format_)
+    try:
+        with frames.opened(file, format_) as animation:
+            if animation is None:
+                return None
+            width, height = animation.size
+            total = frames.count(animation)
+            _check_size(path, width, height * total, 4, max_pixels)
+            if found is not None:
+                raise frames.Damaged(found.text, total)
+            return frames.read(file, animation)
+    except frames.Damaged as error:
+        if not accept_damaged or not error.whole:
+            raise ImageError(f"{path}: truncated or damaged ({error})") from None
+        whole, note = error.whole, f"damaged ({error}), taken as far as it goes"
+    try:
+        with frames.opened(file, format_) as animation:
+            picture = frames.read(file, animation, whole)
+    except frames.Damaged as error:
+        raise ImageError(f"{path}: damaged beyond use ({error})") from None
+    return replace(picture, notes=(*picture.notes, note))
+
+
 @contextmanager
 def _opened(path: Path, data: bytes | None) -> Iterator[IO[bytes]]:
     """The file, which can be read back and forth."""
@@ -137,10 +168,8 @@ def _format(path: Path, file: IO[bytes]) -> Format:
     format_ = sniff(head)
     if format_ is None:
         raise ImageError(f"{path}: {'the file is empty' if not head else f'not a {NAMES} image'}")
-    if format_.name == "PNG" and texts.animated_png(file):
-        raise ImageError(f"{path}: an animated PNG; animations are read from GIF and WebP")
-    if format_.name == "AVIF" and b"avis" in brands(head):
-        raise ImageError(f"{path}: an animated AVIF; animations are read from GIF and WebP")
+    if why := frames.unreadable(head, format_):
+        raise ImageError(f"{path}: {why}")
     return format_
 
 
@@ -153,7 +182,7 @@ def _load(file: IO[bytes], format_: Format, fail_on: str) -> Any:
     clear_errors()
     file.seek(0)
     source = pyvips.Source.new_from_descriptor(file.fileno())
-    options: dict[str, int] = {"n": -1} if format_.frames else {}
+    options: dict[str, int] = {"n": -1} if format_.frames == "libvips" else {}
     if format_.pages:
         first, count = damage.tiff_pages(file)
         options = {"page": first, "n": count}
@@ -176,11 +205,10 @@ def _picture(path: Path, file: IO[bytes], format_: Format, fail_on: str, *notes:
     pixels = _pixels(path, image)
     if PROFILE in metadata and not profile_fits(metadata[PROFILE][1], pixels.shape[2]):
         del metadata[PROFILE]
-    frames = np.split(pixels, animation.frames if animation else 1)
-    upright = (
-        np.concatenate([_upright(frame, orientation) for frame in frames]) if orientation > 1 else pixels
-    )
-    return Image(upright, metadata, density, animation, tuple(told), _texts(file, format_))
+    pages = np.split(pixels, animation.frames if animation else 1)
+    if orientation > 1:
+        pixels = np.concatenate([upright(page, orientation) for page in pages])
+    return Image(pixels, metadata, density, animation, tuple(told), _texts(file, format_))
 
 
 def _texts(file: IO[bytes], format_: Format) -> texts.Texts:
@@ -200,15 +228,20 @@ def _spooled(stream: IO[bytes]) -> IO[bytes]:
     return file
 
 
-def _check(path: Path, image: Any, format_: Format, max_pixels: int) -> None:
-    width, height = image.width, image.height
+def _check_size(path: Path, width: int, height: int, pixel_bytes: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         limit = f"the limit of {max_pixels / 1e6:g} megapixels"
         raise ImageError(f"{path}: {width}x{height} is over {limit}; raise max_pixels (--max-megapixels)")
-    if short_of_memory(width * height * image.bands * (2 if image.format == "ushort" else 1)):
+    if short_of_memory(width * height * pixel_bytes):
         raise ImageError(f"{path}: not enough memory to decode {width}x{height} pixels")
+
+
+def _check(path: Path, image: Any, format_: Format, max_pixels: int) -> None:
+    _check_size(
+        path, image.width, image.height, image.bands * (2 if image.format == "ushort" else 1), max_pixels
+    )
     if format_.name == "AVIF" and _get(image, "n-pages", 1) > 1:
-        raise ImageError(f"{path}: an AVIF of several pictures; animations are read from GIF and WebP")
+        raise ImageError(f"{path}: an AVIF of several pictures that are no animation; save them one by one")
     if image.format not in _DTYPES and image.interpretation not in _INKS:
         raise ImageError(f"{path}: {image.format} pixels; only 8 and 16 bits a channel are supported")
     if image.interpretation not in _INKS and image.bands > 4:
@@ -251,13 +284,6 @@ def _pixels(path: Path, image: Any) -> NDArray[Any]:
         raise ImageError(f"{path}: {image.format} pixels; only 8 and 16 bits a channel are supported")
     data = image.write_to_memory()
     return np.frombuffer(data, _DTYPES[image.format]).reshape(image.height, image.width, image.bands)
-
-
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    if orientation in (2, 4, 5, 7):
-        pixels = pixels[:, ::-1]
-    quarter_turns = {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
 def _density(image: Any) -> tuple[float, float] | None:

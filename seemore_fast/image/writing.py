@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from seemore_fast.errors import ImageError
-from seemore_fast.image import texts
+from seemore_fast.image import frames, texts
 from seemore_fast.image.formats import FORMATS, Format, reason, short_of_memory, vips
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
 from seemore_fast.image.resample import resize
@@ -63,7 +63,7 @@ def check_writable(
     if transparent and not format_.alpha:
         raise ImageError(f"{path}: {format_.name} has no transparency; use .png or .webp")
     if animation is not None and animation.delays and not format_.frames:
-        raise ImageError(f"{path}: {format_.name} holds no animation; use .webp or .gif")
+        raise ImageError(f"{path}: {format_.name} holds no animation; use .webp, .gif, .png or .avif")
     if animation is not None and not animation.delays and not format_.pages:
         raise ImageError(f"{path}: {format_.name} does not hold {animation.frames} pages; use .tif")
 
@@ -101,6 +101,7 @@ class Writer:
         self.waited = 0.0
         # Not a queue.Queue: a Ctrl-C in the midst of its Python code may leave its lock taken for good.
         self._queue: queue.SimpleQueue[NDArray[Any] | None] = queue.SimpleQueue()
+        self._moving = like.animation is not None and bool(like.animation.delays)
         self._aborted = False
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
@@ -155,10 +156,8 @@ class Writer:
         """Only with the first rows: until then there is nothing that an interrupt could leave behind."""
         vips()
         # Formats that are not written row by row want the whole picture.
-        whole = (
-            self.height * self.width * self._shape[2] if self._format.name in ("WebP", "AVIF", "GIF") else 0
-        )
-        if short_of_memory(whole):
+        at_once = self._format.name in ("WebP", "AVIF", "GIF") or self._moving
+        if short_of_memory(self.height * self.width * self._shape[2] if at_once else 0):
             raise ImageError(f"{self.path}: not enough memory to encode it")
         self._pipe, end = os.pipe()
         feeder = threading.Thread(target=self._feed, args=(end,), daemon=True)
@@ -229,6 +228,14 @@ class Writer:
         if self._size is not None:
             image = resize(image, *self._size)
         image = self._annotated(image)
+        if self._moving and self._format.frames == "pillow":
+            self._encode_frames(target, image)
+        else:
+            self._encode_by_libvips(target, image)
+        if self._aborted:
+            raise ImageError(f"{self.path}: given up")
+
+    def _encode_by_libvips(self, target: IO[bytes], image: Any) -> None:
         options = dict(self._format.options)
         if self._quality is not None and self._format.quality is not None:
             options |= {k: self._quality if v is None else v for k, v in self._format.quality.items()}
@@ -239,9 +246,27 @@ class Writer:
             options["bigtiff"] = image.width * image.height * image.bands * self.dtype.itemsize > 3 << 30
         options["keep"] = sum(_KEEP[kind] for kind in self._kept(image))
         save = getattr(image, f"{self._format.saver}_target")
-        save(pyvips.Target.new_to_descriptor(target.fileno()), **options)
-        if self._aborted:
-            raise ImageError(f"{self.path}: given up")
+        save(vips().Target.new_to_descriptor(target.fileno()), **options)
+
+    def _encode_frames(self, target: IO[bytes], image: Any) -> None:
+        animation = self._like.animation
+        assert animation is not None
+        if self._format.name == "AVIF":
+            image = image.colourspace("srgb") if image.bands < 3 else image
+            pixels = image.write_to_memory()
+            shape = image.height, image.width, image.bands
+            quality = self._quality or self._format.options["Q"]
+            frames.write_avif(target, self._like, np.frombuffer(pixels, np.uint8).reshape(shape), quality)
+            return
+        image = image.copy_memory()  # read row by row, it would not begin a frame where another ended
+        height = image.height // animation.frames
+        keep = sum(_KEEP[kind] for kind in self._kept(image))
+
+        def encoded(index: int) -> Any:
+            frame = image.crop(0, index * height, image.width, height)
+            return frame.pngsave_buffer(**self._format.options, keep=keep)
+
+        frames.write_png(target, animation, encoded)
 
     def _annotated(self, image: Any) -> Any:
         """With metadata, resolution and the frames' timing."""

@@ -179,9 +179,6 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "empty.png", "the file is empty")
     Pillow.fromarray(noise(4, 4, 3)).save(tmp_path / "picture.png", "BMP")
     refused(tmp_path / "picture.png", "not a PNG, JPEG, WebP, TIFF, AVIF or GIF image")
-    frames = [Pillow.fromarray(noise(4, 4, 3)), Pillow.fromarray(255 - noise(4, 4, 3))]
-    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
-    refused(tmp_path / "moving.png", "an animated PNG")
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((4, 4), np.float32))
     refused(tmp_path / "float.tif", "float pixels; only 8 and 16 bits")
     tifffile.imwrite(
@@ -360,8 +357,8 @@ def test_animations_keep_frames_and_timing(tmp_path: Path, name: str) -> None:
         back = read(tmp_path / other)
         assert back.animation == picture.animation
         assert np.abs(back.pixels[..., :3].astype(int) - larger[..., :3]).max() <= 2
-    with pytest.raises(ImageError, match="PNG holds no animation"):
-        write(tmp_path / "b.png", picture)
+    with pytest.raises(ImageError, match=r"JPEG has no transparency|JPEG holds no animation"):
+        write(tmp_path / "b.jpg", picture)
 
 
 # Writing

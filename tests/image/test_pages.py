@@ -1,16 +1,20 @@
-"""Files of several pictures: pages of a TIFF come and go as pages, what cannot be read as such is refused."""
+"""Files of several pictures: pages of a TIFF come and go as pages, animations as frames."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
+from PIL import features
+from PIL.PngImagePlugin import PngInfo
 
 from seemore_fast.errors import ImageError
-from seemore_fast.image import Image, read, write
+from seemore_fast.image import Animation, Image, read, write
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -81,28 +85,104 @@ def test_a_page_that_is_damaged(tmp_path: Path) -> None:
         read("a.tif", data=bytes(whole))
 
 
-def frames() -> list[Pillow.Image]:
-    return [Pillow.fromarray(np.roll(noise(40, 60, 3), shift, axis=1)) for shift in (0, 5, 9)]
+def animated(format_: str, mode: str = "RGB", **options: Any) -> tuple[np.ndarray, bytes]:
+    """Frames of noise (3, 40, 60, C), and a file of them."""
+    channels = len(Pillow.new(mode, (1, 1)).getbands())
+    pixels = noise(3, 40, 60, channels)
+    first, *others = (Pillow.fromarray(frame.squeeze()) for frame in pixels)
+    file = io.BytesIO()
+    options = {"duration": [100, 200, 40], **options}
+    first.save(file, format_, save_all=True, append_images=others, **options)
+    return pixels, file.getvalue()
 
 
-def test_an_animated_avif_is_refused(tmp_path: Path) -> None:
-    first, *others = frames()
-    first.save(tmp_path / "a.avif", save_all=True, append_images=others)
-    with pytest.raises(ImageError, match="an animated AVIF"):
-        read(tmp_path / "a.avif")
-    first.save(tmp_path / "still.avif")
-    assert read(tmp_path / "still.avif").pixels.shape == (40, 60, 3)
+needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+KINDS = ["PNG", pytest.param("AVIF", marks=needs_avif)]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_an_animated_png_comes_and_goes(tmp_path: Path, mode: str) -> None:
+    pixels, data = animated("PNG", mode, loop=2, dpi=(254, 254))
+    picture = read("a.png", data=data)
+    assert picture.animation == Animation(3, (100, 200, 40), 2)
+    np.testing.assert_array_equal(picture.pixels.reshape(pixels.shape), pixels)
+    write(tmp_path / "b.png", enlarged(picture))
+    again = read(tmp_path / "b.png")
+    assert again.animation == picture.animation
+    np.testing.assert_array_equal(again.pixels, enlarged(picture).pixels)
+    with Pillow.open(tmp_path / "b.png") as other:  # whose reader checks the sequence numbers
+        assert other.n_frames == 3
+
+
+def test_equal_frames_of_a_png_stay_frames(tmp_path: Path) -> None:
+    picture = Image(np.tile(noise(5, 6, 3), (3, 1, 1)), animation=Animation(3, (10, 70_000, 30), 0))
+    write(tmp_path / "a.png", picture)
+    assert read(tmp_path / "a.png").animation == picture.animation
+
+
+def test_the_still_picture_of_an_animated_png_is_no_frame() -> None:
+    pixels, data = animated("PNG", default_image=True, duration=70)
+    picture = read("a.png", data=data)
+    assert picture.animation == Animation(2, (70, 70), 0)
+    np.testing.assert_array_equal(picture.pixels.reshape(2, 40, 60, 3), pixels[1:])
+
+
+@needs_avif
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_an_animated_avif_comes_and_goes(tmp_path: Path, mode: str) -> None:
+    pixels, data = animated("AVIF", mode, quality=100, subsampling="4:4:4")
+    picture = read("a.avif", data=data)
+    assert picture.animation == Animation(3, (100, 200, 40), 0)
+    assert np.abs(picture.pixels.reshape(pixels.shape) - pixels.astype(int))[..., :3].mean() < 2
+    write(tmp_path / "b.avif", picture, quality=100)
+    again = read(tmp_path / "b.avif")
+    assert again.animation == picture.animation
+    assert np.abs(again.pixels - picture.pixels.astype(int)).mean() < 2
+    Pillow.fromarray(pixels[0]).save(tmp_path / "still.avif")
+    assert read(tmp_path / "still.avif").animation is None
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WebP", *KINDS])
+def test_gray_frames_go_into_every_kind_of_animation(tmp_path: Path, kind: str) -> None:
+    picture = read("a.png", data=animated("PNG", "L")[1])
+    path = tmp_path / f"a.{kind.lower()}"
+    write(path, picture)
+    assert read(path).animation == Animation(3, (100, 200, 40), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
+def test_an_animation_that_is_cut_off(kind: str, share: float) -> None:
+    data = animated(kind)[1]
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        read("a", data=data[: int(len(data) * share)])
+
+
+def test_what_is_left_of_a_damaged_animation() -> None:
+    pixels, data = animated("PNG")
+    picture = read("a.png", data=data[: len(data) * 5 // 6], accept_damaged=True)
+    assert picture.animation == Animation(2, (100, 200), 0)
+    assert "damaged" in picture.notes[0]
+    np.testing.assert_array_equal(picture.pixels.reshape(2, 40, 60, 3), pixels[:2])
+    wrong = bytearray(data)
+    wrong[-13] ^= 1  # before the end mark of 12 bytes
+    with pytest.raises(ImageError, match="the checksum of its"):
+        read("a.png", data=bytes(wrong))
 
 
 @pytest.mark.parametrize("text", ["x" * 70_000, "IDAT and acTL"])
-def test_an_animated_png_behind_any_text_is_refused(tmp_path: Path, text: str) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
+def test_an_animated_png_behind_any_text(tmp_path: Path, text: str) -> None:
     info = PngInfo()
     info.add_text("Comment", text)
-    first, *others = frames()
-    first.save(tmp_path / "a.png", save_all=True, append_images=others, pnginfo=info)
-    with pytest.raises(ImageError, match="an animated PNG"):
-        read(tmp_path / "a.png")
-    first.save(tmp_path / "still.png", pnginfo=info)
+    picture = read("a.png", data=animated("PNG", pnginfo=info)[1])
+    assert (picture.animation.frames, picture.texts) == (3, (("Comment", text),))
+    write(tmp_path / "b.png", picture)
+    assert read(tmp_path / "b.png").texts == picture.texts
+    Pillow.fromarray(noise(4, 4, 3)).save(tmp_path / "still.png", pnginfo=info)
     assert read(tmp_path / "still.png").texts == (("Comment", text),)
+    assert read(tmp_path / "still.png").animation is None
+
+
+def test_too_many_frames() -> None:
+    with pytest.raises(ImageError, match="60x120 is over the limit"):
+        read("a.png", 7000, animated("PNG")[1])

@@ -22,7 +22,10 @@ EXTRAS = set(
 )
 (_needed,) = re.findall(r"^dependencies = \[\n(.*?)^\]", PYPROJECT, re.MULTILINE | re.DOTALL)
 DEPENDENCIES = [Requirement(text) for text in re.findall(r'"(.+?)"', _needed)]
-BASE = {{"pyyaml": "yaml"}.get(r.name, r.name) for r in DEPENDENCIES} | {"pydantic_core", "requests"}
+BASE = {{"pyyaml": "yaml", "pillow": "PIL"}.get(r.name, r.name) for r in DEPENDENCIES} | {
+    "pydantic_core",
+    "requests",
+}
 """What pyproject's dependencies bring, as Python imports it; pooch has requests."""
 
 
