@@ -80,43 +80,71 @@ SM_API sm_status sm_op(const sm_op_params* params);
  * kernel.
  */
 
+/* A weight, of the shape noted where it stands, and its bias, of that shape's first dimension. */
+typedef struct sm_layer {
+  const float *weight, *bias;
+} sm_layer;
+
+typedef struct sm_stripes_weights {
+  sm_layer h, v; /* [C, k]: depthwise 1 x k, then k x 1 */
+} sm_stripes_weights;
+
+typedef struct sm_calibrate_weights {
+  sm_layer aggregate; /* [C, 4, 4] */
+  sm_layer conv;      /* [C, 3, 3] */
+  sm_layer proj;      /* [R, C] */
+} sm_calibrate_weights;
+
+typedef struct sm_mixture_weights {
+  const float* router; /* [E, C] */
+  sm_layer b, c;       /* [R, C] */
+  sm_layer out;        /* [C, R]: P A_e side by side; bias [E, C]: P a_e */
+} sm_mixture_weights;
+
 typedef struct sm_ffn_weights {
-  const float *a, *a_bias, *g, *g_bias; /* [C, C], [C]: the two halves of fn_1 */
-  const float *gate, *gate_bias;        /* [C, 3, 3], [C] */
-  const float *out, *out_bias;          /* [C, C], [C] */
+  sm_layer a, g; /* [C, C]: the two halves of fn_1 */
+  sm_layer gate; /* [C, 3, 3] */
+  sm_layer out;  /* [C, C] */
 } sm_ffn_weights;
 
+typedef struct sm_rme_weights {
+  sm_layer norm;              /* [C]: affine part of the first LayerNorm */
+  sm_layer conv;              /* [C, C, 3, 3] */
+  sm_layer to_x, to_k;        /* [C, C] */
+  sm_stripes_weights stripes; /* k = 3 */
+  sm_calibrate_weights calibrate;
+  sm_mixture_weights mixture;
+  sm_layer proj; /* [C, C] */
+  sm_ffn_weights ffn;
+} sm_rme_weights;
+
+typedef struct sm_sme_weights {
+  sm_layer to_q, to_v; /* [C, C] */
+  sm_stripes_weights stripes;
+  sm_layer proj; /* [C, C] */
+  sm_ffn_weights ffn;
+} sm_sme_weights;
+
 typedef struct sm_group_weights {
-  const float *norm, *norm_bias;                    /* [C]: affine part of RME's first LayerNorm */
-  const float *conv, *conv_bias;                    /* [C, C, 3, 3], [C] */
-  const float *to_x, *to_x_bias, *to_k, *to_k_bias; /* [C, C], [C] */
-  const float *stripe_h, *stripe_h_bias;            /* [C, 3], [C] */
-  const float *stripe_v, *stripe_v_bias;            /* [C, 3], [C] */
-  const float *proj, *proj_bias;                    /* [C, C], [C] */
-  const float *expert_b, *expert_b_bias;            /* [R, C], [R] */
-  const float *expert_c, *expert_c_bias;            /* [R, C], [R] */
-  const float *expert_out, *expert_out_bias;        /* [C, R]: P A_e side by side; [E, C]: P a_e */
-  const float *aggregate, *aggregate_bias;          /* [C, 4, 4], [C] */
-  const float *low_conv, *low_conv_bias;            /* [C, 3, 3], [C] */
-  const float *low_proj, *low_proj_bias;            /* [R, C], [R] */
-  const float* router;                              /* [E, C] */
-  sm_ffn_weights rme_ffn;
-  const float *to_q, *to_q_bias, *to_v, *to_v_bias;     /* [C, C], [C] */
-  const float *sme_h, *sme_h_bias, *sme_v, *sme_v_bias; /* [C, k], [C] */
-  const float *sme_proj, *sme_proj_bias;                /* [C, C], [C] */
-  sm_ffn_weights sme_ffn;
+  sm_rme_weights rme;
+  sm_sme_weights sme;
 } sm_group_weights;
+
+/* What stands before the groups and after them. */
+typedef struct sm_ends_weights {
+  const float* mean;  /* [in_chans] */
+  sm_layer head;      /* [C, in_chans, 3, 3] */
+  sm_layer norm;      /* [C] */
+  sm_layer conv_2;    /* [C, C, 3, 3] */
+  sm_layer upsampler; /* [in_chans * scale^2, C, 3, 3] */
+} sm_ends_weights;
 
 typedef struct sm_network {
   int scale, in_chans, num_experts, num_layers, dim, kernel, recursive, topk;
   const int* ranks; /* [E] */
   float img_range;
-  const float* mean;                       /* [in_chans] */
-  const float *head, *head_bias;           /* [C, in_chans, 3, 3], [C] */
-  const sm_group_weights* groups;          /* [num_layers] */
-  const float *norm, *norm_bias;           /* [C] */
-  const float *conv_2, *conv_2_bias;       /* [C, C, 3, 3], [C] */
-  const float *upsampler, *upsampler_bias; /* [in_chans * scale^2, C, 3, 3], [in_chans * scale^2] */
+  sm_ends_weights ends;
+  const sm_group_weights* groups; /* [num_layers] */
 } sm_network;
 
 typedef struct sm_engine sm_engine;

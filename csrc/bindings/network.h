@@ -9,7 +9,7 @@
 
 namespace seemore {
 
-// A sm_network with what it points to. Raises ValueError for a missing entry or a wrong shape.
+// A sm_network with what it points to. Raises ValueError for too few weights or a wrong size.
 class __attribute__((visibility("hidden"))) NetworkWeights {
  public:
   explicit NetworkWeights(const pybind11::dict& network);

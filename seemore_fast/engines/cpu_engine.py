@@ -15,20 +15,20 @@ from seemore_fast.backends import native
 from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.engines.packed import PackedWeights
 from seemore_fast.network import fold, reference
+from seemore_fast.network.parameters import flatten
 
 _KEPT_WORKSPACES = 2
 """Workspaces kept for the next call: one, and one for a second thread."""
 
 
-def float32_arrays(values: Any) -> Any:
-    """Folded weights as the native module takes them: nested float32 numpy arrays."""
-    if isinstance(values, Tensor):
-        return values.float().contiguous().numpy()
-    if isinstance(values, dict):
-        return {name: float32_arrays(value) for name, value in values.items()}
-    if isinstance(values, list):
-        return [float32_arrays(value) for value in values]
-    return values
+def float32_arrays(network: dict[str, Any]) -> dict[str, Any]:
+    """A folded network as the native module takes it: parts as lists of float32 numpy arrays."""
+
+    def arrays(part: tuple[Any, ...]) -> list[Any]:
+        return [tensor.float().contiguous().numpy() for tensor in flatten(part)]
+
+    groups = [arrays(group) for group in network["groups"]]
+    return {**network, "ends": arrays(network["ends"]), "groups": groups}
 
 
 class Engine:

@@ -1,13 +1,13 @@
 """The algebra that makes inference cheaper: reference weights -> folded weights, pure functions in float64.
 
 Everything here is exact up to rounding (docs/architecture.md, "The algebra").  Names: P is RME's ``proj``;
-expert e is ``A_e (B_e x * C_e k)``; R is the sum of the experts' ranks.  What comes out is what
-csrc/seemore.h's ``sm_network`` takes, and any other engine can take.
+expert e is ``A_e (B_e x * C_e k)``; R is the sum of the experts' ranks.  What comes out are named tuples like
+the structs of csrc/seemore.h, which has their shapes: what native engines take, tensor after tensor.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,13 +16,80 @@ from seemore_fast.network import reference
 from seemore_fast.network.parameters import (
     FFNWeights,
     Layer,
-    MixtureWeights,
     Part,
     RMEWeights,
     SMEWeights,
     StripesWeights,
     convert,
 )
+
+
+class FoldedStripes(NamedTuple):
+    h: Layer
+    v: Layer
+
+
+class FoldedCalibrate(NamedTuple):
+    """Of the context at low resolution, ``proj conv(agg k)``, projected to the experts' ranks."""
+
+    aggregate: Layer
+    conv: Layer
+    proj: Layer
+
+
+class FoldedMixture(NamedTuple):
+    """Of the experts side by side; ``out`` has RME's projection inside, and a row of its bias for each."""
+
+    router: Tensor
+    b: Layer
+    c: Layer
+    out: Layer
+
+
+class FoldedFFN(NamedTuple):
+    """Of GatedFFN: the two halves of ``fn_1``, the gate, ``fn_2``."""
+
+    a: Layer
+    g: Layer
+    gate: Layer
+    out: Layer
+
+
+class FoldedRME(NamedTuple):
+    norm: Layer
+    conv: Layer
+    to_x: Layer
+    to_k: Layer
+    stripes: FoldedStripes
+    calibrate: FoldedCalibrate
+    mixture: FoldedMixture
+    proj: Layer
+    ffn: FoldedFFN
+
+
+class FoldedSME(NamedTuple):
+    to_q: Layer
+    to_v: Layer
+    stripes: FoldedStripes
+    proj: Layer
+    ffn: FoldedFFN
+
+
+class FoldedGroup(NamedTuple):
+    """A layer of the network."""
+
+    rme: FoldedRME
+    sme: FoldedSME
+
+
+class FoldedEnds(NamedTuple):
+    """What stands before the groups and after them."""
+
+    mean: Tensor
+    head: Layer
+    norm: Layer
+    conv_2: Layer
+    upsampler: Layer
 
 
 def exact(part: Part) -> Part:
@@ -59,85 +126,74 @@ def _filters(layer: Layer) -> Layer:
     return Layer(layer.weight[:, 0], layer.bias)
 
 
-def _stripes(stripes: StripesWeights) -> tuple[Layer, Layer]:
+def _stripes(stripes: StripesWeights) -> FoldedStripes:
     """Both as [C, k]."""
     horizontal = Layer(stripes.weight_h.flatten(1), stripes.bias_h)
-    return horizontal, Layer(stripes.weight_v.flatten(1), stripes.bias_v)
+    return FoldedStripes(horizontal, Layer(stripes.weight_v.flatten(1), stripes.bias_v))
 
 
-def _named(**layers: Layer) -> dict[str, Tensor]:
-    """Weights under their layer's name, biases as ``<name>_bias``."""
-    found: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        found |= {name: layer.weight, f"{name}_bias": layer.bias}
-    return found
-
-
-def fold_ffn(norm: Layer, ffn: FFNWeights) -> dict[str, Tensor]:
-    """GatedFFN after its LayerNorm's statistics: the two halves of ``fn_1``, the gate, ``fn_2``."""
+def fold_ffn(norm: Layer, ffn: FFNWeights) -> FoldedFFN:
+    """GatedFFN after its LayerNorm's statistics."""
     a, g = _halves(norm_into_matrix(ffn.fn_1, norm))
-    return _named(a=a, g=g, gate=_filters(ffn.gate), out=ffn.fn_2)
+    return FoldedFFN(a, g, _filters(ffn.gate), ffn.fn_2)
 
 
-def fold_rme(w: RMEWeights, use_shuffle: bool) -> dict[str, Any]:
+def fold_rme(w: RMEWeights, use_shuffle: bool) -> FoldedRME:
     """RME around its pooling barrier, and its FFN.
 
     With n = LayerNorm(x), t = GELU(conv n), and after the stripes x' = GELU(...), k = to_k t:
-    before the barrier ``yp = x + proj x' + proj_bias``, ``b = expert_b x'``, ``c = expert_c k``, and at
-    low resolution ``up = low_proj low_conv(agg k)`` (R channels instead of C: bilinear resizing
+    before the barrier ``yp = x + proj x' + proj_bias``, ``b = mixture.b x'``, ``c = mixture.c k``, and at
+    low resolution ``up = calibrate.proj calibrate.conv(agg k)`` (R channels instead of C: bilinear resizing
     commutes with 1x1 convolutions); after it, for each chosen expert e with probability w_e,
-    ``y = yp + sum_e w_e (expert_out_e (b_e * (c_e + up_e)) + expert_out_bias_e)``.
+    ``y = yp + sum_e w_e (out_e (b_e * (c_e + up_e)) + out_bias_e)``.
     """
     to_x, to_k = _halves(convert(w.split, shuffle_rows) if use_shuffle else w.split)
-    stripe_h, stripe_v = _stripes(w.stripes)
-    return {
-        **_named(
-            norm=w.norm_1,
-            conv=w.conv,
-            to_x=to_x,
-            to_k=to_k,
-            stripe_h=stripe_h,
-            stripe_v=stripe_v,
-            proj=w.proj,
-        ),
-        **_fold_mixture(w.mixture, w.proj),
-        **_named(
+    b, c, a = w.mixture.experts
+    return FoldedRME(
+        norm=w.norm_1,
+        conv=w.conv,
+        to_x=to_x,
+        to_k=to_k,
+        stripes=_stripes(w.stripes),
+        calibrate=FoldedCalibrate(
             aggregate=_filters(w.calibrate.agg),
-            low_conv=_filters(w.calibrate.conv_0),
-            low_proj=convert(w.calibrate.conv_1, lambda value: w.mixture.experts.c.weight @ value),
+            conv=_filters(w.calibrate.conv_0),
+            proj=convert(w.calibrate.conv_1, lambda value: c.weight @ value),
         ),
-        "rme_ffn": fold_ffn(w.norm_2, w.ffn),
-    }
+        mixture=FoldedMixture(
+            router=w.mixture.router_weight,
+            b=b,
+            c=c,
+            out=Layer(w.proj.weight @ a.weight, a.bias @ w.proj.weight.T),
+        ),
+        proj=w.proj,
+        ffn=fold_ffn(w.norm_2, w.ffn),
+    )
 
 
-def _fold_mixture(w: MixtureWeights, proj: Layer) -> dict[str, Tensor]:
-    """The experts side by side, ``proj`` taken into what stands last in each."""
-    b, c, a = w.experts
-    out = Layer(proj.weight @ a.weight, a.bias @ proj.weight.T)
-    return {**_named(expert_b=b, expert_c=c, expert_out=out), "router": w.router_weight}
-
-
-def fold_sme(w: SMEWeights) -> dict[str, Any]:
+def fold_sme(w: SMEWeights) -> FoldedSME:
     """SME's striped attention after its LayerNorm's statistics, and its FFN."""
     to_q, to_v = _halves(norm_into_matrix(w.attention.qv, w.norm_1))
-    sme_h, sme_v = _stripes(w.attention.stripes)
-    return {
-        **_named(to_q=to_q, to_v=to_v, sme_h=sme_h, sme_v=sme_v, sme_proj=w.attention.proj),
-        "sme_ffn": fold_ffn(w.norm_2, w.ffn),
-    }
+    return FoldedSME(
+        to_q=to_q,
+        to_v=to_v,
+        stripes=_stripes(w.attention.stripes),
+        proj=w.attention.proj,
+        ffn=fold_ffn(w.norm_2, w.ffn),
+    )
 
 
-def fold_group(group: reference.ResidualGroup) -> dict[str, Any]:
-    """One layer of the network: RME, its FFN, SME, its FFN."""
+def fold_group(group: reference.ResidualGroup) -> FoldedGroup:
+    """RME, its FFN, SME, its FFN."""
     use_shuffle = cast(reference.RMEBlock, group.local_block.block).use_shuffle
-    return {
-        **fold_rme(exact(RMEWeights.of(group.local_block)), use_shuffle),
-        **fold_sme(exact(SMEWeights.of(group.global_block))),
-    }
+    return FoldedGroup(
+        fold_rme(exact(RMEWeights.of(group.local_block)), use_shuffle),
+        fold_sme(exact(SMEWeights.of(group.global_block))),
+    )
 
 
 def fold_network(model: reference.SeemoRe) -> dict[str, Any]:
-    """Everything a native engine needs: hyper-parameters and folded weights (nested dicts of float64)."""
+    """What a native engine needs: hyper-parameters, ``ends``, and ``groups``, a list; weights in float64."""
     config = model.config
     return {
         "scale": config["scale"],
@@ -150,12 +206,12 @@ def fold_network(model: reference.SeemoRe) -> dict[str, Any]:
         "topk": config["topk"],
         "ranks": reference.expert_ranks(config["num_experts"], config["lr_space"]),
         "img_range": config["img_range"],
-        "mean": model.mean.detach().to("cpu", torch.float64).flatten(),
-        "groups": [fold_group(cast(reference.ResidualGroup, group)) for group in model.body],
-        **_named(
+        "ends": FoldedEnds(
+            mean=model.mean.detach().to("cpu", torch.float64).flatten(),
             head=exact(Layer.of(model.conv_1)),
             norm=exact(Layer.of(model.norm)),
             conv_2=exact(Layer.of(model.conv_2)),
             upsampler=exact(Layer.of(model.upsampler[0])),
         ),
+        "groups": [fold_group(cast(reference.ResidualGroup, group)) for group in model.body],
     }

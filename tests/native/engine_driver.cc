@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "seemore.h"
+#include "weights.h"
 
 namespace {
 
@@ -48,64 +49,24 @@ struct Network {
     return arrays.back().data();
   }
 
-  void layer(const float*& weight, const float*& bias, int rows, int columns) {
-    weight = random((size_t)rows * columns, 1.0f / std::sqrt((float)columns));
-    bias = random(rows, 0.05f);
-  }
-
-  void ffn(sm_ffn_weights& f, int c) {
-    layer(f.a, f.a_bias, c, c);
-    layer(f.g, f.g_bias, c, c);
-    layer(f.gate, f.gate_bias, c, 9);
-    layer(f.out, f.out_bias, c, c);
-  }
-
   explicit Network(const Config& config) {
-    const int c = config.dim, k = config.kernel;
-    int r = 0;
-    for (int e = 0; e < config.experts; ++e) ranks.push_back(e + 2), r += e + 2;
-    for (int i = 0; i < config.layers; ++i) {
-      sm_group_weights g = {};
-      layer(g.norm, g.norm_bias, c, 1);
-      layer(g.conv, g.conv_bias, c, 9 * c);
-      layer(g.to_x, g.to_x_bias, c, c);
-      layer(g.to_k, g.to_k_bias, c, c);
-      layer(g.stripe_h, g.stripe_h_bias, c, 3);
-      layer(g.stripe_v, g.stripe_v_bias, c, 3);
-      layer(g.proj, g.proj_bias, c, c);
-      layer(g.expert_b, g.expert_b_bias, r, c);
-      layer(g.expert_c, g.expert_c_bias, r, c);
-      g.expert_out = random((size_t)c * r, 0.1f);
-      g.expert_out_bias = random((size_t)config.experts * c, 0.1f);
-      layer(g.aggregate, g.aggregate_bias, c, 16);
-      layer(g.low_conv, g.low_conv_bias, c, 9);
-      layer(g.low_proj, g.low_proj_bias, r, c);
-      g.router = random((size_t)config.experts * c, 1.0f);
-      ffn(g.rme_ffn, c);
-      layer(g.to_q, g.to_q_bias, c, c);
-      layer(g.to_v, g.to_v_bias, c, c);
-      layer(g.sme_h, g.sme_h_bias, c, k);
-      layer(g.sme_v, g.sme_v_bias, c, k);
-      layer(g.sme_proj, g.sme_proj_bias, c, c);
-      ffn(g.sme_ffn, c);
-      groups.push_back(g);
-    }
+    for (int e = 0; e < config.experts; ++e) ranks.push_back(e + 2);
     net.scale = config.scale;
     net.in_chans = config.in_chans;
     net.num_experts = config.experts;
     net.num_layers = config.layers;
-    net.dim = c;
-    net.kernel = k;
+    net.dim = config.dim;
+    net.kernel = config.kernel;
     net.recursive = config.recursive;
     net.topk = config.topk;
     net.ranks = ranks.data();
     net.img_range = 1.0f;
-    net.mean = random(config.in_chans, 0.3f);
-    layer(net.head, net.head_bias, c, 9 * config.in_chans);
+    const seemore::WeightSizes sizes(net);
+    auto fill = [this](const float*& values, size_t count) { values = random(count, 0.1f); };
+    seemore::each(net.ends, sizes, fill);
+    groups.resize(config.layers);
+    for (sm_group_weights& group : groups) seemore::each(group, sizes, fill);
     net.groups = groups.data();
-    layer(net.norm, net.norm_bias, c, 1);
-    layer(net.conv_2, net.conv_2_bias, c, 9 * c);
-    layer(net.upsampler, net.upsampler_bias, config.in_chans * config.scale * config.scale, 9 * c);
   }
 };
 

@@ -47,26 +47,19 @@ def equal(got: Tensor, want: Tensor) -> None:
 # What a native engine computes, in PyTorch and float64.
 
 
-def matrix(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return F.conv2d(x, weights[name][:, :, None, None], weights[f"{name}_bias"])
+def matrix(layer: Layer, x: Tensor) -> Tensor:
+    return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
 
 
-def depthwise(weights: dict[str, Tensor], name: str, x: Tensor, **options) -> Tensor:
-    return F.conv2d(x, weights[name][:, None], weights[f"{name}_bias"], groups=x.shape[1], **options)
+def depthwise(layer: Layer, x: Tensor, **options) -> Tensor:
+    return F.conv2d(x, layer.weight[:, None], layer.bias, groups=x.shape[1], **options)
 
 
-def stripes(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    k, groups = weights[f"{name}_h"].shape[1], x.shape[1]
-    x = F.conv2d(
-        x, weights[f"{name}_h"][:, None, None], weights[f"{name}_h_bias"], padding=(0, k // 2), groups=groups
-    )
-    return F.conv2d(
-        x,
-        weights[f"{name}_v"][:, None, :, None],
-        weights[f"{name}_v_bias"],
-        padding=(k // 2, 0),
-        groups=groups,
-    )
+def stripes(weights: fold.FoldedStripes, x: Tensor) -> Tensor:
+    (h, h_bias), (v, v_bias) = weights
+    k, groups = h.shape[1], x.shape[1]
+    x = F.conv2d(x, h[:, None, None], h_bias, padding=(0, k // 2), groups=groups)
+    return F.conv2d(x, v[:, None, :, None], v_bias, padding=(k // 2, 0), groups=groups)
 
 
 def statistics(x: Tensor) -> Tensor:
@@ -74,56 +67,50 @@ def statistics(x: Tensor) -> Tensor:
     return (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + LN_EPS).sqrt()
 
 
-def ffn(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+def ffn(w: fold.FoldedFFN, x: Tensor) -> Tensor:
     n = statistics(x)
-    gate = depthwise(weights, "gate", F.gelu(matrix(weights, "g", n)), padding=1)
-    return x + F.gelu(matrix(weights, "out", F.gelu(matrix(weights, "a", n)) * gate))
+    gate = depthwise(w.gate, F.gelu(matrix(w.g, n)), padding=1)
+    return x + F.gelu(matrix(w.out, F.gelu(matrix(w.a, n)) * gate))
 
 
-def sme(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+def sme(w: fold.FoldedSME, x: Tensor) -> Tensor:
     n = statistics(x)
-    q, v = F.gelu(matrix(weights, "to_q", n)), F.gelu(matrix(weights, "to_v", n))
-    return x + matrix(weights, "sme_proj", stripes(weights, "sme", q) * v)
+    q, v = F.gelu(matrix(w.to_q, n)), F.gelu(matrix(w.to_v, n))
+    return x + matrix(w.proj, stripes(w.stripes, q) * v)
 
 
-def probabilities(weights: dict[str, Tensor], mixed: Tensor) -> Tensor:
-    return (mixed.mean((2, 3)) @ weights["router"].T).softmax(1)
+def probabilities(w: fold.FoldedRME, mixed: Tensor) -> Tensor:
+    return (mixed.mean((2, 3)) @ w.mixture.router.T).softmax(1)
 
 
-def rme(weights: dict[str, Tensor], x: Tensor, ranks: list[int], topk: int, recursive: int) -> Tensor:
-    n = statistics(x) * weights["norm"][:, None, None] + weights["norm_bias"][:, None, None]
-    t = F.gelu(F.conv2d(n, weights["conv"], weights["conv_bias"], padding=1))
-    mixed, k = F.gelu(stripes(weights, "stripe", matrix(weights, "to_x", t))), matrix(weights, "to_k", t)
+def rme(w: fold.FoldedRME, x: Tensor, ranks: list[int], topk: int, recursive: int) -> Tensor:
+    n = statistics(x) * w.norm.weight[:, None, None] + w.norm.bias[:, None, None]
+    t = F.gelu(F.conv2d(n, *w.conv, padding=1))
+    mixed, k = F.gelu(stripes(w.stripes, matrix(w.to_x, t))), matrix(w.to_k, t)
     # All that crosses the pooling barrier:
-    y, b, c = (
-        x + matrix(weights, "proj", mixed),
-        matrix(weights, "expert_b", mixed),
-        matrix(weights, "expert_c", k),
-    )
+    y, b, c = x + matrix(w.proj, mixed), matrix(w.mixture.b, mixed), matrix(w.mixture.c, k)
     low = k
     for _ in range(recursive):
-        low = F.gelu(depthwise(weights, "aggregate", low, stride=4))
-    low = matrix(weights, "low_proj", depthwise(weights, "low_conv", low, padding=1))
+        low = F.gelu(depthwise(w.calibrate.aggregate, low, stride=4))
+    low = matrix(w.calibrate.proj, depthwise(w.calibrate.conv, low, padding=1))
     c = c + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
     out = []
-    for image, probability in enumerate(probabilities(weights, mixed)):
+    for image, probability in enumerate(probabilities(w, mixed)):
         result = y[image : image + 1]
         for e in probability.topk(topk).indices.tolist():
             mine = slice(sum(ranks[:e]), sum(ranks[: e + 1]))
             product = b[image : image + 1, mine] * c[image : image + 1, mine]
-            part = F.conv2d(
-                product, weights["expert_out"][:, mine, None, None], weights["expert_out_bias"][e]
-            )
-            result = result + probability[e] * part
+            own = Layer(w.mixture.out.weight[:, mine], w.mixture.out.bias[e])
+            result = result + probability[e] * matrix(own, product)
         out.append(result)
     return torch.cat(out)
 
 
-def fold_rme(block: ResidualBlock) -> dict[str, Tensor]:
+def fold_rme(block: ResidualBlock) -> fold.FoldedRME:
     return fold.fold_rme(fold.exact(RMEWeights.of(block)), block.block.use_shuffle)
 
 
-def rme_of(net: SeemoRe, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+def rme_of(net: SeemoRe, weights: fold.FoldedRME, x: Tensor) -> Tensor:
     ranks = fold.fold_network(net)["ranks"]
     return rme(weights, x, ranks, net.config["topk"], net.config["recursive"])
 
@@ -194,17 +181,16 @@ def test_fold_network(net):
     folded = fold.fold_network(net)
     config = net.config
     x = torch.rand(2, config["in_chans"], 17, 22, dtype=torch.float64)
-    mean = folded["mean"][:, None, None]
-    y = skip = F.conv2d((x - mean) * folded["img_range"], folded["head"], folded["head_bias"], padding=1)
-    for weights in folded["groups"]:
-        y = rme(weights, y, folded["ranks"], folded["topk"], folded["recursive"])
-        y = ffn(weights["rme_ffn"], y)
-        y = ffn(weights["sme_ffn"], sme(weights, y))
-    y = statistics(y) * folded["norm"][:, None, None] + folded["norm_bias"][:, None, None]
-    y = F.conv2d(y, folded["conv_2"], folded["conv_2_bias"], padding=1) + skip
-    y = F.pixel_shuffle(
-        F.conv2d(y, folded["upsampler"], folded["upsampler_bias"], padding=1), folded["scale"]
-    )
+    ends: fold.FoldedEnds = folded["ends"]
+    mean = ends.mean[:, None, None]
+    y = skip = F.conv2d((x - mean) * folded["img_range"], *ends.head, padding=1)
+    for group in folded["groups"]:
+        y = rme(group.rme, y, folded["ranks"], folded["topk"], folded["recursive"])
+        y = ffn(group.rme.ffn, y)
+        y = ffn(group.sme.ffn, sme(group.sme, y))
+    y = statistics(y) * ends.norm.weight[:, None, None] + ends.norm.bias[:, None, None]
+    y = F.conv2d(y, *ends.conv_2, padding=1) + skip
+    y = F.pixel_shuffle(F.conv2d(y, *ends.upsampler, padding=1), folded["scale"])
     with torch.no_grad():
         equal(y / folded["img_range"] + mean, net(x))
 
@@ -213,6 +199,7 @@ def test_folding_leaves_the_network_and_its_dtype_alone():
     net = network().float()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     folded = fold.fold_network(net)
-    assert folded["groups"][0]["expert_out"].dtype == torch.float64
-    assert not folded["groups"][0]["expert_out"].requires_grad
+    out = folded["groups"][0].rme.mixture.out.weight
+    assert out.dtype == torch.float64
+    assert not out.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -62,19 +62,20 @@ struct Packer {
   }
 
   // A [m, k] matrix.
-  Matrix dense(int m, int k, const float* w, const float* bias, bool bf16) {
-    return matrix(m, k, 1, bias, bf16,
-                  [&](int row, int channel, int) { return w[(size_t)row * k + channel]; });
+  Matrix dense(int m, int k, const sm_layer& w, bool bf16) {
+    return matrix(m, k, 1, w.bias, bf16,
+                  [&](int row, int channel, int) { return w.weight[(size_t)row * k + channel]; });
   }
 
   // A [m, k, 3, 3] convolution as its nine taps.
-  Matrix conv(int m, int k, const float* w, const float* bias, bool bf16) {
-    return matrix(m, k, 9, bias, bf16,
-                  [&](int row, int channel, int tap) { return w[((size_t)row * k + channel) * 9 + tap]; });
+  Matrix conv(int m, int k, const sm_layer& w, bool bf16) {
+    return matrix(m, k, 9, w.bias, bf16, [&](int row, int channel, int tap) {
+      return w.weight[((size_t)row * k + channel) * 9 + tap];
+    });
   }
 
   // The same for winograd.h: rows of the kernel evaluated at Winograd's points, each a product of three taps.
-  Matrix row_conv(int m, int k, const float* w, const float* bias, bool bf16) {
+  Matrix row_conv(int m, int k, const sm_layer& w, bool bf16) {
     const double a = std::sqrt(0.5), b = std::sqrt(2.0);
     const double four[6][3] = {{1, 0, 0},
                                {-1 / 1.5, -a / 1.5, -0.5 / 1.5},
@@ -84,52 +85,55 @@ struct Packer {
                                {0, 0, 1}};
     const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
     const double (*points)[3] = bf16 ? two : four;
-    return matrix(m, k, bf16 ? 12 : 18, bias, bf16, [&](int row, int channel, int tap) {
-      const float* g = w + ((size_t)row * k + channel) * 9 + tap % 3;
+    return matrix(m, k, bf16 ? 12 : 18, w.bias, bf16, [&](int row, int channel, int tap) {
+      const float* g = w.weight + ((size_t)row * k + channel) * 9 + tap % 3;
       const double* p = points[tap / 3];
       return p[0] * g[0] + p[1] * g[3] + p[2] * g[6];
     });
   }
 
-  Depthwise depthwise(int channels, int padded, int taps, const float* w, const float* bias) {
-    return {copy(w, channels * taps, padded * taps), copy(bias, channels, padded), taps};
+  Depthwise depthwise(int channels, int padded, int taps, const sm_layer& w) {
+    return {copy(w.weight, channels * taps, padded * taps), copy(w.bias, channels, padded), taps};
   }
 
   Ffn ffn(const sm_ffn_weights& w, int dim, int padded, bool bf16) {
-    return {dense(dim, dim, w.a, w.a_bias, bf16), dense(dim, dim, w.g, w.g_bias, bf16),
-            dense(dim, dim, w.out, w.out_bias, bf16), depthwise(dim, padded, 9, w.gate, w.gate_bias)};
+    return {dense(dim, dim, w.a, bf16), dense(dim, dim, w.g, bf16), dense(dim, dim, w.out, bf16),
+            depthwise(dim, padded, 9, w.gate)};
   }
 
-  Group group(const sm_group_weights& w, const Model& m) {
+  void rme(const sm_rme_weights& w, const Model& m, Group& g) {
     const int c = m.dim, p = m.padded_dim, r = m.rank_sum;
     const bool bf16 = m.bf16;
-    Group g;
-    g.norm_weight = copy(w.norm, c, p);
-    g.norm_bias = copy(w.norm_bias, c, p);
-    g.conv = row_conv(c, c, w.conv, w.conv_bias, bf16);
-    g.to_x = dense(c, c, w.to_x, w.to_x_bias, bf16);
-    g.to_k = dense(c, c, w.to_k, w.to_k_bias, bf16);
-    g.stripe_h = depthwise(c, p, 3, w.stripe_h, w.stripe_h_bias);
-    g.stripe_v = depthwise(c, p, 3, w.stripe_v, w.stripe_v_bias);
-    g.proj = dense(c, c, w.proj, w.proj_bias, bf16);
-    g.expert_b = dense(r, c, w.expert_b, w.expert_b_bias, bf16);
-    g.expert_c = dense(r, c, w.expert_c, w.expert_c_bias, bf16);
+    g.norm_weight = copy(w.norm.weight, c, p);
+    g.norm_bias = copy(w.norm.bias, c, p);
+    g.conv = row_conv(c, c, w.conv, bf16);
+    g.to_x = dense(c, c, w.to_x, bf16);
+    g.to_k = dense(c, c, w.to_k, bf16);
+    g.stripe_h = depthwise(c, p, 3, w.stripes.h);
+    g.stripe_v = depthwise(c, p, 3, w.stripes.v);
+    g.aggregate = depthwise(c, p, 16, w.calibrate.aggregate);
+    g.low_conv = depthwise(c, p, 9, w.calibrate.conv);
+    g.low_proj = dense(r, c, w.calibrate.proj, false);
+    g.router = copy(w.mixture.router, m.num_experts * c, m.num_experts * c);
+    g.expert_b = dense(r, c, w.mixture.b, bf16);
+    g.expert_c = dense(r, c, w.mixture.c, bf16);
+    const sm_layer& out = w.mixture.out;
     for (int e = 0; e < m.num_experts; ++e)
-      g.expert_out[e] = matrix(
-          c, m.rank[e], 1, w.expert_out_bias + e * c, false,
-          [&](int row, int channel, int) { return w.expert_out[row * r + m.rank_start[e] + channel]; });
-    g.aggregate = depthwise(c, p, 16, w.aggregate, w.aggregate_bias);
-    g.low_conv = depthwise(c, p, 9, w.low_conv, w.low_conv_bias);
-    g.low_proj = dense(r, c, w.low_proj, w.low_proj_bias, false);
-    g.router = copy(w.router, m.num_experts * c, m.num_experts * c);
-    g.rme_ffn = ffn(w.rme_ffn, c, p, bf16);
-    g.to_q = dense(c, c, w.to_q, w.to_q_bias, bf16);
-    g.to_v = dense(c, c, w.to_v, w.to_v_bias, bf16);
-    g.sme_h = depthwise(c, p, m.kernel, w.sme_h, w.sme_h_bias);
-    g.sme_v = depthwise(c, p, m.kernel, w.sme_v, w.sme_v_bias);
-    g.sme_proj = dense(c, c, w.sme_proj, w.sme_proj_bias, bf16);
-    g.sme_ffn = ffn(w.sme_ffn, c, p, bf16);
-    return g;
+      g.expert_out[e] = matrix(c, m.rank[e], 1, out.bias + e * c, false, [&](int row, int channel, int) {
+        return out.weight[row * r + m.rank_start[e] + channel];
+      });
+    g.proj = dense(c, c, w.proj, bf16);
+    g.rme_ffn = ffn(w.ffn, c, p, bf16);
+  }
+
+  void sme(const sm_sme_weights& w, const Model& m, Group& g) {
+    const int c = m.dim, p = m.padded_dim;
+    g.to_q = dense(c, c, w.to_q, m.bf16);
+    g.to_v = dense(c, c, w.to_v, m.bf16);
+    g.sme_h = depthwise(c, p, m.kernel, w.stripes.h);
+    g.sme_v = depthwise(c, p, m.kernel, w.stripes.v);
+    g.sme_proj = dense(c, c, w.proj, m.bf16);
+    g.sme_ffn = ffn(w.ffn, c, p, m.bf16);
   }
 };
 
@@ -155,15 +159,19 @@ void pack(const sm_network& net, bool bf16, sm_engine& engine) {
   m.padded_dim = round_up(m.dim, 4);
   m.padded_rank = round_up(m.rank_sum, 4);
   Packer pack{engine};
-  m.mean = pack.copy(net.mean, m.in_chans, m.in_chans);
-  m.head = pack.conv(m.dim, m.in_chans, net.head, net.head_bias, false);
-  for (int i = 0; i < m.num_layers; ++i) engine.groups.push_back(pack.group(net.groups[i], m));
+  const sm_ends_weights& ends = net.ends;
+  m.mean = pack.copy(ends.mean, m.in_chans, m.in_chans);
+  m.head = pack.conv(m.dim, m.in_chans, ends.head, false);
+  engine.groups.resize(m.num_layers);
+  for (int i = 0; i < m.num_layers; ++i) {
+    pack.rme(net.groups[i].rme, m, engine.groups[i]);
+    pack.sme(net.groups[i].sme, m, engine.groups[i]);
+  }
   m.groups = engine.groups.data();
-  m.norm_weight = pack.copy(net.norm, m.dim, m.padded_dim);
-  m.norm_bias = pack.copy(net.norm_bias, m.dim, m.padded_dim);
-  m.conv_2 = pack.row_conv(m.dim, m.dim, net.conv_2, net.conv_2_bias, false);
-  m.upsampler =
-      pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, net.upsampler, net.upsampler_bias, false);
+  m.norm_weight = pack.copy(ends.norm.weight, m.dim, m.padded_dim);
+  m.norm_bias = pack.copy(ends.norm.bias, m.dim, m.padded_dim);
+  m.conv_2 = pack.row_conv(m.dim, m.dim, ends.conv_2, false);
+  m.upsampler = pack.row_conv(m.in_chans * m.scale * m.scale, m.dim, ends.upsampler, false);
 }
 
 }  // namespace engine

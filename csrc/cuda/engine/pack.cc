@@ -123,10 +123,10 @@ struct Packer {
 
   FfnParams ffn(const sm_ffn_weights& w, int dim) {
     FfnParams p = {};
-    p.g = layer(w.g, w.g_bias, dim, channels / 8, dim);
-    p.a = layer(w.a, w.a_bias, dim, channels / 8, dim);
-    p.out_weight = layer(w.out, w.out_bias, dim, channels / 8, dim);
-    p.gate = depthwise(w.gate, w.gate_bias, dim, 9);
+    p.g = layer(w.g.weight, w.g.bias, dim, channels / 8, dim);
+    p.a = layer(w.a.weight, w.a.bias, dim, channels / 8, dim);
+    p.out_weight = layer(w.out.weight, w.out.bias, dim, channels / 8, dim);
+    p.gate = depthwise(w.gate.weight, w.gate.bias, dim, 9);
     return p;
   }
 
@@ -138,42 +138,42 @@ struct Packer {
     Network::Group g = {};
     RmeParams& r = g.rme;
     r.experts = net.num_experts;
-    r.norm = {copy(w.norm, c, channels), copy(w.norm_bias, c, channels)};
-    r.conv = layer(w.conv, w.conv_bias, c, tiles, c, 9);
-    r.to_x = layer(w.to_x, w.to_x_bias, c, tiles, c);
-    r.to_k = layer(w.to_k, w.to_k_bias, c, tiles, c);
-    r.proj = layer(w.proj, w.proj_bias, c, tiles, c);
-    r.expert_b = layer(w.expert_b, w.expert_b_bias, ranks, padded / 8, c);
-    r.expert_c = layer(w.expert_c, w.expert_c_bias, ranks, padded / 8, c);
-    r.stripe_h = depthwise(w.stripe_h, w.stripe_h_bias, c, 3);
-    r.stripe_v = depthwise(w.stripe_v, w.stripe_v_bias, c, 3);
-    r.aggregate = depthwise(w.aggregate, w.aggregate_bias, c, 16);
-    r.router = rows(w.router, net.num_experts, c);
+    r.norm = {copy(w.rme.norm.weight, c, channels), copy(w.rme.norm.bias, c, channels)};
+    r.conv = layer(w.rme.conv.weight, w.rme.conv.bias, c, tiles, c, 9);
+    r.to_x = layer(w.rme.to_x.weight, w.rme.to_x.bias, c, tiles, c);
+    r.to_k = layer(w.rme.to_k.weight, w.rme.to_k.bias, c, tiles, c);
+    r.proj = layer(w.rme.proj.weight, w.rme.proj.bias, c, tiles, c);
+    r.expert_b = layer(w.rme.mixture.b.weight, w.rme.mixture.b.bias, ranks, padded / 8, c);
+    r.expert_c = layer(w.rme.mixture.c.weight, w.rme.mixture.c.bias, ranks, padded / 8, c);
+    r.stripe_h = depthwise(w.rme.stripes.h.weight, w.rme.stripes.h.bias, c, 3);
+    r.stripe_v = depthwise(w.rme.stripes.v.weight, w.rme.stripes.v.bias, c, 3);
+    r.aggregate = depthwise(w.rme.calibrate.aggregate.weight, w.rme.calibrate.aggregate.bias, c, 16);
+    r.router = rows(w.rme.mixture.router, net.num_experts, c);
 
-    g.rme_ffn = ffn(w.rme_ffn, c);
+    g.rme_ffn = ffn(w.rme.ffn, c);
     MixParams& m = g.rme_ffn.mix;
     m.experts = net.num_experts;
     m.topk = net.topk;
     m.ranks = padded;
     m.rank_of = rank_of;
-    m.bias_out = rows(w.expert_out_bias, net.num_experts, c);
+    m.bias_out = rows(w.rme.mixture.out.bias, net.num_experts, c);
     m.aggregate = r.aggregate;
-    m.low_conv = depthwise(w.low_conv, w.low_conv_bias, c, 9);
-    m.low_proj = transposed(w.low_proj, ranks, c, padded, channels);
-    m.low_proj_bias = copy(w.low_proj_bias, ranks, padded);
-    const float* out = w.expert_out;
+    m.low_conv = depthwise(w.rme.calibrate.conv.weight, w.rme.calibrate.conv.bias, c, 9);
+    m.low_proj = transposed(w.rme.calibrate.proj.weight, ranks, c, padded, channels);
+    m.low_proj_bias = copy(w.rme.calibrate.proj.bias, ranks, padded);
+    const float* out = w.rme.mixture.out.weight;
     m.expert_out = dense(padded / 16, 16, tiles, nullptr, 0, [=](int part, int output, int input) {
       const int rank = 16 * part + input;
       return output < c && rank < ranks ? out[(size_t)output * ranks + rank] : 0.0f;
     });
 
     g.sme.kernel = net.kernel;
-    g.sme.to_q = layer(w.to_q, w.to_q_bias, c, tiles, c);
-    g.sme.to_v = layer(w.to_v, w.to_v_bias, c, tiles, c);
-    g.sme.proj = layer(w.sme_proj, w.sme_proj_bias, c, tiles, c);
-    g.sme.stripe_h = depthwise(w.sme_h, w.sme_h_bias, c, net.kernel);
-    g.sme.stripe_v = depthwise(w.sme_v, w.sme_v_bias, c, net.kernel);
-    g.sme_ffn = ffn(w.sme_ffn, c);
+    g.sme.to_q = layer(w.sme.to_q.weight, w.sme.to_q.bias, c, tiles, c);
+    g.sme.to_v = layer(w.sme.to_v.weight, w.sme.to_v.bias, c, tiles, c);
+    g.sme.proj = layer(w.sme.proj.weight, w.sme.proj.bias, c, tiles, c);
+    g.sme.stripe_h = depthwise(w.sme.stripes.h.weight, w.sme.stripes.h.bias, c, net.kernel);
+    g.sme.stripe_v = depthwise(w.sme.stripes.v.weight, w.sme.stripes.v.bias, c, net.kernel);
+    g.sme_ffn = ffn(w.sme.ffn, c);
     return g;
   }
 
@@ -215,21 +215,23 @@ size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool 
   head.in_chans = net.in_chans;
   head.channels = 8 * width;
   head.range = net.img_range;
-  head.mean = packer.copy(net.mean, net.in_chans, net.in_chans);
-  head.weight = packer.transposed(net.head, net.dim, 9 * net.in_chans, 8 * width, 9 * net.in_chans);
-  head.bias = packer.copy(net.head_bias, net.dim, 8 * width);
+  head.mean = packer.copy(net.ends.mean, net.in_chans, net.in_chans);
+  head.weight =
+      packer.transposed(net.ends.head.weight, net.dim, 9 * net.in_chans, 8 * width, 9 * net.in_chans);
+  head.bias = packer.copy(net.ends.head.bias, net.dim, 8 * width);
   for (int i = 0; i < net.num_layers; ++i)
     to.groups.push_back(packer.group(net.groups[i], net, to, device_rank_of));
-  to.conv.norm = {packer.copy(net.norm, net.dim, 8 * width), packer.copy(net.norm_bias, net.dim, 8 * width)};
-  to.conv.conv = packer.layer(net.conv_2, net.conv_2_bias, net.dim, width, net.dim, 9);
+  to.conv.norm = {packer.copy(net.ends.norm.weight, net.dim, 8 * width),
+                  packer.copy(net.ends.norm.bias, net.dim, 8 * width)};
+  to.conv.conv = packer.layer(net.ends.conv_2.weight, net.ends.conv_2.bias, net.dim, width, net.dim, 9);
   const int outputs = net.in_chans * net.scale * net.scale;
   to.upsample.in_chans = net.in_chans;
   to.upsample.scale = net.scale;
   to.upsample.channels = 8 * width;
   to.upsample.range = net.img_range;
   to.upsample.mean = head.mean;
-  to.upsample.conv =
-      packer.layer(net.upsampler, net.upsampler_bias, outputs, round_up(outputs, 16) / 8, net.dim, 9);
+  to.upsample.conv = packer.layer(net.ends.upsampler.weight, net.ends.upsampler.bias, outputs,
+                                  round_up(outputs, 16) / 8, net.dim, 9);
   return packer.used;
 }
 
