@@ -1,6 +1,6 @@
 """The native CPU engine through the public class: right numbers everywhere, the same bits always.
 
-What surrounds it (caching, threads, memory, signals, bf16) is in test_engine_use.py.
+What surrounds it (caching, threads, memory, signals, bf16) is in test_cpu_engine_use.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from seemore_fast import SeemoRe
 from seemore_fast.backends import native
-from seemore_fast.network import reference
+from seemore_fast.engines.cpu_engine import float32_arrays
+from seemore_fast.network import fold, reference
 from tests.support import golden
 from tests.support.isas import ISAS
 
@@ -54,6 +55,17 @@ def hold_to_reference(x: Tensor, **config) -> None:
         native.require().set_isa(isa)
         error = golden.relative_l2(run(ours, x), want)
         assert error <= LIMIT, f"{isa}: relative L2 error {error:.3g}"
+
+
+def test_weights_that_do_not_fit_are_refused():
+    network = float32_arrays(fold.fold_network(reference.SeemoRe(**SMALL)))
+    (group,) = network["groups"]
+    with pytest.raises(ValueError, match=r"groups\[0\] must have \d+ arrays, got 2"):
+        native.require().Engine({**network, "groups": [group[:2]]}, False)
+    with pytest.raises(ValueError, match=r"groups\[0\]\[1\] must have 12 elements, got 11"):
+        native.require().Engine({**network, "groups": [[group[0], group[1][1:], *group[2:]]]}, False)
+    with pytest.raises(ValueError, match="groups must have num_layers entries"):
+        native.require().Engine({**network, "groups": []}, False)
 
 
 @pytest.mark.parametrize("name", golden.EVALUATION)
