@@ -6,8 +6,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +17,10 @@ from torch import nn
 
 from seemore_fast.data.metrics import psnr, ssim
 from seemore_fast.data.resize import enlarge, imresize
-from seemore_fast.errors import CheckpointError, SeemoreError
+from seemore_fast.errors import SeemoreError
 from seemore_fast.measure.peers.memory import peak_of
-from seemore_fast.model import load
 from seemore_fast.system.optional import need
+from seemore_fast.upscale import foreign
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")
 _CROP, _GAP, _LINE = 220, 12, 18  # pixels of the figure
@@ -49,37 +48,9 @@ class Result:
 
 
 def load_any(name_or_path: str, backend: str = "auto") -> tuple[nn.Module, int]:
-    """A network and its scale: ours for SeemoRe weights, else whatever spandrel recognises.
-
-    Raises CheckpointError for what neither knows, PackageError where spandrel is missing, BackendError for
-    ``backend``.
-    """
-    try:
-        network = load(name_or_path, backend=backend)
-        return network, network.scale
-    except CheckpointError as error:
-        if not Path(name_or_path).is_file():
-            raise
-        ours = str(error)
-    with need(f"{ours}; any other network", "spandrel"):
-        import spandrel
-    try:
-        found = spandrel.ModelLoader(device="cpu").load_from_file(name_or_path)
-    except Exception as error:  # its own classes, and whatever a damaged file makes of torch.load
-        raise CheckpointError(f"{name_or_path}: spandrel does not load it either ({error})") from None
-    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3:
-        raise CheckpointError(f"{name_or_path}: not a network from RGB pictures to RGB pictures")
-    # The descriptor itself pads to the sizes that the network needs.
-    return _Callable(found), found.scale
-
-
-class _Callable(nn.Module):
-    def __init__(self, descriptor: Any):
-        super().__init__()
-        self.descriptor = descriptor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.descriptor(x)
+    """A network and its scale, as `foreign.load_any` finds it."""
+    network = foreign.load_any(name_or_path, backend=backend)
+    return network, network.scale
 
 
 def run(truth: NDArray[np.uint8], networks: dict[str, tuple[nn.Module, int]], runs: int = 3) -> list[Result]:

@@ -85,6 +85,8 @@ class Plan:
     metrics: Mapping[str, Metric]
     images: Path | None
     suffix: str
+    ensemble: bool = False
+    """Whether the network's results are means over 8 turned and mirrored pictures."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def run(
     Raises ImageError for a picture that is damaged, too small for a metric, or cannot be written.
     """
     variant = variant_of(plan.model.config)
-    upscaler = Upscaler(plan.model, tile=0)  # in the precision around it
+    upscaler = Upscaler(plan.model, tile=0, ensemble=plan.ensemble)  # in the precision around it
     scores = []
     warm = False
     for name, pairs in plan.sets.items():

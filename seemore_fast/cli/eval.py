@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from seemore_fast.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    EnsembleOption,
     ThreadsOption,
     check_folders,
     messages,
@@ -57,6 +59,7 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Pictures go to <here>/<name>/visualization/<set>.")
     ] = Path("results"),
+    ensemble: EnsembleOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
@@ -102,6 +105,7 @@ def command(
         network = load(model, device=where, backend=backend)
         folders = [(gt, Path(lq)) for gt, lq in zip(data, more, strict=True)]
         plan = evaluate.from_folders(network, Path(model).stem, folders, output, filename_tmpl, save_images)
+    plan = replace(plan, ensemble=ensemble)
     if plan.images is not None:
         for name in plan.sets:
             prepare_folder(plan.images / name)
@@ -162,6 +166,7 @@ def _settings(plan: Plan, device: torch.device, dtype: str) -> dict[str, Any]:
         "device": str(device),
         "dtype": dtype,
         "backend": resolve(plan.model.backend, device.type),
+        "ensemble": plan.ensemble,
         "threads": torch.get_num_threads(),
         "metrics": {name: metric.model_dump() for name, metric in plan.metrics.items()},
     }
@@ -170,7 +175,8 @@ def _settings(plan: Plan, device: torch.device, dtype: str) -> dict[str, Any]:
 def _title(settings: dict[str, Any]) -> str:
     kind = f"{settings['backend']} backend, {settings['dtype']}"
     threads = f", {settings['threads']} threads" if settings["device"] == "cpu" else ""
-    return f"{settings['name']}, x{settings['scale']}, {kind} on {settings['device']}{threads}"
+    ensemble = ", self-ensemble" if settings["ensemble"] else ""
+    return f"{settings['name']}, x{settings['scale']}{ensemble}, {kind} on {settings['device']}{threads}"
 
 
 def _table(scored: SetScores, settings: dict[str, Any]) -> Table:

@@ -38,6 +38,12 @@ BorderOption = Annotated[
         help="Beyond the edge: zeros, the mirror image (flat colours), the other side (seamless textures)."
     ),
 ]
+EnsembleOption = Annotated[
+    bool,
+    typer.Option(
+        "--ensemble", help="Mean over the picture turned and mirrored 8 ways: better, 8 times the time."
+    ),
+]
 DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic; fp16 on a GPU only.")]
 DeviceOption = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto: the GPU if there is one.")

@@ -18,6 +18,7 @@ from seemore_fast.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    EnsembleOption,
     ThreadsOption,
     messages,
     prepare_folder,
@@ -60,7 +61,10 @@ def command(
         typer.Option(metavar="FILE", help="Text file of inputs, one a line, perhaps a tab and its output."),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-n", help="Bundled weights, or a .safetensors or .pth file.")
+        str,
+        typer.Option(
+            "--model", "-n", help="Weights by name, or a file of them: ours, or any that spandrel reads."
+        ),
     ] = "t-x4",
     device: DeviceOption = "auto",
     gpu: Annotated[
@@ -99,6 +103,7 @@ def command(
         ),
     ] = None,
     border: BorderOption = BorderKind.zero,
+    ensemble: EnsembleOption = False,
     outscale: Annotated[
         float | None,
         typer.Option(
@@ -195,9 +200,10 @@ def command(
         "overlap": tile_overlap,
         "backend": backend,
         "border": border.value,
+        "ensemble": ensemble,
     }
     on_ray = on_ray or ray_address is not None
-    run = _on_ray(network, threads, ray_address, jobs) if on_ray else _here(network, threads)
+    run = _on_ray(network, threads, ray_address, jobs) if on_ray else _here(network, threads, console)
     for folder in sorted({job.output.parent for job in jobs if job.output != PIPE}):
         prepare_folder(folder)
         remove_stale(folder)
@@ -234,7 +240,7 @@ def _known(ext: str | None) -> str | None:
     return ext
 
 
-def _here(network: dict[str, Any], threads: int | None) -> _Run:
+def _here(network: dict[str, Any], threads: int | None, console: Console) -> _Run:
     """What runs jobs in this process."""
     import torch
 
@@ -243,7 +249,10 @@ def _here(network: dict[str, Any], threads: int | None) -> _Run:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return partial(upscale_files, Upscaler(**network))
+    upscaler = Upscaler(**network)
+    if upscaler.foreign:
+        console.print(f"seemore-fast: {upscaler.foreign}")
+    return partial(upscale_files, upscaler)
 
 
 def _on_ray(network: dict[str, Any], threads: int | None, address: str | None, jobs: list[Job]) -> _Run:

@@ -15,6 +15,7 @@ from seemore_fast.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    EnsembleOption,
     ThreadsOption,
     messages,
     progress_bar,
@@ -38,7 +39,9 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A .mkv, .mp4, .m4v, .mov or .webm file; - is stdout.")
     ],
-    model: Annotated[str, typer.Option(help="Bundled weights, or a .safetensors or .pth file.")] = "t-x4",
+    model: Annotated[
+        str, typer.Option(help="Weights by name, or a file of them: ours, or any that spandrel reads.")
+    ] = "t-x4",
     codec: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +75,7 @@ def command(
         bool, typer.Option("--ignore-errors", help="Leave out what is damaged instead of stopping there.")
     ] = False,
     border: BorderOption = BorderKind.zero,
+    ensemble: EnsembleOption = False,
     width: WidthOption = None,
     height: HeightOption = None,
     longest: LongestOption = None,
@@ -121,8 +125,10 @@ def command(
         raise SeemoreError("--pipe-format is for standard output: give -o -")
     if threads is not None:
         torch.set_num_threads(threads)
-    upscaler = Upscaler(model, device, dtype.value, backend=backend, border=border.value)
+    upscaler = Upscaler(model, device, dtype.value, backend=backend, border=border.value, ensemble=ensemble)
     console = messages()
+    if upscaler.foreign:
+        console.print(f"seemore-fast: {upscaler.foreign}")
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         task = bar.add_task(source.name, total=None, speed="")
 

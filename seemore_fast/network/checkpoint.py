@@ -84,15 +84,15 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     Whether the tensors are a SeemoRe network's is for :func:`infer_config` to say.
     """
     path = Path(path)
-    metadata: dict[str, str] = {}
-    data: Any
-    if _is_safetensors(path):
-        data, metadata = _read_safetensors(path)
-    else:
-        data = _read_torch(path)
+    data, metadata = _read(path)
     state = _unwrap(data, path, key)
     config = _parse_config(metadata.pop(CONFIG_KEY, None), path)
     return Checkpoint(path, _clean(state, f"{path}: "), config, metadata)
+
+
+def tensors_of(path: str | os.PathLike[str]) -> Any:
+    """What lies in the file, whatever network's it is, as safely as :func:`read` reads it."""
+    return _read(Path(path))[0]
 
 
 def infer_config(state: Mapping[str, Tensor], **overrides: Any) -> dict[str, Any]:
@@ -166,6 +166,10 @@ def save(
 
 
 # Reading
+
+
+def _read(path: Path) -> tuple[Any, dict[str, str]]:
+    return _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
 
 
 def _is_safetensors(path: Path) -> bool:
