@@ -26,7 +26,7 @@ from pathlib import Path
 from tests.support.videos import Nearest
 from seemore_fast.video import upscale_video
 class Slow(Nearest):
-    def up(self, image):
+    def up(self, image, size=None):
         time.sleep(float(sys.argv[3]))
         return super().up(image)
 print("ready", flush=True)
@@ -104,7 +104,7 @@ def test_ctrl_c_keeps_segments(tmp_path):
 
 def interrupt_after(count: int) -> Nearest:
     class Interrupted(Nearest):
-        def up(self, image: np.ndarray) -> np.ndarray:
+        def up(self, image: np.ndarray, size: object = None) -> np.ndarray:
             if self.calls == count:
                 raise KeyboardInterrupt
             return super().up(image)
