@@ -19,7 +19,6 @@ from seemore_fast.data.metrics import psnr, ssim
 from seemore_fast.data.resize import enlarge, imresize
 from seemore_fast.errors import SeemoreError
 from seemore_fast.measure.peers.memory import peak_of
-from seemore_fast.system.optional import need
 from seemore_fast.upscale import foreign
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")

@@ -130,7 +130,7 @@ def upscale_video(
             "segment": segment,
             "deinterlace": deinterlace,
             "part": [begin, end],
-            "size": list(pixels),
+            "size": None if size is None else list(pixels),
         },
         "network": upscaler.identity(),
         "libraries": {"av": av.__version__},
