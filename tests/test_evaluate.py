@@ -397,7 +397,7 @@ def test_files_that_are_no_pictures(folder: Path) -> None:
     (folder / "Set5" / "LR" / "cat.png").write_bytes(whole[:-40])
     fails("cat.png: truncated or damaged", *both)
     (folder / "Set5" / "LR" / "cat.png").write_text("text")
-    fails("cat.png: not a PNG, JPEG, WebP, TIFF, AVIF or GIF image", *both)
+    fails("cat.png: not a PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, JPEG XL, HEIC or OpenEXR image", *both)
     assert not (folder / "t.csv").exists()
 
 

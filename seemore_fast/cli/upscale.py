@@ -124,7 +124,7 @@ def command(
         typer.Option(
             "--ext",
             "-f",
-            metavar="auto|png|jpg|webp|tif|avif|gif",
+            metavar="auto|png|jpg|webp|tif|avif|gif|bmp|jxl|heic|exr",
             help="Format of outputs in a folder, or of standard output; auto: the input's.",
             show_default="the input's",
         ),
@@ -133,7 +133,12 @@ def command(
     quality: Annotated[
         int | None,
         typer.Option(
-            "--quality", "-q", min=1, max=100, help="Of JPEG, WebP, AVIF.", show_default="95, lossless, 90"
+            "--quality",
+            "-q",
+            min=1,
+            max=100,
+            help="Of JPEG, WebP, AVIF, JPEG XL, HEIC.",
+            show_default="95; lossless; 90; lossless; 90",
         ),
     ] = None,
     skip_existing: Annotated[
@@ -158,7 +163,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Upscale pictures (PNG, JPEG, WebP, TIFF, AVIF, GIF; gray, colour and alpha; 8 and 16 bits).
+    """Upscale pictures (PNG, JPEG, WebP, TIFF, AVIF, GIF and more; gray, colour, alpha; 8, 16 bits, float).
 
     Exit status:
     0    all pictures are written

@@ -123,6 +123,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     if picture.animation is not None:
         kind = "animated" if picture.animation.delays else "several pages"
         raise ImageError(f"{path}: {kind}; only still pictures are measured and trained on")
+    if pixels.dtype == np.float32:
+        raise ImageError(f"{path}: floating point; figures and training take 8 and 16 bits a channel")
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.shape[2] < 3:

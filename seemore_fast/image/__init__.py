@@ -6,7 +6,8 @@ from seemore_fast.image.formats import FORMATS, Format
 from seemore_fast.image.picture import Animation, Image
 from seemore_fast.image.reading import MAX_PIXELS, read, size
 from seemore_fast.image.resample import resampled
-from seemore_fast.image.writing import Writer, check_writable, write
+from seemore_fast.image.whole import WholeWriter
+from seemore_fast.image.writing import Writer, check_writable, open_writer, write
 
 __all__ = [
     "FORMATS",
@@ -14,8 +15,10 @@ __all__ = [
     "Animation",
     "Format",
     "Image",
+    "WholeWriter",
     "Writer",
     "check_writable",
+    "open_writer",
     "read",
     "resampled",
     "size",

@@ -35,6 +35,10 @@ class Format:
     """Whether it holds several pictures that are no animation."""
     keeps_density: bool = True
     """Whether the format has a place for the resolution other than EXIF."""
+    whole: bool = False
+    """Whether it is read and written by others than libvips, all at once."""
+    floats: bool = False
+    """Whether it holds floating point: scene-linear light, not limited to 0..1."""
 
 
 _SUB = 0x10  # PNG's filters: this one is nearly as good as trying all of them, and three times as fast
@@ -77,6 +81,7 @@ _TIFF = Format(
     sixteen_bits=True,
     keeps_exif=False,
     pages=True,
+    floats=True,
 )
 _AVIF = Format(
     "AVIF",
@@ -93,6 +98,12 @@ _AVIF = Format(
 _GIF = Format(
     "GIF", "gifload", "gifsave", 65_535, gray=False, frames="libvips", keeps_exif=False, keeps_density=False
 )
+_BMP = Format("BMP", "", "", 2**31 - 1, alpha=False, keeps_exif=False, whole=True)
+_JXL = Format("JPEG XL", "", "", 2**30 - 1, quality={}, whole=True, keeps_density=False)
+_HEIC = Format(
+    "HEIC", "", "", 16_384, quality={}, whole=True, sixteen_bits=True, gray=False, keeps_density=False
+)
+_EXR = Format("OpenEXR", "", "", 2**31 - 1, keeps_exif=False, whole=True, floats=True, keeps_density=False)
 
 FORMATS = {
     ".png": _PNG,
@@ -105,21 +116,33 @@ FORMATS = {
     ".gif": _GIF,
     ".jpe": _JPEG,
     ".jfif": _JPEG,
+    ".bmp": _BMP,
+    ".dib": _BMP,
+    ".jxl": _JXL,
+    ".heic": _HEIC,
+    ".heif": _HEIC,
+    ".exr": _EXR,
 }
 """File name suffix -> format, for every format that can be read and written."""
 
 _OTHERS = """
-apng bmp cr2 cr3 arw dds dib dng emf eps exr hdr heic heics heif heifs ico icns j2c j2k
-jif jng jp2 jpf jpm jpx jxl jxr mng nef orf pam pbm pcx pfm pgm pict pnm ppm psb psd qoi
-raf raw rw2 sgi svg svgz tga wbmp wdp wmf xbm xcf xpm
+apng dds emf eps hdr heics heifs ico icns j2c j2k jif jng jp2 jpf jpm jpx jxr mng pam pbm pcx pfm pgm pict
+pnm ppm psb psd qoi sgi svg svgz tga wbmp wdp wmf xbm xcf xpm
 """
-OTHER_PICTURES = frozenset(f".{name}" for name in _OTHERS.split())
+_RAW = "3fr arw cr2 cr3 dng erf kdc mrw nef nrw orf pef raf raw rw2 sr2 srw x3f"
+RAW = frozenset(f".{name}" for name in _RAW.split())
+"""Suffixes of what cameras record before it is a picture; many look like TIFF inside."""
+
+OTHER_PICTURES = frozenset(f".{name}" for name in _OTHERS.split()) | RAW
 """Suffixes of pictures that are neither read nor written."""
 
-NAMES = "PNG, JPEG, WebP, TIFF, AVIF or GIF"
+NAMES = "PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, JPEG XL, HEIC or OpenEXR"
 
 HEAD = 1 << 16
 """Bytes of a file that `sniff` wants to see."""
+
+
+_BMP_HEADERS = {size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124)}
 
 
 def sniff(head: bytes) -> Format | None:
@@ -136,6 +159,15 @@ def sniff(head: bytes) -> Format | None:
         return _AVIF
     if head.startswith((b"GIF87a", b"GIF89a")):
         return _GIF
+    if head.startswith((b"\xff\n", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return _JXL
+    if head[4:8] == b"ftyp" and {b"heic", b"heix", b"heim", b"heis", b"mif1"} & brands(head):
+        return _HEIC
+    if head.startswith(b"v/1\x01"):
+        return _EXR
+    # Two letters are little; the size of the next header, and reserved zeros, are asked too.
+    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0" and head[14:18] in _BMP_HEADERS:
+        return _BMP
     return None
 
 

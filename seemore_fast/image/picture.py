@@ -27,8 +27,8 @@ class Animation:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A picture: ``pixels`` is (H, W, C) uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and
-    alpha.
+    """A picture: ``pixels`` is (H, W, C) uint8 or uint16, or float32 for scene-linear light, which is not
+    limited to 0..1; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
 
     Alpha is straight (not premultiplied).  An animation's frames are stacked from top to bottom.
     ``metadata`` holds the ICC profile, EXIF, XMP and IPTC as libvips names them: field -> (type, value).
@@ -36,7 +36,7 @@ class Image:
     ``notes`` say what reading had to change.
     """
 
-    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    pixels: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
     metadata: Mapping[str, tuple[int, Any]] = field(default_factory=dict)
     density: tuple[float, float] | None = None
     animation: Animation | None = None
@@ -56,7 +56,16 @@ class Image:
     @property
     def transparent(self) -> bool:
         """Whether any pixel is not opaque."""
-        return self.has_alpha and bool(self.pixels[..., -1].min() < np.iinfo(self.pixels.dtype).max)
+        return self.has_alpha and bool(self.pixels[..., -1].min() < self._opaque)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the pixels are scene-linear light in floating point."""
+        return self.pixels.dtype == np.float32
+
+    @property
+    def _opaque(self) -> int:
+        return {1: 255, 2: 65535}.get(self.pixels.itemsize, 1)
 
 
 def profile_fits(icc: bytes, channels: int) -> bool:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seemore_fast.errors import ImageError
-from seemore_fast.image import damage, frames, texts
+from seemore_fast.image import damage, frames, others, texts
 from seemore_fast.image.formats import (
     HEAD,
     NAMES,
+    RAW,
     Format,
     clear_errors,
     pending_errors,
@@ -35,7 +36,9 @@ MAX_PIXELS = 100_000_000
 
 STDIN = Path("-")
 
-_DTYPES = {"uchar": np.uint8, "ushort": np.uint16}
+_BYTES = {"uchar": 1, "ushort": 2, "double": 8}  # of a sample; others are floats
+
+_DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
 _INKS = {"cmyk": "CMYK", "lab": "CIELAB", "labs": "CIELAB", "labq": "CIELAB"}
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 
@@ -56,6 +59,12 @@ def read(
     path = Path(path)
     with _opened(path, data) as file:
         format_ = _format(path, file)
+        if format_.whole:
+
+            def check(width: int, height: int, pixel_bytes: int) -> None:
+                _check_size(path, width, height, pixel_bytes, max_pixels)
+
+            return others.read(path, file, format_, check)
         if (animation := _animated(path, file, format_, max_pixels, accept_damaged)) is not None:
             return animation
         try:
@@ -82,6 +91,9 @@ def size(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     with _opened(path, None) as file:
         format_ = _format(path, file)
+        if format_.whole:
+            height, width = read(path).pixels.shape[:2]
+            return width, height
         try:
             image = _load(file, format_, "error")
         except vips().Error as error:
@@ -166,6 +178,8 @@ def _format(path: Path, file: IO[bytes]) -> Format:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from None
     format_ = sniff(head)
+    if path.suffix.lower() in RAW:
+        raise ImageError(f"{path}: a camera's raw file; develop it first: darktable-cli {path.name} out.tif")
     if format_ is None:
         raise ImageError(f"{path}: {'the file is empty' if not head else f'not a {NAMES} image'}")
     if why := frames.unreadable(head, format_):
@@ -202,7 +216,12 @@ def _picture(path: Path, file: IO[bytes], format_: Format, fail_on: str, *notes:
         told.append(f"converted from {_INKS[image.interpretation]} to sRGB")
         image = _to_srgb(image, PROFILE in metadata)
         metadata.pop(PROFILE, None)
+    if image.format == "double":
+        image = image.cast("float")
     pixels = _pixels(path, image)
+    if image.format == "float" and not np.isfinite(pixels).all():
+        pixels = np.nan_to_num(pixels, nan=0.0, posinf=65504.0, neginf=0.0)
+        told.append("NaN and infinity are replaced by 0 and 65504")
     if PROFILE in metadata and not profile_fits(metadata[PROFILE][1], pixels.shape[2]):
         del metadata[PROFILE]
     pages = np.split(pixels, animation.frames if animation else 1)
@@ -237,17 +256,21 @@ def _check_size(path: Path, width: int, height: int, pixel_bytes: int, max_pixel
 
 
 def _check(path: Path, image: Any, format_: Format, max_pixels: int) -> None:
-    _check_size(
-        path, image.width, image.height, image.bands * (2 if image.format == "ushort" else 1), max_pixels
-    )
+    _check_size(path, image.width, image.height, image.bands * _BYTES.get(image.format, 4), max_pixels)
     if format_.name == "AVIF" and _get(image, "n-pages", 1) > 1:
         raise ImageError(f"{path}: an AVIF of several pictures that are no animation; save them one by one")
-    if image.format not in _DTYPES and image.interpretation not in _INKS:
-        raise ImageError(f"{path}: {image.format} pixels; only 8 and 16 bits a channel are supported")
+    if not _known(image, format_) and image.interpretation not in _INKS:
+        raise ImageError(
+            f"{path}: {image.format} pixels; only 8 and 16 bits a channel and floating point are supported"
+        )
     if image.interpretation not in _INKS and image.bands > 4:
         raise ImageError(
             f"{path}: {image.bands} channels; gray, RGB and CMYK with or without alpha are supported"
         )
+
+
+def _known(image: Any, format_: Format) -> bool:
+    return image.format in ("uchar", "ushort") or (format_.floats and image.format in ("float", "double"))
 
 
 def _get(image: Any, name: str, default: Any) -> Any:
@@ -281,7 +304,9 @@ def _to_srgb(image: Any, has_profile: bool) -> Any:
 
 def _pixels(path: Path, image: Any) -> NDArray[Any]:
     if image.format not in _DTYPES:
-        raise ImageError(f"{path}: {image.format} pixels; only 8 and 16 bits a channel are supported")
+        raise ImageError(
+            f"{path}: {image.format} pixels; only 8 and 16 bits a channel and floating point are supported"
+        )
     data = image.write_to_memory()
     return np.frombuffer(data, _DTYPES[image.format]).reshape(image.height, image.width, image.bands)
 

@@ -22,8 +22,10 @@ from numpy.typing import DTypeLike, NDArray
 from seemore_fast.errors import ImageError
 from seemore_fast.image import frames, texts
 from seemore_fast.image.formats import FORMATS, Format, reason, short_of_memory, vips
+from seemore_fast.image.linear import Curve
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
 from seemore_fast.image.resample import resize
+from seemore_fast.image.whole import WholeWriter
 from seemore_fast.system.atomic import atomic_path, temporary_file
 from seemore_fast.system.terminal import standard_stream
 
@@ -34,6 +36,22 @@ _UNKNOWN_DENSITY = 72 / 25.4
 """Pixels per mm that every program assumes: JPEG and PNG get some value from libvips in any case."""
 
 _KEEP = {"exif": 1, "xmp": 2, "iptc": 4, "icc": 8, "other": 16}  # VipsForeignKeep
+
+
+def open_writer(
+    path: Path,
+    shape: tuple[int, int, int],
+    dtype: DTypeLike,
+    like: Image,
+    quality: int | None = None,
+    size: tuple[int, int] | None = None,
+    ext: str | None = None,
+) -> Writer | WholeWriter:
+    """What writes such a picture: row by row where libvips can."""
+    format_ = format_of(path, ext)
+    if format_.whole or np.dtype(dtype) == np.float32:
+        return WholeWriter(path, shape, dtype, like, quality, size, format_)
+    return Writer(path, shape, dtype, like, quality, size, ext)
 
 
 def format_of(path: Path, ext: str | None = None) -> Format:
@@ -315,8 +333,12 @@ def write(
     format_ = format_of(path)
     if image.has_alpha and not format_.alpha:
         pixels = pixels[..., :-1]
+    if image.linear and not format_.floats:
+        raise ImageError(f"{path}: {format_.name} holds no floating point; use .exr or .tif")
+    if format_.name == "OpenEXR" and not image.linear:
+        pixels = Curve().decoded(pixels / np.float32(255 if pixels.dtype == np.uint8 else 65535))
     narrow = pixels.dtype == np.uint16 and not format_.sixteen_bits
-    writer = Writer(path, pixels.shape, np.uint8 if narrow else pixels.dtype, image, quality, size)
+    writer = open_writer(path, pixels.shape, np.uint8 if narrow else pixels.dtype, image, quality, size)
     try:
         for y in range(0, len(pixels), 256):
             rows = pixels[y : y + 256]

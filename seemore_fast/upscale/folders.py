@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seemore_fast.errors import ImageError, SeemoreError
-from seemore_fast.image import Image, Writer, check_writable, read
+from seemore_fast.image import Image, WholeWriter, Writer, check_writable, open_writer, read
+from seemore_fast.image.linear import Curve
 from seemore_fast.image.writing import format_of
 from seemore_fast.system.ahead import run_ahead
 from seemore_fast.upscale.jobs import PIPE, Job
@@ -87,7 +88,7 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
 
     On an interrupt, or any error that is not a picture's own, unfinished files vanish and finished ones stay.
     """
-    outcome, encoding = Outcome(), deque[tuple[Job, Image, Writer]]()
+    outcome, encoding = Outcome(), deque[tuple[Job, Image, Writer | WholeWriter]]()
     start, computed = time.perf_counter(), 0
 
     def fail(job: Job, error: Exception) -> None:
@@ -162,7 +163,7 @@ def _read_all(jobs: list[Job], settings: Settings) -> Generator[tuple[Job, Image
 
 def _open_writer(
     upscaler: Upscaler, job: Job, picture: Image, settings: Settings
-) -> tuple[Writer, NDArray[Any]]:
+) -> tuple[Writer | WholeWriter, NDArray[Any]]:
     """The output's writer and the pixels to compute it from.
 
     Raises ImageError if the output's format cannot hold the result.
@@ -181,11 +182,15 @@ def _open_writer(
     if picture.has_alpha and not format_.alpha:  # opaque, then: it has been checked
         pixels, channels = pixels[..., :-1], channels - 1
     dtype = pixels.dtype if format_.sixteen_bits else np.dtype(np.uint8)
+    if picture.linear and not format_.floats:
+        raise ImageError(f"{job.output}: {format_.name} holds no floating point; use .exr or .tif")
+    if picture.linear or format_.name == "OpenEXR":
+        dtype = np.dtype(np.float32)
     passes = size.passes(height, width, upscaler.scale) if size else 1
     # A still picture is resampled on its way to the file; frames, one by one, before.
     shape = final if frames > 1 else (height * upscaler.scale**passes, width * upscaler.scale**passes)
     resample = final if shape != final else None
-    writer = Writer(
+    writer = open_writer(
         job.output,
         (shape[0] * frames, shape[1], channels),
         dtype,
@@ -210,25 +215,32 @@ def _compute(
     upscaler: Upscaler,
     pixels: NDArray[Any],
     picture: Image,
-    writer: Writer,
+    writer: Writer | WholeWriter,
     size: Size | None,
     tell: Callable[[float], None],
 ) -> None:
     """Frame by frame; a still picture is one frame."""
     frames = picture.animation.frames if picture.animation else 1
+    curve = Curve.of(pixels) if picture.linear else Curve()
+    if picture.linear:
+        pixels = curve.encoded(pixels)
+
+    def emit(rows: NDArray[Any]) -> None:
+        writer.rows(curve.decoded(rows) if writer.dtype == np.float32 else rows)
+
     for index, frame in enumerate(np.split(pixels, frames)):
 
         def progress(done: int, total: int, index: int = index) -> None:
             tell((index + done / total) / frames)
 
         if frames > 1 and size is not None:
-            writer.rows(converted(upscaler.up(frame, progress, size=size), writer.dtype))
+            emit(converted(upscaler.up(frame, progress, size=size), writer.dtype))
             continue
         passes = size.passes(frame.shape[0], frame.shape[1], upscaler.scale) if size else 1
         if passes == 0:
-            writer.rows(converted(frame, writer.dtype))
+            emit(converted(frame, writer.dtype))
             continue
         if size is not None:
             frame = upscaler.before_last(frame, size, progress)
         told = part_of(progress, passes - 1, passes, upscaler.scale)
-        upscaler.stream(frame, lambda _, rows: writer.rows(rows), writer.dtype, told)
+        upscaler.stream(frame, lambda _, rows: emit(rows), writer.dtype, told)

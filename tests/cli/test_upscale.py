@@ -220,7 +220,7 @@ def test_flags_of_other_tools(tmp_path: Path, network: Path, flags: list[str]) -
     [
         (["--fp32", "--dtype", "bf16"], "--fp32 contradicts --dtype bf16"),
         (["-g", "0", "--device", "cpu"], "--gpu-id contradicts --device cpu"),
-        (["--ext", "bmp"], "--ext must be one of png, jpg"),
+        (["--ext", "ppm"], "--ext must be one of png, jpg"),
         (["--tile", "7"], "tile must be auto, 0"),
         (["--tile-mode", "both"], "tile_mode must be one of exact, local"),
         (["--device", "cuda:99"], "device cuda:99"),

@@ -174,13 +174,18 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "missing.png", "No such file")
     refused(tmp_path, "Is a directory")
     (tmp_path / "text.png").write_text("a shopping list")
-    refused(tmp_path / "text.png", "not a PNG, JPEG, WebP, TIFF, AVIF or GIF image")
+    refused(
+        tmp_path / "text.png", "not a PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, JPEG XL, HEIC or OpenEXR image"
+    )
     (tmp_path / "empty.png").touch()
     refused(tmp_path / "empty.png", "the file is empty")
-    Pillow.fromarray(noise(4, 4, 3)).save(tmp_path / "picture.png", "BMP")
-    refused(tmp_path / "picture.png", "not a PNG, JPEG, WebP, TIFF, AVIF or GIF image")
-    tifffile.imwrite(tmp_path / "float.tif", np.zeros((4, 4), np.float32))
-    refused(tmp_path / "float.tif", "float pixels; only 8 and 16 bits")
+    Pillow.fromarray(noise(4, 4, 3)).save(tmp_path / "picture.png", "PPM")
+    refused(
+        tmp_path / "picture.png",
+        "not a PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, JPEG XL, HEIC or OpenEXR image",
+    )
+    tifffile.imwrite(tmp_path / "whole.tif", np.zeros((4, 4), np.int32))
+    refused(tmp_path / "whole.tif", "int pixels; only 8 and 16 bits")
     tifffile.imwrite(
         tmp_path / "bands.tif", np.zeros((4, 4, 6), np.uint8), photometric="rgb", planarconfig="contig"
     )
@@ -223,7 +228,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "reason"),
     [
-        ("a.bmp", (4, 4), "must end in one of .png, .jpg, .jpeg, .webp"),
+        ("a.ppm", (4, 4), "must end in one of .png, .jpg, .jpeg, .webp"),
         ("a", (4, 4), "must end in one of"),
         ("a.jpg", (12, 80_000), "80000x12 is too large for JPEG"),
         ("a.webp", (16_384, 1), "1x16384 is too large for WebP"),
