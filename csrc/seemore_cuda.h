@@ -93,42 +93,43 @@ SM_API sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params);
 /* Their programs, for images of `pixels`, which must not be uint8. */
 SM_API void sm_cuda_op_programs(sm_cuda_pixels pixels, sm_cuda_visit visit, void* context);
 
-/* Memory on the device; address NULL (and 0 bytes): not given, or not wanted. */
+/* Memory on the device; address NULL: not wanted. */
 typedef struct sm_cuda_buffer {
   void* address;
   int64_t bytes;
 } sm_cuda_buffer;
 
-/* One kernel of the operators in seemore_fast/ops. Images (x, k, grad, out) are [N, C, H, W] of `pixels`,
- * which must not be uint8; all else is float32, in the shapes that csrc/cuda/ops/params.h gives. `partial`
- * must hold zeros before.
- *
- *   kernel             inputs                                                   outputs
- *   stripes            x, weight_h, bias_h, weight_v, bias_v, grad or NULL      out
- *   stripes_backward   x, weight_h, bias_h, weight_v, bias_v, grad              grad_x?, partial?
- *   experts            x, k, b_weight, b_bias, c_weight, c_bias, a_weight, a_bias, weights or NULL    out
- *   experts_backward   the same, grad                                           grad_x?, grad_k?, partial?
- *   pool               x                                                        partial [N, C, shares]
- *   route              partial, router                                          weights, mean
- *   route_backward     weights, mean, router, a_bias, sums                      offset, by_image
- */
+/* Those of seemore_fast/ops that csrc/cuda/ops has, by name, as sm_op() has the CPU's: with the same order of
+ * tensors.  Images are [N, C, H, W] of `pixels`, which must not be uint8; all else is float32. */
 typedef struct sm_cuda_op_params {
-  const char* kernel;
+  const char* op;
   const sm_cuda_buffer* inputs;
-  const sm_cuda_buffer* outputs; /* those with ? may be NULL */
-  int input_count, output_count;
+  const sm_cuda_buffer* saved;   /* backward: what the forward gave beside the result */
+  const sm_cuda_buffer* outputs; /* forward: result, then what the backward needs; backward: one per input */
+  int input_count, saved_count, output_count;
+  int backward;
+  sm_cuda_buffer grad; /* backward: of the result */
   sm_cuda_pixels pixels;
   int64_t n, c, h, w;
-  int64_t shares;       /* blocks that share an image's or plane's sums */
-  int64_t taps;         /* stripes: odd, to 63 */
-  int gelu;             /* stripes */
-  const int64_t* ranks; /* of each expert: to 64 experts, 240 ranks in all */
-  int64_t experts, topk;
+  int64_t kernel;       /* striped_conv2d: taps, odd, to 63 */
+  int gelu;             /* striped_conv2d */
+  int64_t rank;         /* low_rank_experts, mix_experts: to 240 in all */
+  int64_t experts;      /* mix_experts: to 64 */
+  const int64_t* ranks; /* mix_experts: [experts], their sum is `rank`; else NULL */
+  int64_t topk;         /* mix_experts */
   int device;
-  void* stream; /* CUstream */
+  void* stream;    /* CUstream */
+  void* workspace; /* on the device, aligned to 256 bytes */
+  int64_t workspace_bytes;
 } sm_cuda_op_params;
 
-/* Launches the kernel; may be captured into a CUDA graph. */
+/* SM_OK, or SM_ERROR_UNSUPPORTED with the reason, if the kernels cannot do it. Sizes alone are looked at. */
+SM_API sm_status sm_cuda_op_takes(const sm_cuda_op_params* params);
+
+/* Bytes of device memory to work in; of outputs only those that are NULL matter. */
+SM_API sm_status sm_cuda_op_workspace(const sm_cuda_op_params* params, int64_t* bytes);
+
+/* Launches the operator's kernels; may be captured into a CUDA graph. */
 SM_API sm_status sm_cuda_op(const sm_cuda_op_params* params);
 
 #ifdef __cplusplus

@@ -1,7 +1,8 @@
-// Binds seemore_cuda.h: programs, class CudaEngine and cuda_op. Also part of the module that runs the kernels
-// in cudasim.
+// Binds seemore_cuda.h: programs, class CudaEngine and the operators. Also part of the module that runs the
+// kernels in cudasim.
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -117,29 +118,51 @@ std::vector<sm_cuda_buffer> buffers_of(const std::vector<Buffer>& given) {
   return buffers;
 }
 
-void run_op(const std::string& kernel, const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs,
-            int pixels, const std::array<int64_t, 4>& shape, int64_t shares, int device, uintptr_t stream,
-            int64_t taps, bool gelu, const std::vector<int64_t>& ranks, int64_t topk) {
-  const auto [n, c, h, w] = shape;
-  const auto from = buffers_of(inputs), to = buffers_of(outputs);
-  const sm_cuda_op_params params = {kernel.c_str(),
-                                    from.data(),
-                                    to.data(),
-                                    static_cast<int>(from.size()),
-                                    static_cast<int>(to.size()),
-                                    static_cast<sm_cuda_pixels>(pixels),
-                                    n,
-                                    c,
-                                    h,
-                                    w,
-                                    shares,
-                                    taps,
-                                    gelu,
-                                    ranks.data(),
-                                    static_cast<int64_t>(ranks.size()),
-                                    topk,
-                                    device,
-                                    reinterpret_cast<void*>(stream)};
+// What sm_op_params and sm_cuda_op_params have in common.
+struct OpSizes {
+  std::array<int64_t, 4> shape;
+  int64_t kernel, rank, experts;
+};
+
+sm_cuda_op_params params_of(const std::string& op, const OpSizes& sizes) {
+  sm_cuda_op_params params = {};
+  params.op = op.c_str();
+  const auto [n, c, h, w] = sizes.shape;
+  params.n = n, params.c = c, params.h = h, params.w = w;
+  params.kernel = sizes.kernel;
+  params.rank = sizes.rank;
+  params.experts = sizes.experts;
+  return params;
+}
+
+std::optional<std::string> op_obstacle(const std::string& op, const std::array<int64_t, 4>& shape,
+                                       int64_t kernel, int64_t rank, int64_t experts) {
+  const sm_cuda_op_params params = params_of(op, {shape, kernel, rank, experts});
+  if (sm_cuda_op_takes(&params) == SM_OK) return std::nullopt;
+  return sm_last_error();
+}
+
+// allocate(bytes): the address of memory on the device that lives until the call returns.
+void run_op(const std::string& op, const std::vector<Buffer>& inputs, const Buffer& grad,
+            const std::vector<Buffer>& saved, const std::vector<Buffer>& outputs,
+            const std::array<int64_t, 4>& shape, int pixels, int device, uintptr_t stream,
+            const py::function& allocate, bool backward, int64_t kernel, int64_t rank, int64_t experts,
+            const std::vector<int64_t>& ranks, int64_t topk, bool gelu) {
+  const auto from = buffers_of(inputs), kept = buffers_of(saved), to = buffers_of(outputs);
+  sm_cuda_op_params params = params_of(op, {shape, kernel, rank, experts});
+  params.inputs = from.data(), params.input_count = static_cast<int>(from.size());
+  params.saved = kept.data(), params.saved_count = static_cast<int>(kept.size());
+  params.outputs = to.data(), params.output_count = static_cast<int>(to.size());
+  params.backward = backward;
+  params.grad = {reinterpret_cast<void*>(grad.first), grad.second};
+  params.pixels = static_cast<sm_cuda_pixels>(pixels);
+  params.gelu = gelu;
+  params.ranks = ranks.empty() ? nullptr : ranks.data();
+  params.topk = topk;
+  params.device = device;
+  params.stream = reinterpret_cast<void*>(stream);
+  check(sm_cuda_op_workspace(&params, &params.workspace_bytes));
+  params.workspace = reinterpret_cast<void*>(allocate(params.workspace_bytes).cast<uintptr_t>());
   sm_status status;
   {
     py::gil_scoped_release release;
@@ -185,10 +208,12 @@ void bind_cuda(py::module_& m) {
            "Bytes of device memory for one forward.")
       .def("forward", &CudaEngine::forward, arg("input"), arg("output"), arg("pixels"), arg("n"), arg("h"),
            arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"));
-  m.def("cuda_op", run_op, "One kernel of the operators; see seemore_fast.ops._cuda, which is its only user.",
-        arg("kernel"), arg("inputs"), arg("outputs"), arg("pixels"), arg("shape"), arg("shares"),
-        arg("device"), arg("stream"), py::kw_only(), arg("taps") = 1, arg("gelu") = false,
-        arg("ranks") = std::vector<int64_t>(), arg("topk") = 1);
+  m.def("cuda_op_obstacle", op_obstacle, "Why the kernels cannot run the operator; None if they can.",
+        arg("op"), arg("shape"), py::kw_only(), arg("kernel") = 1, arg("rank") = 1, arg("experts") = 0);
+  m.def("cuda_op", run_op, "An operator; see seemore_fast.ops._cuda, which is its only user.", arg("op"),
+        arg("inputs"), arg("grad"), arg("saved"), arg("outputs"), arg("shape"), arg("pixels"), arg("device"),
+        arg("stream"), arg("allocate"), py::kw_only(), arg("backward"), arg("kernel") = 1, arg("rank") = 1,
+        arg("experts") = 0, arg("ranks") = std::vector<int64_t>(), arg("topk") = 1, arg("gelu") = false);
 }
 
 }  // namespace seemore

@@ -22,7 +22,7 @@ ARCHITECTURES = ("sm_80", "sm_90")
 """Of those that a build is for by default. In every build ptxas warns of spills."""
 
 NARROW = ("ffn", "mix_ffn", "rme", "sme", "sme11", "tail")
-OPERATORS = ("experts", "router", "striped_conv2d")
+OPERATORS = ("low_rank_experts", "mix_experts", "striped_conv2d", "sums")
 
 CASES = [
     *(
@@ -84,10 +84,10 @@ def test_every_program_is_compiled_ahead():
     assert asked <= set(programs)
 
 
-HOST_SIDE = sorted(CUDA.rglob("*.cc"))
+HOST_SIDE = [*sorted(CUDA.rglob("*.cc")), *sorted((CUDA / "ops").glob("*.cu"))]
 
 
 @pytest.mark.parametrize("source", HOST_SIDE, ids=[source.stem for source in HOST_SIDE])
 def test_the_host_side_needs_no_cuda(source: Path):
-    """No header of a toolkit is needed, nor device.cuh."""
-    run(tool("g++"), "-std=c++20", "-fsyntax-only", "-Icsrc", source)
+    """No header of a toolkit is needed, nor device.cuh; of operators, what stands behind SM_HOST."""
+    run(tool("g++"), "-std=c++20", "-fsyntax-only", "-DSM_HOST", "-Icsrc", "-x", "c++", source)

@@ -13,7 +13,7 @@ from seemore_fast.cli import app
 from seemore_fast.engines import cuda_compile
 from seemore_fast.errors import BackendError
 
-PROGRAM = ("ops/router", "-DSM_TYPE=Float32", "")
+PROGRAM = ("ops/mix_experts", "-DSM_TYPE=Float32", "")
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +55,16 @@ def image(capability: int = 90, **options: bool) -> bytes:
 
 
 def test_compiled_once_and_kept(compiler, monkeypatch):
-    assert [image(), image()] == [b"ops/router.cu 1"] * 2
+    assert [image(), image()] == [b"ops/mix_experts.cu 1"] * 2
     assert "-arch=sm_90" in compiler.calls[0]
     assert "-DSM_TYPE=Float32" in compiler.calls[0]
-    assert image(80) == b"ops/router.cu 2"
+    assert image(80) == b"ops/mix_experts.cu 2"
     compiler.version = "13.1"
-    assert image() == b"ops/router.cu 3"
+    assert image() == b"ops/mix_experts.cu 3"
     monkeypatch.setattr(cuda_programs, "_fingerprint", lambda: "other sources")
-    assert image() == b"ops/router.cu 4"
-    assert image(fresh=True) == b"ops/router.cu 5"
-    assert image() == b"ops/router.cu 5"
+    assert image() == b"ops/mix_experts.cu 4"
+    assert image(fresh=True) == b"ops/mix_experts.cu 5"
+    assert image() == b"ops/mix_experts.cu 5"
 
 
 def test_a_card_newer_than_the_compiler_gets_ptx(compiler):
@@ -94,7 +94,7 @@ def test_the_archive_comes_first(compiler, monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_programs, "_archive", lambda: found)
     assert [image(80), image(86), image(90)] == [b"ahead"] * 3, "cubins run on later minor capabilities"
     assert compiler.calls == []
-    assert image(100) == b"ops/router.cu 1", "what PTX is for, NVRTC does better"
+    assert image(100) == b"ops/mix_experts.cu 1", "what PTX is for, NVRTC does better"
     assert cuda_programs.compiled_ahead() == ["sm_80", "sm_90"]
 
 
@@ -150,7 +150,7 @@ def test_nvrtc_spills_nothing(capability):
     """The bundled networks' kernels in every precision, and the operators', for every kind of GPU."""
     real_compiler()
     kernels = list(cuda_compile.compile_all(capability))
-    assert {kernel.source for kernel in kernels} >= {"engine/rme", "engine/tail", "ops/experts"}
+    assert {kernel.source for kernel in kernels} >= {"engine/rme", "engine/tail", "ops/low_rank_experts"}
     assert [kernel for kernel in kernels if kernel.spilled_bytes] == []
 
 
@@ -158,5 +158,10 @@ def test_nvrtc_spills_nothing(capability):
 def test_programs_of_the_bundled_networks():
     programs = cuda_compile.programs(90)
     assert len(programs) == len(set(programs))
-    assert {source for source, *_ in programs} >= {"engine/head", "engine/rme", "engine/sme11", "ops/router"}
+    assert {source for source, *_ in programs} >= {
+        "engine/head",
+        "engine/rme",
+        "engine/sme11",
+        "ops/mix_experts",
+    }
     assert all("-DSM_SPECIAL" in special for source, _, special in programs if source == "engine/rme")

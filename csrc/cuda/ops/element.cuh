@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cuda/numeric.cuh"
-#include "cuda/ops/params.h"
 
 namespace seemore {
 namespace cuda {

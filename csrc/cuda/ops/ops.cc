@@ -1,158 +1,203 @@
-// sm_cuda_op: one kernel of the operators, from addresses and sizes to its launch.
+// The operators' C entry points: checks, then the operator by its name.
 #include <cstring>
-#include <string>
 
-#include "cuda/launch.h"
-#include "cuda/ops/params.h"
-#include "seemore_cuda.h"
+#include "cuda/ops/call.h"
 #include "status.h"
 
-using namespace seemore;
-using namespace seemore::cuda;
+namespace seemore {
+namespace cuda {
+
+void low_rank_experts(Call& call);
+void mix_experts(Call& call);
+void striped_conv2d(Call& call);
 
 namespace {
 
-Program program_of(const char* source, sm_cuda_pixels pixels) {
-  constexpr const char* kTypes[] = {"Float32", "Float16", "BFloat16"};
-  return {std::string("ops/") + source, std::string("-DSM_TYPE=") + kTypes[pixels], ""};
-}
-
-struct Run {
-  const sm_cuda_op_params& params;
-  sm_status status = SM_ERROR_ARGUMENT;
-
-  float* in(int i) const { return static_cast<float*>(params.inputs[i].address); }
-  float* out(int i) const { return static_cast<float*>(params.outputs[i].address); }
-  int channels() const { return (int)params.c; }
-  int plane() const { return (int)(params.h * params.w); }
-  int shares() const { return (int)params.shares; }
-
-  bool is(const char* name, int inputs, int outputs) const {
-    return strcmp(params.kernel, name) == 0 && params.input_count == inputs && params.output_count == outputs;
-  }
-
-  template <class Params>
-  void start(const char* source, const char* name, const Params& p, Grid grid, size_t shared) {
-    Kernel<Params> kernel;
-    const char* error = find_kernel(params.device, program_of(source, params.pixels), name, &kernel.function);
-    if (!error) error = kernel.start(p, grid, shared, params.stream);
-    status = error ? fail(SM_ERROR_DEVICE, "CUDA: %s", error) : SM_OK;
-  }
-
-  Grid for_planes() const { return {(unsigned)(params.n * params.c * params.shares), 1}; }
-  Grid for_images() const { return {(unsigned)params.n, 1}; }
-
-  int ranks(int (&first)[kMostExperts + 1]) const {
-    first[0] = 0;
-    for (int64_t e = 0; e < params.experts; ++e) first[e + 1] = first[e] + (int)params.ranks[e];
-    return first[params.experts];
-  }
-
-  void stripes(bool backward) {
-    const StripesParams p = {in(0),      in(1),           in(2),         in(3),
-                             in(4),      in(5),           out(0),        backward ? out(1) : nullptr,
-                             channels(), (int)params.h,   (int)params.w, (int)params.taps,
-                             shares(),   params.gelu != 0};
-    start("striped_conv2d", backward ? "stripes_backward" : "stripes", p, for_planes(),
-          stripes_shared(p.taps, backward));
-  }
-
-  void experts(bool backward) {
-    ExpertsParams p = {};
-    p.x = in(0), p.k = in(1);
-    p.b_weight = in(2), p.b_bias = in(3), p.c_weight = in(4), p.c_bias = in(5);
-    p.a_weight = in(6), p.a_bias = in(7), p.weights = in(8);
-    p.out = out(0);
-    if (backward) p.grad = in(9), p.grad_k = out(1), p.partial = out(2);
-    p.channels = channels();
-    p.plane = plane();
-    p.experts = (int)params.experts;
-    p.rank = ranks(p.first);
-    const bool small = experts_shared(p.rank, 128, backward) > (96 << 10);
-    const size_t shared = experts_shared(p.rank, small ? 32 : 128, backward);
-    const Grid grid = {(unsigned)params.shares, (unsigned)params.n};
-    const std::string name = std::string("experts") + (backward ? "_backward" : "") + (small ? "_small" : "");
-    start("experts", name.c_str(), p, grid, shared);
-  }
-
-  void pool() {
-    start("router", "pool", PoolParams{in(0), out(0), plane(), shares()}, for_planes(),
-          kWarps * sizeof(float));
-  }
-
-  void route() {
-    const RouteParams p = {
-        in(0), in(1), out(0), out(1), channels(), plane(), shares(), (int)params.experts, (int)params.topk};
-    start("router", "route", p, for_images(), route_shared(p.channels, p.experts));
-  }
-
-  void route_backward() {
-    RouteBackwardParams p = {};
-    p.weights = in(0), p.mean = in(1), p.router = in(2), p.a_bias = in(3), p.sums = in(4);
-    p.offset = out(0), p.by_image = out(1);
-    p.channels = channels();
-    p.plane = plane();
-    p.experts = (int)params.experts;
-    p.rank = ranks(p.first);
-    start("router", "route_backward", p, for_images(), route_shared(p.channels, p.experts));
-  }
-
-  // SM_ERROR_ARGUMENT, without a message, where there is no such kernel.
-  void all() {
-    if (is("stripes", 6, 1)) return stripes(false);
-    if (is("stripes_backward", 6, 2)) return stripes(true);
-    if (is("experts", 9, 1)) return experts(false);
-    if (is("experts_backward", 10, 3)) return experts(true);
-    if (is("pool", 1, 1)) return pool();
-    if (is("route", 2, 2)) return route();
-    if (is("route_backward", 5, 2)) return route_backward();
-    fail(SM_ERROR_ARGUMENT, "no kernel %s with %d inputs and %d outputs", params.kernel, params.input_count,
-         params.output_count);
-  }
+struct Op {
+  const char* name;
+  void (*run)(Call&);
+  int inputs, saved;
 };
 
+constexpr Op kOps[] = {
+    {"low_rank_experts", low_rank_experts, 8, 0},
+    {"mix_experts", mix_experts, 9, 2},
+    {"striped_conv2d", striped_conv2d, 5, 0},
+};
+
+// Sources of kernels: the operators', and what they share.
+constexpr const char* kShared[] = {"sums"};
+
+constexpr int kBlocks = 528;  // that sum up gradients: never the card's own number, on which the order would
+                              // depend
+
+const Op* find(const char* name) {
+  for (const Op& op : kOps)
+    if (strcmp(op.name, name) == 0) return &op;
+  return nullptr;
+}
+
+sm_status takes(const sm_cuda_op_params& p) {
+  if (!find(p.op)) return fail(SM_ERROR_UNSUPPORTED, "there is no CUDA C++ kernel of %s", p.op);
+  const struct {
+    const char* text;  // what the kernels take, with the most of them
+    int64_t value, most;
+  } limits[] = {
+      {"stripes of at most %lld", p.kernel, kMostTaps},
+      {"ranks of at most %lld in all", p.rank, kMostRanks},
+      {"at most %lld experts", p.experts, kMostExperts},
+      {"at most %lld channels", p.c, 8192},
+      {"batches of at most %lld images", p.n, 65535},
+      {"planes of at most %lld pixels", p.h * p.w, (int64_t)1 << 30},
+      {"at most %lld blocks", p.n * p.c * ((p.h * p.w + 1023) / 1024), ((int64_t)1 << 31) - 1},
+  };
+  for (const auto& limit : limits) {
+    if (limit.value <= limit.most) continue;
+    char text[100];
+    snprintf(text, sizeof text, limit.text, (long long)limit.most);
+    return fail(SM_ERROR_UNSUPPORTED, "the CUDA kernels take %s, not %lld", text, (long long)limit.value);
+  }
+  return SM_OK;
+}
+
 sm_status check(const sm_cuda_op_params& p) {
-  int64_t rank = 0;
-  for (int64_t e = 0; e < p.experts; ++e) rank += p.ranks[e];
+  if (const sm_status status = takes(p)) return status;
+  const Op& op = *find(p.op);
+  const int outputs = p.backward ? op.inputs : 1 + op.saved, saved = p.backward ? op.saved : 0;
+  if (p.input_count != op.inputs || p.saved_count != saved || p.output_count != outputs)
+    return fail(SM_ERROR_ARGUMENT, "%s takes %d inputs, %d saved and %d outputs, not %d, %d and %d", p.op,
+                op.inputs, saved, outputs, p.input_count, p.saved_count, p.output_count);
   const struct {
     const char* name;
     int64_t value, least, most;
   } limits[] = {
       {"pixels", p.pixels, SM_CUDA_PIXELS_FP32, SM_CUDA_PIXELS_BF16},
-      {"n", p.n, 1, 65535},
-      {"c", p.c, 1, 8192},
-      {"h * w", p.h * p.w, 1, (int64_t)1 << 30},
-      {"n * c * shares", p.n * p.c * p.shares, 1, ((int64_t)1 << 31) - 1},
-      {"taps", p.taps, 1, kMostTaps},
-      {"the number of experts", p.experts, 0, kMostExperts},
-      {"the sum of ranks", rank, 0, kMostRanks},
+      {"n", p.n, 0, p.n},
+      {"c", p.c, 1, p.c},
+      {"h * w", p.h * p.w, 1, p.h * p.w},
+      {"kernel", p.kernel, 1, p.kernel},
+      {"rank", p.rank, 1, p.rank},
+      {"topk", p.topk, 1, p.experts > 0 ? p.experts : 1},
   };
   for (const auto& limit : limits)
     if (limit.value < limit.least || limit.value > limit.most)
-      return fail(SM_ERROR_UNSUPPORTED, "%s must lie in %lld..%lld for the CUDA operators, got %lld",
-                  limit.name, (long long)limit.least, (long long)limit.most, (long long)limit.value);
+      return fail(SM_ERROR_ARGUMENT, "%s: %s must lie in %lld..%lld, got %lld", p.op, limit.name,
+                  (long long)limit.least, (long long)limit.most, (long long)limit.value);
+  if (p.kernel % 2 == 0)
+    return fail(SM_ERROR_ARGUMENT, "%s: kernel must be odd, got %lld", p.op, (long long)p.kernel);
+  int64_t ranks = 0;
+  for (int64_t e = 0; p.ranks && e < p.experts; ++e) ranks += p.ranks[e];
+  if (p.ranks && ranks != p.rank)
+    return fail(SM_ERROR_ARGUMENT, "%s: ranks must sum to %lld, got %lld", p.op, (long long)p.rank,
+                (long long)ranks);
   return SM_OK;
+}
+
+void declare_all(const sm_cuda_buffer* buffers, int count, const char* what, bool writable) {
+  for (int i = 0; i < count; ++i)
+    if (buffers[i].address) declare(buffers[i].address, buffers[i].bytes, what, writable);
 }
 
 }  // namespace
 
-sm_status sm_cuda_op(const sm_cuda_op_params* params) {
+Program op_program(const char* source, sm_cuda_pixels pixels) {
+  constexpr const char* kTypes[] = {"Float32", "Float16", "BFloat16"};
+  return {std::string("ops/") + source, std::string("-DSM_TYPE=") + kTypes[pixels], ""};
+}
+
+Call::Call(const sm_cuda_op_params& given, bool counting)
+    : params(given),
+      channels((int)given.c),
+      plane((int)(given.h * given.w)),
+      planes(given.n * given.c),
+      counting_(counting) {}
+
+bool Call::wants(int first, int last) const {
+  for (int i = first; i < last; ++i)
+    if (params.outputs[i].address) return true;
+  return false;
+}
+
+void* Call::room(size_t bytes) {
+  char* const here = counting_ ? nullptr : static_cast<char*>(params.workspace) + used_;
+  if (here && bytes) declare(here, bytes, "memory to work in", true);
+  used_ += (bytes + 255) / 256 * 256;
+  return here;
+}
+
+float* Call::floats(size_t count) { return static_cast<float*>(room(count * sizeof(float))); }
+
+void* Call::image() {
+  const size_t element = params.pixels == SM_CUDA_PIXELS_FP32 ? 4 : 2;
+  return room(planes * plane * element);
+}
+
+int Call::few(int pixels, int64_t others) const {
+  const int64_t each = others ? (kBlocks + others - 1) / others : kBlocks;
+  return tiles(pixels) < each ? tiles(pixels) : (int)each;
+}
+
+Call::Sums Call::sum(const float* from, int64_t images, int64_t parts, size_t width) {
+  SumParams p = {};
+  p.from = from;
+  p.images = (int)images;
+  p.parts = parts;
+  p.width = width;
+  return {*this, p};
+}
+
+Call::Sums& Call::Sums::piece(float* to, size_t offset, size_t rows, size_t columns, size_t row_step,
+                              size_t column_step) {
+  if (to) params_.pieces[params_.count++] = {to, offset, rows, columns, row_step, column_step};
+  return *this;
+}
+
+Call::Sums::~Sums() {
+  size_t elements = 0;
+  for (int i = 0; i < params_.count; ++i) elements += params_.pieces[i].rows * params_.pieces[i].columns;
+  call_.start("sums", "sum_parts", params_, (elements + 31) / 32, params_.images,
+              kWarps * 32 * sizeof(float));
+}
+
+}  // namespace cuda
+}  // namespace seemore
+
+using namespace seemore;
+using namespace seemore::cuda;
+
+sm_status sm_cuda_op_takes(const sm_cuda_op_params* params) { return takes(*params); }
+
+sm_status sm_cuda_op_workspace(const sm_cuda_op_params* params, int64_t* bytes) {
   if (const sm_status status = check(*params)) return status;
+  Call call(*params, true);
+  find(params->op)->run(call);
+  *bytes = (int64_t)call.used();
+  return SM_OK;
+}
+
+sm_status sm_cuda_op(const sm_cuda_op_params* params) {
+  int64_t needed = 0;
+  if (const sm_status status = sm_cuda_op_workspace(params, &needed)) return status;
+  if (params->workspace_bytes < needed)
+    return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld", (long long)needed,
+                (long long)params->workspace_bytes);
   const OnDevice on(params->device);
   if (on.error) return fail(SM_ERROR_DEVICE, "CUDA: %s", on.error);
-  for (int i = 0; i < params->input_count; ++i)
-    declare(params->inputs[i].address, params->inputs[i].bytes, "an input", false);
-  for (int i = 0; i < params->output_count; ++i)
-    declare(params->outputs[i].address, params->outputs[i].bytes, "an output", true);
-  Run run = {*params};
-  run.all();
+  declare_all(params->inputs, params->input_count, "an input", false);
+  declare_all(params->saved, params->saved_count, "what forward gave", false);
+  declare_all(&params->grad, 1, "the gradient", false);
+  declare_all(params->outputs, params->output_count, "an output", true);
+  Call call(*params, false);
+  find(params->op)->run(call);
   forget_declared();
-  return run.status;
+  return call.error() ? fail(SM_ERROR_DEVICE, "CUDA: %s", call.error()) : SM_OK;
 }
 
 void sm_cuda_op_programs(sm_cuda_pixels pixels, sm_cuda_visit visit, void* context) {
-  for (const char* source : {"striped_conv2d", "experts", "router"}) {
-    const Program program = program_of(source, pixels);
+  const auto add = [&](const char* source) {
+    const Program program = op_program(source, pixels);
     visit(context, program.source.c_str(), program.options.c_str(), "");
-  }
+  };
+  for (const Op& op : kOps) add(op.name);
+  for (const char* source : kShared) add(source);
 }

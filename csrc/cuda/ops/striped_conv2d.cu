@@ -2,14 +2,31 @@
 // pass.
 //
 // A tile of 32 x 32 pixels has a region of side 32 + taps - 1 around it, zero outside the image.
-#include "cuda/entry.cuh"
-#include "cuda/ops/element.cuh"
+#include "cuda/ops/host.h"
 
 namespace seemore {
 namespace cuda {
 namespace {
 
-constexpr int kSide = kStripeTile;
+constexpr int kSide = 32;  // of a tile
+
+// Block: share + shares * plane.
+struct StripesParams {
+  const void* x;          // [N, C, H, W]
+  const float* weight_h;  // [C, taps]
+  const float* bias_h;    // [C]
+  const float* weight_v;  // [C, taps]
+  const float* bias_v;    // [C]
+  const void* grad;       // [N, C, H, W]: backward; forward with it: the gradient before GELU comes out
+  void* out;              // [N, C, H, W]: result, gradient before GELU, or (backward) of x unless null
+  float* partial;         // [N, shares, C, 2 taps + 2]: weight_h, weight_v, bias_h, bias_v; or null
+  int channels, h, w, taps;
+  int shares;
+  bool gelu;
+};
+
+#ifndef SM_HOST
+
 constexpr int kMidPitch = kSide + 1;
 constexpr int kRun = 4;  // neighbouring outputs of a thread
 
@@ -160,18 +177,65 @@ SM_DEVICE void stripes_backward_kernel(const StripesParams& p) {
             sum += what == 2 * taps ? s : g;
         }
         sum = warp_sum(sum);
-        if (lane == 0) p.partial[place * (2 * taps + 2) + what] += sum;
+        if (lane == 0) {
+          float* const to = p.partial + place * (2 * taps + 2) + what;
+          *to = tile == share ? sum : *to + sum;
+        }
       }
     }
     __syncthreads();
   }
 }
 
+#endif
+
 }  // namespace
+
+#ifdef SM_HOST
+
+void striped_conv2d(Call& call) {
+  const sm_cuda_op_params& given = call.params;
+  const int taps = (int)given.kernel, side = kSide + taps - 1;
+  const size_t mid = side * (kSide + 1), region = side * (side + 1), slope = kSide * (side + 1);
+  StripesParams p = {};
+  p.x = call.in(0);
+  p.weight_h = call.in(1), p.bias_h = call.in(2), p.weight_v = call.in(3), p.bias_v = call.in(4);
+  p.channels = call.channels, p.h = (int)given.h, p.w = (int)given.w, p.taps = taps;
+  p.gelu = given.gelu != 0;
+  p.shares = call.tiles(kSide * kSide);
+  const auto forward = [&](void* out) {
+    p.out = out;
+    call.start("striped_conv2d", "stripes", p, call.planes * p.shares, 1, sizeof(float) * (region + mid));
+  };
+  if (!given.backward) return forward(call.out(0));
+  p.grad = call.grad();
+  if (p.gelu) {
+    void* const before = call.image();
+    forward(before);
+    p.grad = before;
+  }
+  p.out = call.out(0);
+  p.shares = call.few(kSide * kSide, call.planes);
+  const size_t width = 2 * taps + 2, c = call.channels;
+  if (call.wants(1, 5)) p.partial = call.floats(given.n * p.shares * c * width);
+  call.start("striped_conv2d", "stripes_backward", p, call.planes * p.shares, 1,
+             sizeof(float) * (2 * region + mid + slope));
+  call.sum(p.partial, 1, given.n * p.shares, c * width)
+      .piece(call.out(1), 0, c, taps, width, 1)
+      .piece(call.out(2), 2 * taps, c, 1, width, 1)
+      .piece(call.out(3), taps, c, taps, width, 1)
+      .piece(call.out(4), 2 * taps + 1, c, 1, width, 1);
+}
+
+#endif
 
 }  // namespace cuda
 }  // namespace seemore
 
+#ifndef SM_HOST
+
 // Six blocks have all threads of a multiprocessor of sm_86: for eight ptxas would spill (16 bit, sm_80).
 SM_ENTRY(stripes, StripesParams, (kThreads, 6), stripes_kernel<SM_TYPE>)
 SM_ENTRY(stripes_backward, StripesParams, (kThreads), stripes_backward_kernel<SM_TYPE>)
+
+#endif

@@ -1,10 +1,41 @@
-// The router of mix_experts: means of x, softmax and top-k in float32, and its gradient through the softmax.
-#include "cuda/entry.cuh"
-#include "cuda/ops/element.cuh"
+// mix_experts: its router, with means of x, softmax and top-k in float32, and the gradient through the
+// softmax; the experts are those of low_rank_experts.
+#include "cuda/ops/experts.h"
 
 namespace seemore {
 namespace cuda {
 namespace {
+
+// Block: share + shares * plane's number.
+struct PoolParams {
+  const void* x;   // [N, C, plane]
+  float* partial;  // [N, C, shares]
+  int plane, shares;
+};
+
+// A block for each image.
+struct RouteParams {
+  const float* partial;  // [N, C, shares]
+  const float* router;   // [experts, C]
+  float* weights;        // [N, experts]
+  float* mean;           // [N, C]
+  int channels, plane, shares, experts, topk;
+};
+
+// A block for each image.
+struct RouteBackwardParams {
+  const float* weights;  // [N, experts]
+  const float* mean;     // [N, C]
+  const float* router;   // [experts, C]
+  const float* a_bias;   // [experts, C]
+  const float* sums;     // [N, ExpertsSums::width]
+  float* offset;         // [N, C]: what the router adds to the gradient of x at every pixel
+  float* by_image;       // [N, 2, experts, C]: gradients of router and a_bias
+  int channels, plane, rank, experts;
+  int first[kMostExperts + 1];
+};
+
+#ifndef SM_HOST
 
 template <class T>
 SM_DEVICE void pool_kernel(const PoolParams& p) {
@@ -77,9 +108,8 @@ SM_DEVICE void route_backward_kernel(const RouteBackwardParams& p) {
   const int channels = p.channels, experts = p.experts;
   const size_t image = blockIdx.x, matrix = (size_t)experts * channels;
   const float* const weights = p.weights + image * experts;
-  const float* const grad =
-      p.sums + image * (3 * p.rank * (size_t)(channels + 1) + channels) + (3 * (size_t)channels + 2) * p.rank;
-  const float* const scale = grad + channels;
+  const ExpertsSums at(p.rank, channels);
+  const float *const grad = p.sums + image * at.width + at.grad, *const scale = grad - at.grad + at.scale;
   for (int c = threadIdx.x; c < channels; c += kThreads) mean[c] = __ldg(p.mean + image * channels + c);
   __syncthreads();
   softmax(mean, p.router, channels, experts, probabilities);
@@ -112,11 +142,62 @@ SM_DEVICE void route_backward_kernel(const RouteBackwardParams& p) {
   }
 }
 
+#endif
+
 }  // namespace
+
+#ifdef SM_HOST
+
+void mix_experts(Call& call) {
+  const sm_cuda_op_params& given = call.params;
+  const int64_t n = given.n, c = call.channels;
+  const int experts = (int)given.experts;
+  const size_t route_shared = sizeof(float) * (c + 2 * experts), matrix = experts * c;
+  ExpertsParams p = experts_of(call, 3);
+  if (!given.backward) {
+    const int shares = call.tiles(4096);
+    float *const partial = call.floats(n * c * shares), *const weights = call.out(1);
+    call.start("mix_experts", "pool", PoolParams{p.x, partial, call.plane, shares}, n * c * shares, 1,
+               kWarps * sizeof(float));
+    const RouteParams route = {partial,    call.in(2), weights, call.out(2),    call.channels,
+                               call.plane, shares,     experts, (int)given.topk};
+    call.start("mix_experts", "route", route, n, 1, route_shared);
+    p.weights = weights;
+    p.out = call.out(0);
+    return start_experts(call, p);
+  }
+  p.weights = call.saved(0);
+  const bool routed = call.wants(0, 1) || call.wants(2, 9);  // x's mean, too, is for the router
+  int shares;
+  const float* const partial = start_experts_backward(call, p, routed, &shares);
+  if (!routed) return;
+  const size_t width = ExpertsSums(p.rank, p.channels).width;
+  float *const sums = call.floats(n * width), *const offset = call.floats(n * c),
+               *const by_image = call.floats(n * 2 * matrix);
+  call.sum(partial, n, shares, width).piece(sums, 0, width);
+  RouteBackwardParams route = {};
+  route.weights = p.weights, route.mean = call.saved(1), route.router = call.in(2), route.a_bias = p.a_bias;
+  route.sums = sums, route.offset = offset, route.by_image = by_image;
+  route.channels = p.channels, route.plane = p.plane, route.rank = p.rank, route.experts = experts;
+  for (int e = 0; e <= experts; ++e) route.first[e] = p.first[e];
+  call.start("mix_experts", "route_backward", route, n, 1, route_shared);
+  if (call.wants(0, 1)) {
+    const int blocks = call.tiles(4096);
+    call.start("sums", "shift", ShiftParams{call.out(0), offset, call.plane, blocks}, n * c * blocks, 1, 0);
+  }
+  call.sum(by_image, 1, n, 2 * matrix).piece(call.out(2), 0, matrix).piece(call.out(8), matrix, matrix);
+  sum_experts(call, p, sums, n, 3, false);
+}
+
+#endif
 
 }  // namespace cuda
 }  // namespace seemore
 
+#ifndef SM_HOST
+
 SM_ENTRY(pool, PoolParams, (kThreads), pool_kernel<SM_TYPE>)
 SM_ENTRY(route, RouteParams, (kThreads), route_kernel)
 SM_ENTRY(route_backward, RouteBackwardParams, (kThreads), route_backward_kernel)
+
+#endif

@@ -3,11 +3,13 @@
 //
 // A block has 32 PX pixels of all channels: lane l takes pixels l, l + 32, .., warps share out ranks and
 // channels.
-#include "cuda/entry.cuh"
-#include "cuda/ops/element.cuh"
+#include "cuda/ops/experts.h"
 
 namespace seemore {
 namespace cuda {
+
+#ifndef SM_HOST
+
 namespace {
 
 // The ranks that count in this block's image, and their experts' weights; in shared memory.
@@ -133,22 +135,9 @@ SM_DEVICE void experts_kernel(const ExpertsParams& p) {
   }
 }
 
-// partial (ExpertsParams) of this block.
-struct Sums {
-  float* matrix[3];  // [R, C] each
-  float* bias[2];    // [R] each
-  float* grad;       // [C]
-  float* scale;      // [R]
-};
-
-SM_DEVICE Sums sums_of(const ExpertsParams& p) {
-  const size_t matrix = (size_t)p.rank * p.channels, width = 3 * matrix + 3 * p.rank + p.channels;
-  float* const at = p.partial + ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * width;
-  float* const bias = at + 3 * matrix;
-  return {{at, at + matrix, at + 2 * matrix},
-          {bias, bias + p.rank},
-          bias + 2 * p.rank,
-          bias + 2 * p.rank + p.channels};
+// This block's place in `partial`.
+SM_DEVICE float* place_of(const ExpertsParams& p, const ExpertsSums& sums) {
+  return p.partial + ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * sums.width;
 }
 
 // matrix[rank i][channel] += sum over the tile's pixels of factors[i] and image's channel.
@@ -183,8 +172,11 @@ SM_DEVICE void experts_backward_kernel(const ExpertsParams& p) {
   float* const db = reinterpret_cast<float*>(shared);  // [R, kPixels]: gradients of B x + b,
   float *const dc = db + size, *const bc = dc + size;  // of C k + c; scaled products
   float* const staged = bc + size;                     // [32, kPixels + 1]
+  const ExpertsSums sums(p.rank, channels);
+  float* const place = place_of(p, sums);
+  if (p.partial)
+    for (size_t i = threadIdx.x; i < sums.width; i += kThreads) place[i] = 0;
   const Chosen chosen = choose(p, staged + 32 * (kPixels + 1));
-  const Sums sums = sums_of(p);
   for (int tile = blockIdx.x; tile < (p.plane + kPixels - 1) / kPixels; tile += gridDim.x) {
     const Pixels<T, PX> x(p, p.x, tile), k(p, p.k, tile), grad(p, p.grad, tile);
     for (int i = warp_id(); i < chosen.count; i += kWarps) {
@@ -207,9 +199,9 @@ SM_DEVICE void experts_backward_kernel(const ExpertsParams& p) {
       }
       sum_b = warp_sum(sum_b), sum_c = warp_sum(sum_c), sum_scale = warp_sum(sum_scale);
       if (p.partial && lane == 0) {
-        sums.bias[0][rank] += sum_b;
-        sums.bias[1][rank] += sum_c;
-        sums.scale[rank] += sum_scale;
+        place[sums.b_bias + rank] += sum_b;
+        place[sums.c_bias + rank] += sum_c;
+        place[sums.scale + rank] += sum_scale;
       }
     }
     __syncthreads();
@@ -240,13 +232,13 @@ SM_DEVICE void experts_backward_kernel(const ExpertsParams& p) {
           if (p.grad_k) T::store(image_of<T>(p, p.grad_k) + at, dk[m][q]);
         }
         sum = warp_sum(sum);
-        if (p.partial && lane == 0) sums.grad[first + m] += sum;
+        if (p.partial && lane == 0) place[sums.grad + first + m] += sum;
       }
     }
     if (p.partial) {
-      add_products<PX>(p, chosen, db, x, staged, sums.matrix[0]);
-      add_products<PX>(p, chosen, dc, k, staged, sums.matrix[1]);
-      add_products<PX>(p, chosen, bc, grad, staged, sums.matrix[2]);
+      add_products<PX>(p, chosen, db, x, staged, place + sums.b);
+      add_products<PX>(p, chosen, dc, k, staged, place + sums.c);
+      add_products<PX>(p, chosen, bc, grad, staged, place + sums.a);
     }
     __syncthreads();
   }
@@ -254,8 +246,84 @@ SM_DEVICE void experts_backward_kernel(const ExpertsParams& p) {
 
 }  // namespace
 
+#else
+
+namespace {
+
+constexpr int kTile = 128, kSmallTile = 32;  // pixels
+
+void start_kernel(Call& call, const ExpertsParams& p, int shares, bool backward) {
+  const auto shared = [&](int pixels) {
+    const size_t products = (size_t)p.rank * pixels, staged = 32 * (pixels + 1);
+    return sizeof(float) * ((backward ? 3 * products + staged : products) + 2 * (p.rank + 1));
+  };
+  const bool small = shared(kTile) > (96 << 10);
+  const std::string name = std::string("experts") + (backward ? "_backward" : "") + (small ? "_small" : "");
+  call.start("low_rank_experts", name.c_str(), p, shares, call.params.n, shared(small ? kSmallTile : kTile));
+}
+
+}  // namespace
+
+ExpertsParams experts_of(const Call& call, int first) {
+  ExpertsParams p = {};
+  p.x = call.in(0), p.k = call.in(1);
+  p.b_weight = call.in(first), p.b_bias = call.in(first + 1);
+  p.c_weight = call.in(first + 2), p.c_bias = call.in(first + 3);
+  p.a_weight = call.in(first + 4), p.a_bias = call.in(first + 5);
+  p.channels = call.channels;
+  p.plane = call.plane;
+  p.rank = (int)call.params.rank;
+  p.experts = 1;
+  p.first[1] = p.rank;
+  if (const int64_t* ranks = call.params.ranks) {
+    p.experts = (int)call.params.experts;
+    for (int e = 0; e < p.experts; ++e) p.first[e + 1] = p.first[e] + (int)ranks[e];
+  }
+  return p;
+}
+
+void start_experts(Call& call, const ExpertsParams& p) { start_kernel(call, p, call.tiles(kTile), false); }
+
+const float* start_experts_backward(Call& call, ExpertsParams p, bool sums, int* shares) {
+  *shares = call.few(kTile, call.params.n);
+  p.grad = call.grad();
+  p.out = call.out(0), p.grad_k = call.out(1);
+  if (sums) p.partial = call.floats(call.params.n * *shares * ExpertsSums(p.rank, p.channels).width);
+  start_kernel(call, p, *shares, true);
+  return p.partial;
+}
+
+void sum_experts(Call& call, const ExpertsParams& p, const float* sums, int64_t parts, int first,
+                 bool own_bias) {
+  const ExpertsSums at(p.rank, p.channels);
+  const size_t rank = p.rank, c = p.channels;
+  call.sum(sums, 1, parts, at.width)
+      .piece(call.out(first), at.b, rank * c)
+      .piece(call.out(first + 1), at.b_bias, rank)
+      .piece(call.out(first + 2), at.c, rank * c)
+      .piece(call.out(first + 3), at.c_bias, rank)
+      .piece(call.out(first + 4), at.a, c, rank, 1, c)
+      .piece(own_bias ? call.out(first + 5) : nullptr, at.grad, c);
+}
+
+void low_rank_experts(Call& call) {
+  const ExpertsParams p = experts_of(call, 2);
+  if (!call.params.backward) {
+    ExpertsParams forward = p;
+    forward.out = call.out(0);
+    return start_experts(call, forward);
+  }
+  int shares;
+  const float* sums = start_experts_backward(call, p, call.wants(2, 8), &shares);
+  sum_experts(call, p, sums, call.params.n * shares, 2, true);
+}
+
+#endif
+
 }  // namespace cuda
 }  // namespace seemore
+
+#ifndef SM_HOST
 
 // Tiles of 128 pixels, and of 32, for many ranks.
 SM_ENTRY(experts, ExpertsParams, (kThreads), experts_kernel<SM_TYPE, 4>)
@@ -263,3 +331,5 @@ SM_ENTRY(experts_small, ExpertsParams, (kThreads), experts_kernel<SM_TYPE, 1>)
 // Two blocks to a multiprocessor: for a third one ptxas would spill (16 bit, sm_80).
 SM_ENTRY(experts_backward, ExpertsParams, (kThreads, 2), experts_backward_kernel<SM_TYPE, 4>)
 SM_ENTRY(experts_backward_small, ExpertsParams, (kThreads, 2), experts_backward_kernel<SM_TYPE, 1>)
+
+#endif

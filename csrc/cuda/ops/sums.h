@@ -1,0 +1,32 @@
+// Sums over blocks' parts, and adding a number to each plane of an image: sums.cu.
+#pragma once
+
+#include "cuda/common.h"
+
+namespace seemore {
+namespace cuda {
+
+// A matrix [rows, columns] out of the sums.
+struct SumPiece {
+  float* to;      // [images, rows, columns]
+  size_t offset;  // of its first element in a part
+  size_t rows, columns, row_step, column_step;
+};
+
+// Block: (32 elements of all pieces one after the other, image).
+struct SumParams {
+  const float* from;  // [images, parts, width]
+  size_t parts, width;
+  int images, count;
+  SumPiece pieces[8];  // [count]
+};
+
+// Block: (share, plane).
+struct ShiftParams {
+  void* image;      // [N, C, plane]
+  const float* by;  // [N, C]
+  int plane, shares;
+};
+
+}  // namespace cuda
+}  // namespace seemore
