@@ -182,8 +182,9 @@ void mix_experts(Call& call) {
   for (int e = 0; e <= experts; ++e) route.first[e] = p.first[e];
   call.start("mix_experts", "route_backward", route, n, 1, route_shared);
   if (call.wants(0, 1)) {
-    const int blocks = call.tiles(4096);
-    call.start("sums", "shift", ShiftParams{call.out(0), offset, call.plane, blocks}, n * c * blocks, 1, 0);
+    const size_t count = call.planes * call.plane;
+    call.start("sums", "shift", ShiftParams{call.out(0), offset, count, (unsigned)call.plane},
+               (count + kShiftElements - 1) / kShiftElements, 1, 0);
   }
   call.sum(by_image, 1, n, 2 * matrix).piece(call.out(2), 0, matrix).piece(call.out(8), matrix, matrix);
   sum_experts(call, p, sums, n, 3, false);

@@ -37,12 +37,18 @@ SM_DEVICE void sum_parts_kernel(const SumParams& p) {
 
 template <class T>
 SM_DEVICE void shift_kernel(const ShiftParams& p) {
-  const int share = blockIdx.x % p.shares;
-  const size_t plane = blockIdx.x / p.shares;
-  auto* const image = static_cast<typename T::Element*>(p.image) + plane * p.plane;
-  const float by = __ldg(p.by + plane);
-  for (int64_t i = (int64_t)share * kThreads + threadIdx.x; i < p.plane; i += (int64_t)p.shares * kThreads)
-    T::store(image + i, T::load(image + i) + by);
+  auto* const images = static_cast<typename T::Element*>(p.images);
+  size_t at = (size_t)blockIdx.x * kShiftElements + threadIdx.x;
+  const size_t block_end = (size_t)(blockIdx.x + 1) * kShiftElements;
+  const size_t end = block_end < p.count ? block_end : p.count;
+  size_t plane = at / p.plane;
+  unsigned pixel = at % p.plane;
+  for (; at < end; at += kThreads) {
+    T::store(images + at, T::load(images + at) + __ldg(p.by + plane));
+    pixel += kThreads;
+    plane += pixel / p.plane;
+    pixel %= p.plane;
+  }
 }
 
 }  // namespace

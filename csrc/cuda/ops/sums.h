@@ -21,11 +21,13 @@ struct SumParams {
   SumPiece pieces[8];  // [count]
 };
 
-// Block: (share, plane).
+constexpr int kShiftElements = 4096;  // of a block
+
 struct ShiftParams {
-  void* image;      // [N, C, plane]
+  void* images;     // [N, C, plane]
   const float* by;  // [N, C]
-  int plane, shares;
+  size_t count;     // of elements
+  unsigned plane;
 };
 
 }  // namespace cuda
