@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seemore_fast.backends.precision import autocast_dtype
+from seemore_fast.network.parameters import Leaf
 from seemore_fast.ops._operator import Operator
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -23,11 +24,12 @@ def check_arguments(op: Operator, tensors: Sequence[Tensor], options: Mapping[st
     if "ranks" in options:
         check_routing(options["ranks"], options["topk"])
         sizes |= {"R": sum(options["ranks"]), "E": len(options["ranks"])}
-    for leaf, value in zip(op.leaves, tensors[len(op.images) :], strict=True):
-        _check_tensor(leaf.name, value)
-        for dim, (_, symbol) in enumerate(leaf.dims):
-            if symbol and symbol not in sizes:
-                sizes[symbol] = _free_size(leaf.name, leaf.dims, symbol, value, dim)
+    weights = tensors[len(op.images) :]
+    for symbol, (i, dim) in op.found.items():
+        if symbol not in sizes:
+            _check_tensor(op.leaves[i].name, weights[i])
+            sizes[symbol] = _free_size(op.leaves[i], symbol, weights[i], dim)
+    for leaf, value in zip(op.leaves, weights, strict=True):
         check_like(x, leaf.name, value, leaf.shape(sizes))
     if "recursive" in options:
         check_recursive(x, options["recursive"])
@@ -37,13 +39,13 @@ def check_arguments(op: Operator, tensors: Sequence[Tensor], options: Mapping[st
         raise ValueError(f"eps must be at least 0, got {options['eps']!r}")
 
 
-def _free_size(name: str, dims: Sequence[tuple[int, str]], symbol: str, value: Tensor, dim: int) -> int:
+def _free_size(leaf: Leaf, symbol: str, value: Tensor, dim: int) -> int:
     """What the first weight that has it says: stripes are odd, ranks at least 1."""
-    size = value.shape[dim] if value.dim() == len(dims) else 0
+    size = value.shape[dim] if value.dim() == len(leaf.dims) else 0
     if (size % 2 == 0) if symbol == "k" else size < 1:
-        shape = ", ".join(letter or str(factor) for factor, letter in dims)
+        shape = ", ".join(letter or str(factor) for factor, letter in leaf.dims)
         limit = "k odd" if symbol == "k" else f"{symbol} >= 1"
-        raise ValueError(f"{name} must have shape ({shape}) with {limit}, got {tuple(value.shape)}")
+        raise ValueError(f"{leaf.name} must have shape ({shape}) with {limit}, got {tuple(value.shape)}")
     return size
 
 
@@ -68,11 +70,12 @@ def check_like(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...]) -> N
     PyTorch's own layers, for kernels are given what they take; but for float64, which autocast leaves alone.
     """
     _check_tensor(name, value)
-    is_weight = x.dtype in _HALF and shape != x.shape
-    casts = autocast_dtype(x) is not None and value.dtype in (torch.float32, *_HALF)
-    if value.dtype != x.dtype and not casts and not (is_weight and value.dtype == torch.float32):
-        also = " or float32" if is_weight else ""
-        raise TypeError(f"{name} must have the dtype of x ({x.dtype}){also}, got {value.dtype}")
+    if value.dtype != x.dtype:
+        is_weight = x.dtype in _HALF and shape != x.shape
+        casts = autocast_dtype(x) is not None and value.dtype in (torch.float32, *_HALF)
+        if not casts and not (is_weight and value.dtype == torch.float32):
+            also = " or float32" if is_weight else ""
+            raise TypeError(f"{name} must have the dtype of x ({x.dtype}){also}, got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of x ({x.device}), got {value.device}")
     if value.shape != shape:

@@ -31,9 +31,18 @@ class Operator:
     saved: Mapping[str, str] = field(default_factory=dict)
     leaves: tuple[Leaf, ...] = field(init=False)
     kept: tuple[tuple[str, ...], ...] = field(init=False)
+    found: Mapping[str, tuple[int, int]] = field(init=False)
+    """Which of `leaves`, and which of its dimensions, says what a letter of the shapes stands for."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "leaves", leaves(self.weights))
+        dims = [
+            (symbol, (i, dim))
+            for i, leaf in enumerate(self.leaves)
+            for dim, (factor, symbol) in enumerate(leaf.dims)
+            if symbol not in ("", "C") and factor == 1
+        ]
+        object.__setattr__(self, "found", dict(reversed(dims)))
         object.__setattr__(self, "kept", tuple(tuple(shape.split()) for shape in self.saved.values()))
 
     @property
@@ -54,15 +63,17 @@ class Operator:
 
     def sizes(self, tensors: Sequence[Tensor]) -> dict[str, int]:
         """What the shapes' letters stand for."""
-        sizes = dict(zip("NCHW", tensors[0].shape, strict=True))
-        for leaf, tensor in zip(self.leaves, tensors[len(self.images) :], strict=True):
-            for (factor, symbol), size in zip(leaf.dims, tensor.shape, strict=True):
-                if symbol and factor == 1 and symbol not in sizes:
-                    sizes[symbol] = size
-        return sizes
+        n, c, h, w = tensors[0].shape
+        first = len(self.images)
+        return {
+            **{"N": n, "C": c, "H": h, "W": w},
+            **{symbol: tensors[first + i].shape[dim] for symbol, (i, dim) in self.found.items()},
+        }
 
     def empty_saved(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Memory for `saved`."""
+        if not self.kept:
+            return []
         x, sizes = tensors[0], self.sizes(tensors)
         shapes = [[sizes[symbol] for symbol in shape] for shape in self.kept]
         return [x.new_empty(s, dtype=x.dtype if len(s) == 4 else routing_dtype(x)) for s in shapes]

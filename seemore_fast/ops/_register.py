@@ -14,6 +14,7 @@ backend the forward ran on.  Its own derivative comes from the formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -111,7 +112,7 @@ def _register_kernels(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
 
     def run_forward(*args: Any) -> Any:
         *inputs, backend = _contiguous(args)
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        with _without_autocast(inputs[0].device.type):
             outputs = BACKENDS[backend].forward(operator, inputs)
         return tuple(outputs) if saved else outputs[0]
 
@@ -123,7 +124,7 @@ def _register_kernels(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
     def run_backward(*args: Any) -> list[Tensor]:
         grad, *rest = _contiguous(args)
         kept, inputs, (needs, backend) = rest[: len(saved)], rest[len(saved) : -2], rest[-2:]
-        with torch.autocast(grad.device.type, enabled=False):
+        with _without_autocast(grad.device.type):
             return BACKENDS[backend].backward(operator, grad, kept, inputs, needs)
 
     def fake_backward(*args: Any) -> list[Tensor]:
@@ -211,6 +212,12 @@ def _define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> t
     library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"seemore_fast::{name}", fake, lib=library)
     return getattr(torch.ops.seemore_fast, name).default
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Free where it is off."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def _contiguous(args: tuple[Any, ...]) -> list[Any]:
