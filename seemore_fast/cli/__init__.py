@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from seemore_fast.cli import bench, compare, demo, eval, export, info, train, upscale, video, weights
+from seemore_fast.cli import bench, compare, demo, eval, export, info, serve, train, upscale, video, weights
 from seemore_fast.cli.options import messages
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.terminal import reserve_streams
@@ -58,6 +58,7 @@ app.command("video")(video.command)
 app.command("eval")(eval.command)
 app.command("train")(train.command)
 app.command("demo")(demo.command)
+app.command("serve")(serve.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("info")(info.command)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from seemore_fast.errors import SeemoreError
 
 if TYPE_CHECKING:
     from seemore_fast.upscale.size import Size
@@ -38,19 +35,10 @@ def wished_size(
     scale: float | None = None,
 ) -> Size | None:
     """The size that the options name; None: none does.  Raises SeemoreError for several that do."""
-    from seemore_fast.upscale.size import Size
+    from seemore_fast.upscale.size import Size, parse_sides
 
     given = (width, height, longest, shortest, at_least, fit, scale)
     if not any(value is not None for value in given):
         return None
-    covered, box = _sides(at_least, "--at-least"), _sides(fit, "--fit")
+    covered, box = parse_sides(at_least, "--at-least"), parse_sides(fit, "--fit")
     return Size(width, height, longest, shortest, covered, box, scale)
-
-
-def _sides(text: str | None, option: str) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch("([0-9]{1,7})[xX]([0-9]{1,7})", text)
-    if found is None:
-        raise SeemoreError(f"{option} takes WIDTHxHEIGHT, such as 1920x1080, got {text!r:.80}")
-    return int(found[1]), int(found[2])

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seemore_fast.demo.guard import Guard
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import FORMATS, read, write
+from seemore_fast.system.guard import Guard
 from seemore_fast.system.optional import need
 from seemore_fast.upscale.upscaler import Upscaler
 

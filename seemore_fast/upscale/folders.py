@@ -62,6 +62,8 @@ class Settings:
     quality: int | None = None
     ext: str | None = None
     accept_damaged: bool = False
+    max_output: int | None = None
+    """Pixels that the network may make of a picture."""
 
 
 class Listener(Protocol):
@@ -190,6 +192,9 @@ def _open_writer(
     # A still picture is resampled on its way to the file; frames, one by one, before.
     shape = final if frames > 1 else (height * upscaler.scale**passes, width * upscaler.scale**passes)
     resample = final if shape != final else None
+    if settings.max_output is not None and shape[0] * shape[1] * frames > settings.max_output:
+        limit = f"the limit of {settings.max_output / 1e6:g} megapixels"
+        raise ImageError(f"{job.input}: {shape[1]}x{shape[0] * frames} pixels of result are over {limit}")
     writer = open_writer(
         job.output,
         (shape[0] * frames, shape[1], channels),

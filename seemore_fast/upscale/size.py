@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -86,6 +87,16 @@ class Size:
         while (height < wanted[0] or width < wanted[1]) and count < (1 if network == 1 else 20):
             height, width, count = height * network, width * network, count + 1
         return count
+
+
+def parse_sides(text: str | None, name: str) -> tuple[int, int] | None:
+    """``1920x1080`` as numbers; None stays None.  Raises SeemoreError, which names ``name``."""
+    if text is None:
+        return None
+    found = re.fullmatch("([0-9]{1,7})[xX]([0-9]{1,7})", text)
+    if found is None:
+        raise SeemoreError(f"{name} takes WIDTHxHEIGHT, such as 1920x1080, got {text!r:.80}")
+    return int(found[1]), int(found[2])
 
 
 def part_of(progress: Progress | None, turn: int, passes: int, network: int) -> Progress | None:

@@ -99,6 +99,8 @@ def test_every_module_imports_or_names_its_extra(base: dict[str, str], tmp_path:
     assert {name: found for name, found in extras.items() if ".video" not in name} == {
         "seemore_fast.plugins.hub": ["hub"],
         "seemore_fast.plugins.spandrel": ["spandrel"],
+        "seemore_fast.serve.app": ["serve"],
+        "seemore_fast.serve.run": ["serve"],
         "seemore_fast.upscale.ray_jobs": ["ray"],
     }
     assert {tuple(found) for name, found in extras.items() if ".video" in name} == {("video",)}
@@ -129,6 +131,7 @@ WORK = [
 REFUSED = {
     "export -o t-x4.onnx": "export",
     "demo": "demo",
+    "serve": "serve",
     f"video {CAT} -o cat.mkv": "video",
     f"upscale -i {CAT} -o out --ray": "ray",
 }

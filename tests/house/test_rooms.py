@@ -25,7 +25,19 @@ ROOMS = [
         "data",
         "upscale",
     ),
-    *("video", "options", "evaluate", "train", "export", "measure", "compare", "demo", "plugins", "cli"),
+    *(
+        "video",
+        "options",
+        "evaluate",
+        "train",
+        "export",
+        "measure",
+        "compare",
+        "demo",
+        "serve",
+        "plugins",
+        "cli",
+    ),
 ]
 """From the ground up; docs/architecture.md draws it.  A room imports from those before it."""
 

@@ -1,4 +1,4 @@
-"""Who may talk to the demo page: programs and pages of its own address, and with ids that exist.
+"""Who may talk to the demo page and the service: programs and pages of its own address, with ids that exist.
 
 A page from elsewhere could reach a server of this machine through the visitor's browser: by a name that it
 lets point here (DNS rebinding: the Host is foreign), or by sending forms (the Origin is foreign).
@@ -21,12 +21,12 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 class Guard:
     """ASGI middleware: 403 for a foreign Host (where the page listens to this machine only) or Origin; 404
-    where an unknown session, file or event makes Gradio fail."""
+    where an unknown session, file or event makes Gradio fail.  ``origins`` are not foreign."""
 
-    def __init__(self, app: Any, host: str):
+    def __init__(self, app: Any, host: str, origins: tuple[str, ...] = ()):
         self.app = app
         self._local_only = _is_loopback(host)
-        self._host = host
+        self._host, self._origins = host, origins
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -35,7 +35,8 @@ class Guard:
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if self._local_only and not self._is_ours(host):
             return await _answer(send, 403, f"this page is not called {host[:100]}")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        foreign = origin is not None and origin not in self._origins
+        if foreign and urlsplit(origin).netloc.lower() != host.lower():
             return await _answer(send, 403, "requests from other pages are not taken")
         held: list[_Message] = []
         begun = False
