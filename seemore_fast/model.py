@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from seemore_fast.backends import choice
-from seemore_fast.engines import cuda_engine, fused
+from seemore_fast.backends.precision import autocast_dtype
+from seemore_fast.engines import cuda_engine, fused, one_op
 from seemore_fast.engines.cpu_engine import Engine
 from seemore_fast.errors import BackendError
 from seemore_fast.network import checkpoint, reference, weights
@@ -35,10 +37,10 @@ class SeemoRe(reference.SeemoRe):
     Images smaller than ``4 ** recursive`` are extended by repeating their last row and column, and the
     result cropped.  uint8 input in 0..255 gives uint8 output, clamped and rounded.  Each image of a batch
     is routed on its own.  Without gradients the backend's engine runs; with them, the fused operators of
-    `seemore_fast.engines.fused`; inside export and torch.func's transforms, plain PyTorch.
+    `seemore_fast.engines.fused`; in export and under torch.func's transforms, plain PyTorch.
     ``torch.autocast`` to bfloat16, or bfloat16 parameters, select the engine's bf16 mode; on a GPU
     float16 likewise, and TF32 where ``torch.backends.cuda.matmul`` allows it.  float64 always takes the
-    reference.
+    reference.  torch.compile takes a call without gradients as one operator, which runs the engine.
 
     ``workspace_limit`` (an attribute, bytes; 0: none) bounds an engine's working memory: below its
     least need the call raises MemoryError with the figure.
@@ -78,6 +80,8 @@ class SeemoRe(reference.SeemoRe):
             mean=mean,
         )
         self.workspace_limit = 0
+        self._text = json.dumps(self.config)
+        self._tree = one_op.tree_of(self._text)
         self._backend = choice.check(backend)
         self.engine = Engine()
         self.cuda_engine = cuda_engine.Engine()
@@ -99,12 +103,21 @@ class SeemoRe(reference.SeemoRe):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
+        if torch.compiler.is_compiling() and self._is_one_op(x):
+            weights = one_op.weights_of(self, self._tree)
+            return infer(x, weights, self._text, self._backend, autocast_dtype(x), self.workspace_limit)
         h, w = x.shape[2:]
         least = self.min_size
         if h >= least and w >= least:
             return self._choose(x)(x)
         x = extend(x, max(h, least), max(w, least))
         return self._choose(x)(x)[..., : h * self.scale, : w * self.scale]
+
+    def _is_one_op(self, x: Tensor) -> bool:
+        """Whether compiled code calls an engine here, by the operator that torch.compile leaves whole."""
+        way = self._way(x)
+        named = choice.asked_for(self._backend) != "auto"
+        return way.kind == "engine" and (named or one_op.takes(way.backend, self._text))
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.config["in_chans"]:
@@ -146,7 +159,7 @@ class SeemoRe(reference.SeemoRe):
         Raises BackendError where the engine was asked for by name and this network is beyond its limits.
         """
         way = self._way(x)
-        if way.kind != "engine":
+        if way.kind != "engine" or torch.compiler.is_compiling():
             return None
         engine = self.engine if way.backend == "cpu" else self.cuda_engine
         try:
@@ -171,6 +184,10 @@ class SeemoRe(reference.SeemoRe):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.engine = Engine()
         self.cuda_engine = cuda_engine.Engine()
+
+
+infer = one_op.define(SeemoRe)
+"""What torch.compile takes for a call without gradients."""
 
 
 def extend(x: Tensor, h: int, w: int) -> Tensor:

@@ -213,7 +213,7 @@ def choose_way(
     plain = Way("plain", "reference")
     name, device = asked_for(requested), device_of(x)
     check_device(name, device)
-    if name == "reference" or x.numel() == 0 or weight.device != x.device:
+    if name == "reference" or 0 in x.shape or weight.device != x.device:
         return plain
     if torch.float64 in (x.dtype, weight.dtype) or transformed():
         return plain
@@ -230,7 +230,7 @@ def choose_way(
 
 
 def _recorded(x: Tensor) -> bool:
-    """Whether torch.compile, a tracer or a subclass of tensors watches: they must see PyTorch's operators."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    """Whether export, a tracer or a subclass of tensors watches: they must see PyTorch's operators."""
+    if torch.compiler.is_exporting() or type(x) is not Tensor:
         return True
     return torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
