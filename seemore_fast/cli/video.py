@@ -34,10 +34,16 @@ from seemore_fast.errors import SeemoreError
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="Video in any format that FFmpeg reads; - is stdin.")
+        Path,
+        typer.Argument(metavar="INPUT", help="Video that FFmpeg reads, pictures in/%05d.png, - is stdin."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A .mkv, .mp4, .m4v, .mov or .webm file; - is stdout.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A .mkv, .mp4, .m4v, .mov or .webm file, pictures out/%05d.png, - is stdout.",
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Weights by name, or a file of them: ours, or any that spandrel reads.")
@@ -88,6 +94,10 @@ def command(
             help="Of stdout: y4m or nut, uncompressed.", show_default="y4m if stdin is y4m, else nut"
         ),
     ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1000, help="Pictures a second of in/%05d.png.", show_default="24"),
+    ] = None,
     begin: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Only from here on: 75, 1:15 or 0:01:15.")
     ] = None,
@@ -118,10 +128,13 @@ def command(
     options = encoder_options(encoder_opts)
     size = wished_size(width, height, longest, shortest, at_least, fit)
     part = seconds(begin), seconds(end)
-    piped = "-" in (str(source), str(output))
+    streamed = "-" in (str(source), str(output))
+    piped = streamed or video.is_sequence(source) or video.is_sequence(output)
     if piped and (begin or end or preview is not None):
-        raise SeemoreError("--from, --to and --preview need files, not pipes")
-    if pipe_format is not None and not piped:
+        raise SeemoreError("--from, --to and --preview need video files, not pipes and pictures")
+    if rate is not None and not video.is_sequence(source):
+        raise SeemoreError("--rate is for pictures as INPUT, such as in/%05d.png; a video has its own")
+    if pipe_format is not None and not streamed:
         raise SeemoreError("--pipe-format is for standard output: give -o -")
     if threads is not None:
         torch.set_num_threads(threads)
@@ -152,6 +165,7 @@ def command(
                 video.EncodingWish(codec, encoder, options, crf, preset, pix_fmt),
                 kind=pipe_format,
                 size=size,
+                rate=rate,
                 deinterlace=fields,
                 ignore_errors=ignore_errors,
                 progress=tell,

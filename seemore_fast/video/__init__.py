@@ -37,6 +37,7 @@ from seemore_fast.video.join import Times, join
 from seemore_fast.video.parts import Parts, file_identity
 from seemore_fast.video.pipe import pipe_video
 from seemore_fast.video.preview import preview
+from seemore_fast.video.sequence import is_sequence
 from seemore_fast.video.source import Note, Source, probe
 from seemore_fast.video.survey import Survey, survey_packets
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from seemore_fast.upscale.size import Size
     from seemore_fast.upscale.upscaler import Upscaler
 
-__all__ = ["EncodingWish", "pipe_video", "preview", "upscale_video"]
+__all__ = ["EncodingWish", "is_sequence", "pipe_video", "preview", "upscale_video"]
 
 # Frames; a restart repeats at most so many. Also the largest distance of key frames: 4 to 5 seconds.
 SEGMENT = 120

@@ -1,10 +1,11 @@
-"""Videos from standard input and to standard output: one pass, without a look ahead and without segments."""
+"""Videos through pipes, and as sequences of pictures: one pass, without a look ahead and without segments."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,6 +17,7 @@ from seemore_fast.system.atomic import atomic_path
 from seemore_fast.video.carry import Copy, StreamTrial, describe_stream, is_strict, open_output
 from seemore_fast.video.decode import enlarged, pictures
 from seemore_fast.video.encode import Encoding, EncodingWish, Pictures, choose_encoding, output_size
+from seemore_fast.video.sequence import Stills, is_sequence, numbers, open_sequence
 from seemore_fast.video.source import Frame, Note, Source, describe, open_input
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def pipe_video(
     *,
     kind: str | None = None,
     size: Size | None = None,
+    rate: float | None = None,
     deinterlace: str | None = None,
     ignore_errors: bool = False,
     progress: Callable[[int, int | None, int], None] = lambda done, total, computed: None,
@@ -43,6 +46,7 @@ def pipe_video(
 
     A stream of bytes gets y4m or NUT (``kind``, default as it comes), uncompressed unless ``wish`` says
     otherwise; NUT has the other streams, too, and times.  A file appears when it is complete.
+    Either may be a sequence of pictures, ``in/%05d.png``, an input of ``rate`` a second (default: 24).
 
     Raises VideoError for what cannot be read or written; a stream of bytes may have got its beginning.
     """
@@ -56,8 +60,12 @@ def pipe_video(
     name = source if isinstance(source, Path) else Path("standard input")
     target = output if isinstance(output, Path) else Path("standard output")
     with ExitStack() as stack:
-        container = stack.enter_context(_opened(source))
+        container = stack.enter_context(_opened(source, rate))
         read, early, first = describe(container, name, say, deinterlace)
+        if isinstance(output, Path) and is_sequence(output):
+            return _to_stills(
+                container, read, first, source, output, upscaler, wish, size, ignore_errors, progress, say
+            )
         sink: _Sink | None = None
         suffix, encoding = _encoding(container, output, read, wish, kind)
         pixels = output_size(read, upscaler.scale, encoding.pix_fmt, say, size)
@@ -85,11 +93,7 @@ def pipe_video(
         written.begin()
         others: deque[Any] = deque(packet for packet in early if packet.stream_index in copies)
 
-        def broken(where: str) -> None:
-            what = f"{name}: {where}"
-            if not ignore_errors:
-                raise VideoError(f"{what}; with --ignore-errors the rest is upscaled")
-            say(what)
+        broken = _breaker(name, ignore_errors, say)
 
         def copy_others() -> None:
             while others:
@@ -123,6 +127,56 @@ def pipe_video(
     return count
 
 
+def _breaker(name: Path, ignore_errors: bool, note: Note) -> Callable[[str], None]:
+    """What is told of damage: an error, or a line."""
+
+    def broken(where: str) -> None:
+        what = f"{name}: {where}"
+        if not ignore_errors:
+            raise VideoError(f"{what}; with --ignore-errors the rest is upscaled")
+        note(what)
+
+    return broken
+
+
+def _to_stills(
+    container: Any,
+    source: Source,
+    first: list[av.VideoFrame],
+    given: Path | BinaryIO,
+    output: Path,
+    upscaler: Upscaler,
+    wish: EncodingWish,
+    size: Size | None,
+    ignore_errors: bool,
+    progress: Callable[[int, int | None, int], None],
+    note: Note,
+) -> int:
+    """Frames as numbered pictures, numbered as those of an input sequence are."""
+    if wish != EncodingWish():
+        raise VideoError(f"{output}: pictures are no video, no codec or setting of one goes into them")
+    scale = upscaler.scale
+    height, width = (
+        size.of(source.height, source.width) if size else (source.height * scale, source.width * scale)
+    )
+    begin = numbers(given)[0] if isinstance(given, Path) and is_sequence(given) else 1
+    stills = Stills(output, height, width, begin)
+    if len(container.streams) > 1:
+        note("only the pictures are kept, not the other streams")
+    stream, none = container.streams[source.stream], deque[Any]()
+    broken = _breaker(source.path, ignore_errors, note)
+    frames = _decoded(container, stream, first, none, {}, broken)
+    ready = run_ahead(pictures(source, frames, stream, lambda index: True, note), 4)
+    count = 0
+    with closing(run_ahead(enlarged(ready, upscaler, size), 2)) as results:
+        for frame in results:
+            assert frame.pixels is not None
+            stills.write(frame.pixels)
+            count += 1
+            progress(count, None, count)
+    return count
+
+
 class _Sink:
     """Standard output for PyAV, which cannot pass errors of Python through; it does not seek."""
 
@@ -140,7 +194,11 @@ class _Sink:
         return len(data)
 
 
-def _opened(source: Path | BinaryIO) -> Any:
+def _opened(source: Path | BinaryIO, rate: float | None) -> Any:
+    if isinstance(source, Path) and is_sequence(source):
+        return open_sequence(source, Fraction(rate or 24).limit_denominator(100_000))
+    if rate is not None:
+        raise VideoError("rate is of a sequence of pictures; a video has its own")
     if isinstance(source, Path):
         return open_input(source)
     try:

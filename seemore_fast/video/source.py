@@ -276,7 +276,8 @@ def _is_telecined(source: Source) -> bool:
 def _side_data(frame: av.VideoFrame) -> dict[str, Any]:
     """By FFmpeg's names, as far as PyAV knows them."""
     found = {}
-    for data in frame.side_data:
-        with suppress(ValueError):
-            found[data.type.name] = data
+    with suppress(ValueError):  # of a kind that it does not know, such as a TIFF's EXIF
+        for data in frame.side_data:
+            with suppress(ValueError):
+                found[data.type.name] = data
     return found
