@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc/cuda"
 KEPT = ROOT / "build-gpu-cost"
 
-FLAGS = ("-std=c++20", "-O3")
+FLAGS = ("-std=c++20", "-O3", "-ftz=true", "-prec-div=false")
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _streams(kernel: str, case: Case) -> int:
         "ffn": 2 * channels,
         "conv": 3 * channels,
         "upsample": channels + 3 * case.scale**2,
-    }.get(kernel, 0)
+    }.get(re.sub(r"^(head|upsample).*", r"\1", kernel), 0)
 
 
 def _cost(launch: dict[str, Any], compiled: list[Compiled], case: Case) -> Cost:

@@ -203,7 +203,7 @@ class Machine:
 def floors(case: Case, precision: str, ceilings: dict[str, float]) -> dict[str, float]:
     """Milliseconds that the bytes between the engine's kernels, and the network's arithmetic, take at least.
 
-    A layer's 4 kernels read and write the stream 8 times and the experts' b and c, of all ranks, 4 times.
+    A layer's kernels read and write the stream 8 times and the experts' b and c, of all ranks, 4 times.
     """
     config = case.plain.config
     (_, colours, h, w), element = case.x.shape, 2 if precision in DTYPES else 4

@@ -22,7 +22,13 @@ PRECISIONS = ("Fp32", "Tf32", "Fp16", "Bf16")
 WIDTHS = (5, 6, 8)  # kWidths of engine/params.h
 TYPES = ("Float32", "Float16", "BFloat16")
 
-FLAGS = ("-std=c++20", "-O3", "-Xptxas=--warn-on-spills,--warn-on-local-memory-usage")
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-ftz=true",
+    "-prec-div=false",
+    "-Xptxas=--warn-on-spills,--warn-on-local-memory-usage",
+)
 
 
 def programs() -> list[tuple[str, str]]:

@@ -34,18 +34,18 @@ SM_DEVICE float round_tf32(float x) {
   return __uint_as_float(y);
 }
 
-// Two of 16 bit in a register, rounded to nearest even. Not by cuda_fp16.h, which NVRTC may lack.
+// Two 16-bit floats in a register, the first in the lower half.
 SM_DEVICE unsigned pack_half2(float low, float high) {
   unsigned both;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
 SM_DEVICE float2 unpack_half2(unsigned both) {
-  float2 wide;
-  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
-      : "=f"(wide.x), "=f"(wide.y)
+  float2 v;
+  asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+      : "=f"(v.x), "=f"(v.y)
       : "r"(both));
-  return wide;
+  return v;
 }
 SM_DEVICE unsigned pack_bf162(float low, float high) {
   unsigned both;
@@ -54,6 +54,53 @@ SM_DEVICE unsigned pack_bf162(float low, float high) {
 }
 SM_DEVICE float2 unpack_bf162(unsigned both) {
   return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
+}
+
+// Arithmetic on both halves, each result rounded once. Of max and min, NaN loses against a number.
+#define SM_PACKED_3(name, instruction)                                      \
+  SM_DEVICE unsigned name(unsigned a, unsigned b, unsigned c) {             \
+    unsigned d;                                                             \
+    asm(instruction " %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); \
+    return d;                                                               \
+  }
+#define SM_PACKED_2(name, instruction)                          \
+  SM_DEVICE unsigned name(unsigned a, unsigned b) {             \
+    unsigned d;                                                 \
+    asm(instruction " %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b)); \
+    return d;                                                   \
+  }
+SM_PACKED_3(fma_half2, "fma.rn.f16x2")
+SM_PACKED_2(add_half2, "add.rn.f16x2")
+SM_PACKED_2(mul_half2, "mul.rn.f16x2")
+SM_PACKED_2(max_half2, "max.f16x2")
+SM_PACKED_2(min_half2, "min.f16x2")
+SM_PACKED_3(fma_bf162, "fma.rn.bf16x2")
+#undef SM_PACKED_3
+#undef SM_PACKED_2
+SM_DEVICE unsigned negated_half2(unsigned a) {
+  unsigned d;
+  asm("neg.f16x2 %0, %1;" : "=r"(d) : "r"(a));
+  return d;
+}
+SM_DEVICE unsigned exp2_half2(unsigned a) {
+  unsigned d;
+  asm("ex2.approx.f16x2 %0, %1;" : "=r"(d) : "r"(a));
+  return d;
+}
+
+// 16 bytes to global memory: the compiler makes four stores of one at times.
+SM_DEVICE void store_global(void* to, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(to)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
+// The same address, as if found here: what is loaded from it is not loaded before a loop, and kept.
+template <class T>
+SM_DEVICE const T* found_here(const T* p) {
+  asm volatile("" : "+l"(p));
+  return p;
 }
 
 // Four 8 x 8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes,
@@ -74,6 +121,15 @@ SM_DEVICE void ldmatrix_x2(unsigned (&out)[2], const void* row) {
                : "memory");
 }
 
+// Four matrices, each transposed: a lane receives the elements (2t, g), (2t + 1, g).
+SM_DEVICE void ldmatrix_x4_transposed(unsigned (&out)[4], const void* row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+
 // d += A B with float32 accumulation. A is 16 x k: per 8 columns {rows g, rows g + 8}; B is k x 8: per 8 rows
 // one register with (2t, g), (2t + 1, g).
 #define SM_MMA_16BIT(name, type)                                                                            \
@@ -88,6 +144,21 @@ SM_DEVICE void ldmatrix_x2(unsigned (&out)[2], const void* row) {
         ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                                          \
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                    \
         : "r"(a[0]), "r"(a[1]), "r"(b));                                                                    \
+  }                                                                                                         \
+  /* d = A B */                                                                                             \
+  SM_DEVICE void mma_k8_##name##_first(float (&d)[4], const unsigned (&a)[2], unsigned b) {                 \
+    asm("mma.sync.aligned.m16n8k8.row.col.f32." type "." type                                               \
+        ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"                                          \
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                    \
+        : "r"(a[0]), "r"(a[1]), "r"(b), "f"(0.0f));                                                         \
+  }                                                                                                         \
+  /* d = A B + c */                                                                                         \
+  SM_DEVICE void mma_k16_##name##_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2],     \
+                                       uint2 b, float c) {                                                  \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                              \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"                          \
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                    \
+        : "r"(a0[0]), "r"(a0[1]), "r"(a1[0]), "r"(a1[1]), "r"(b.x), "r"(b.y), "f"(c));                      \
   }
 SM_MMA_16BIT(half, "f16")
 SM_MMA_16BIT(bf16, "bf16")

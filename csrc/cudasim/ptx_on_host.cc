@@ -42,7 +42,7 @@ const uint32_t* exchange(const char* what, int line, const uint32_t* words, int 
   return cudasim::exchange({what, "ptx.cuh, called", line}, words, count);
 }
 
-void ldmatrix(unsigned* out, int matrices, const void* row, int line) {
+void ldmatrix(unsigned* out, int matrices, bool transposed, const void* row, int line) {
   const uint64_t address = reinterpret_cast<uint64_t>(row);
   if (address % 16) cudasim::fail("ldmatrix from an address that is not a multiple of 16 bytes");
   cudasim::on_access(row, 16, false);
@@ -51,9 +51,12 @@ void ldmatrix(unsigned* out, int matrices, const void* row, int line) {
   const uint32_t* all = exchange("ldmatrix", line, words, 2);
   const int g = cudasim::lane() / 4, t = cudasim::lane() % 4;
   for (int i = 0; i < matrices; ++i) {
-    uint64_t from;
-    memcpy(&from, all + 2 * (8 * i + g), 8);
-    memcpy(out + i, reinterpret_cast<const unsigned char*>(from) + 4 * t, 4);
+    for (int j = 0; j < 2; ++j) {  // element (g, 2t + j), or (2t + j, g)
+      const int from_row = transposed ? 2 * t + j : g, column = transposed ? g : 2 * t + j;
+      uint64_t from;
+      memcpy(&from, all + 2 * (8 * i + from_row), 8);
+      memcpy(reinterpret_cast<uint16_t*>(out + i) + j, reinterpret_cast<const uint16_t*>(from) + column, 2);
+    }
   }
 }
 
@@ -101,8 +104,57 @@ float2 unpack_half2(unsigned both) { return {half_value(both & 0xffff), half_val
 unsigned pack_bf162(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16; }
 float2 unpack_bf162(unsigned both) { return {float_of(both << 16), float_of(both & 0xffff0000u)}; }
 
-void ldmatrix_x4(unsigned (&out)[4], const void* row, int line) { ldmatrix(out, 4, row, line); }
-void ldmatrix_x2(unsigned (&out)[2], const void* row, int line) { ldmatrix(out, 2, row, line); }
+namespace {
+
+// f on both halves, in double precision: exact for a product and a sum of 16-bit floats but for the last
+// rounding.
+template <class F>
+unsigned on_halves(unsigned a, unsigned b, unsigned c, F f) {
+  auto half = [&](int shift) {
+    const double value =
+        f(half_value(a >> shift & 0xffff), half_value(b >> shift & 0xffff), half_value(c >> shift & 0xffff));
+    const _Float16 narrow = static_cast<_Float16>(value);
+    uint16_t bits;
+    memcpy(&bits, &narrow, 2);
+    return (uint32_t)bits;
+  };
+  return half(0) | half(16) << 16;
+}
+
+}  // namespace
+
+unsigned fma_half2(unsigned a, unsigned b, unsigned c) {
+  return on_halves(a, b, c, [](double x, double y, double z) { return x * y + z; });
+}
+unsigned add_half2(unsigned a, unsigned b) {
+  return on_halves(a, b, 0, [](double x, double y, double) { return x + y; });
+}
+unsigned mul_half2(unsigned a, unsigned b) {
+  return on_halves(a, b, 0, [](double x, double y, double) { return x * y; });
+}
+unsigned max_half2(unsigned a, unsigned b) {
+  return on_halves(a, b, 0, [](double x, double y, double) { return fmax(x, y); });
+}
+unsigned min_half2(unsigned a, unsigned b) {
+  return on_halves(a, b, 0, [](double x, double y, double) { return fmin(x, y); });
+}
+unsigned exp2_half2(unsigned a) {
+  return on_halves(a, 0, 0, [](double x, double, double) { return (double)exp2f((float)x); });
+}
+unsigned fma_bf162(unsigned a, unsigned b, unsigned c) {
+  auto half = [&](int shift) {
+    auto value = [&](unsigned both) { return (double)float_of(both >> shift << 16); };
+    // Through float32: rounded twice in one case of 60000.
+    return bf16_bits((float)(value(a) * value(b) + value(c)));
+  };
+  return half(0) | half(16) << 16;
+}
+
+void ldmatrix_x4(unsigned (&out)[4], const void* row, int line) { ldmatrix(out, 4, false, row, line); }
+void ldmatrix_x2(unsigned (&out)[2], const void* row, int line) { ldmatrix(out, 2, false, row, line); }
+void ldmatrix_x4_transposed(unsigned (&out)[4], const void* row, int line) {
+  ldmatrix(out, 4, true, row, line);
+}
 
 void mma_k16_half(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
   mma_k16(d, a0, a1, b, unpack_half2, line);
@@ -115,6 +167,25 @@ void mma_k8_half(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
 }
 void mma_k8_bf16(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
   mma_k8(d, a, b, unpack_bf162, line);
+}
+
+void mma_k16_half_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
+                       int line) {
+  for (float& x : d) x = c;
+  mma_k16_half(d, a0, a1, b, line);
+}
+void mma_k16_bf16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
+                       int line) {
+  for (float& x : d) x = c;
+  mma_k16_bf16(d, a0, a1, b, line);
+}
+void mma_k8_half_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
+  for (float& x : d) x = 0;
+  mma_k8_half(d, a, b, line);
+}
+void mma_k8_bf16_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
+  for (float& x : d) x = 0;
+  mma_k8_bf16(d, a, b, line);
 }
 
 void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b, int line) {

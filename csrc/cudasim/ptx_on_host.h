@@ -11,20 +11,41 @@ inline float exp2_approx(float x) { return exp2f(x); }
 inline float max_nan(float x, float y) { return x > y || x != x ? x : y; }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
+inline void store_global(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
+template <class T>
+const T* found_here(const T* p) {
+  return p;
+}
+
 float round_tf32(float x);
 unsigned pack_half2(float low, float high);
 float2 unpack_half2(unsigned both);
 unsigned pack_bf162(float low, float high);
 float2 unpack_bf162(unsigned both);
+unsigned fma_half2(unsigned a, unsigned b, unsigned c);
+unsigned add_half2(unsigned a, unsigned b);
+unsigned mul_half2(unsigned a, unsigned b);
+unsigned max_half2(unsigned a, unsigned b);
+unsigned min_half2(unsigned a, unsigned b);
+inline unsigned negated_half2(unsigned a) { return a ^ 0x80008000u; }
+unsigned exp2_half2(unsigned a);
+unsigned fma_bf162(unsigned a, unsigned b, unsigned c);
 
 void ldmatrix_x4(unsigned (&out)[4], const void* row, int line = __builtin_LINE());
 void ldmatrix_x2(unsigned (&out)[2], const void* row, int line = __builtin_LINE());
+void ldmatrix_x4_transposed(unsigned (&out)[4], const void* row, int line = __builtin_LINE());
 void mma_k16_half(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
                   int line = __builtin_LINE());
 void mma_k16_bf16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
                   int line = __builtin_LINE());
 void mma_k8_half(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
 void mma_k8_bf16(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
+void mma_k16_half_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
+                       int line = __builtin_LINE());
+void mma_k16_bf16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
+                       int line = __builtin_LINE());
+void mma_k8_half_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
+void mma_k8_bf16_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
 void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b,
                  int line = __builtin_LINE());
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Program = tuple[str, str, str]
 """Source, options, options that fit it to one network."""
 
-_OPTIONS = ("-std=c++20", "-default-device", "--ptxas-options=-v")
+_OPTIONS = ("-std=c++20", "-ftz=true", "-prec-div=false", "-default-device", "--ptxas-options=-v")
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 

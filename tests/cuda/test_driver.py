@@ -104,7 +104,7 @@ def forward(drivers, network, tmp_path):
 def test_a_forward(forward):
     said, calls = forward()
     assert said == ""
-    kernels = ["head", "rme", "mix_ffn", "sme11", "ffn", "conv", "upsample"]
+    kernels = ["head_product", "rme", "coarse", "mix_ffn", "sme11", "ffn", "conv", "upsample2"]
     launches = [call.split(" ", 1)[1] for call in calls if call.startswith("cuLaunchKernel ")]
     assert [launch.split()[0] for launch in launches] == kernels
     for launch in launches:
@@ -143,14 +143,14 @@ def test_the_second_device_has_its_own(forward):
         ({"capability": 75}, "the kernels need compute capability 8.0 or higher, this GPU has 7.5"),
         (
             {"fail": "cuModuleLoadDataEx 2"},
-            "CUDA: loading the kernels of engine/head: out of memory (CUDA_ERROR_OUT_OF_MEMORY)",
+            "CUDA: loading the kernels of engine/head_product: out of memory (CUDA_ERROR_OUT_OF_MEMORY)",
         ),
         (
             {"fail": "cuLaunchKernel 719"},
-            "CUDA: starting the kernel head: unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED)",
+            "CUDA: starting the kernel head_product: unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED)",
         ),
         ({"device": 1}, "finding the GPU: error 101"),
-        ({"fail": "cuModuleGetFunction 500"}, "CUDA: finding the kernel head: error 500"),
+        ({"fail": "cuModuleGetFunction 500"}, "CUDA: finding the kernel head_product: error 500"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from seemore_fast.engines import cuda_engine
+from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.errors import BackendError
-from seemore_fast.network import reference
+from seemore_fast.network import fold, reference
 from tests.support import cudasim, golden
 
 pytestmark = pytest.mark.usefixtures("compiler")
@@ -139,22 +141,11 @@ def test_widths(channels, precision, compiler):
     assert golden.relative_l2(got, run(oracle, x.double())) <= limit
 
 
-def test_more_tiles_than_blocks(compiler):
-    """The blocks of rme take several tiles each, and add up their router logits."""
+def test_more_tiles_than_lanes(compiler):
+    """rme's tiles, of 16 x 32 pixels at most, leave more router logits than a warp has lanes to add them."""
     network, oracle = networks(num_layers=1, recursive=1)
     x = torch.rand(1, 3, 132, 136)
-    lib = cudasim.library()
-    lib.pretend(1000, 227 << 10)
-    try:
-        if compiler == "nvcc":
-            lib.measure(1 << 20)
-        got = cudasim.Simulated(network, "fp16")(x, check=compiler == "nvcc")
-        launches = [launch for launch in lib.measured() if launch["kernel"].endswith(" rme")]
-    finally:
-        lib.measure(0)
-        lib.pretend(4, 227 << 10)
-    for launch in launches:
-        assert launch["grid"][0] * 64 < x.shape[2] * x.shape[3], "one tile of 8 x 8 to a block"
+    got = cudasim.Simulated(network, "fp16")(x, check=compiler == "nvcc")
     assert golden.relative_l2(got, run(oracle, x.double())) <= 1e-2
 
 
@@ -214,6 +205,22 @@ def test_tiles_of_other_gpus(multiprocessors, shared, size):
     finally:
         lib.pretend(4, 227 << 10)
     assert golden.relative_l2(got, run(oracle, x.double())) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("precision", "channels", "fused"),
+    [("fp32", 48, True), ("tf32", 48, True), ("fp16", 48, True), ("fp32", 64, False)],
+)
+def test_which_kernels_fit_a_geforce(precision, channels, fused):
+    """A block may ask for 99 KiB of shared memory there, at capabilities 8.6, 8.9 and 12.0."""
+    lib = cudasim.library()
+    arrays = float32_arrays(fold.fold_network(networks(embedding_dim=channels)[0]))
+    lib.pretend(128, 99 << 10)
+    try:
+        programs = lib.cuda_network_programs(arrays, cuda_engine.PRECISIONS.index(precision), 0, 0)
+    finally:
+        lib.pretend(4, 227 << 10)
+    assert ("engine/rme" in {source for source, *_ in programs}) == fused
 
 
 @pytest.mark.parametrize("channels", [12, WIDE])

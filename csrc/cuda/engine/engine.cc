@@ -51,7 +51,7 @@ Plan least_plan(const sm_cuda_engine& engine) {
 
 // Whether the GPU's shared memory holds a tile for each of a narrow network's kernels.
 bool fits(const Plan& plan) {
-  return plan.rme.shared && plan.mix_ffn.shared && plan.sme.shared && plan.ffn.shared;
+  return plan.rme.shared && plan.mix_ffn.shared && plan.sme.shared && plan.ffn.shared && plan.ends.shared;
 }
 
 // Describes the network's engine on that device.

@@ -1,160 +1,157 @@
 // The gated feed-forward with its LayerNorm and residual: y + GELU(out (a * gate g)), a and g halves of
 // GELU(1x1).
 //
-// g is computed with a halo of 1 into shared memory, everything else of a pixel in the registers of one warp.
-// With kMix its input is yp plus the chosen experts (mix.cuh), so that RME's output is never stored.
+// Shared memory, both with a border of 1: y, over which come LN's products a, then a * gate g, then the
+// result; and g. With kMix the input is yp plus the chosen experts (mix.cuh), which goes to where the result
+// will be.
 #pragma once
 
 #include "cuda/engine/mix.cuh"
+#include "cuda/engine/region.cuh"
 
 namespace seemore {
 namespace cuda {
 
-template <class P, int NT, int MT, bool kMix>
+// Rows of a column that a thread filters at once.
+constexpr int kGateRows = 4;
+
+template <class P, int NT, bool kMix>
 struct Ffn {
   using Element = typename P::Element;
   using Chunk = typename P::Chunk;
-  static constexpr int kChannels = 8 * NT;
-  static constexpr int stride = pixel_stride(kChannels, sizeof(Element));
+  using Vec = typename P::Vec;
+  static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
+  static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
 
   const FfnParams& p;
   const Tiling& at;
-  const int warp, pitch;
+  const int warp;
   const Place place;
-  Element* gated;  // shared memory: [th + 2, tw + 2], `stride` each
-  const Element* in;
+  const Region region;
+  Element *a, *g;     // shared memory, of region
+  Element* inner;     // a's first pixel of the tile
+  const Element* in;  // the image
   Element* out;
-  Mix<P, NT> mix;
+  unsigned char* rest;  // what mix.cuh may use
 
   SM_DEVICE Ffn(const FfnParams& params, unsigned char* memory)
       : p(params),
         at(params.at),
         warp(threadIdx.x / 32),
-        pitch(at.tile_w + 2),
         place(place_of(at, blockIdx.x)),
-        gated(reinterpret_cast<Element*>(memory)),
+        region(at, place, 1, at.tile_w + 2),
+        a(reinterpret_cast<Element*>(memory)),
+        g(a + round_to_fragment(region.count()) * stride),
+        inner(a + (region.pitch + 1) * stride),
         in(static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels)),
         out(static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels)),
-        mix(p.mix, at, reinterpret_cast<float*>(memory + p.mix_offset), reinterpret_cast<float*>(memory)) {}
+        rest(reinterpret_cast<unsigned char*>(g + round_to_fragment(region.count()) * stride)) {}
 
-  // The residual stream at these pixels.
-  SM_DEVICE void load(float (&y)[MT][NT][4], const Pixels (&pixels)[MT]) const {
-    SM_UNROLL
-    for (int m = 0; m < MT; ++m) load_pixels<P>(y[m], in, pixels[m]);
-    if constexpr (kMix) mix.add_experts(y, pixels);
-  }
-
-  // GELU(layer LN y).
-  SM_DEVICE void first_layer(float (&v)[MT][NT][4], const Dense& layer) const {
-    Chunk a[MT][NT];
-    SM_UNROLL
-    for (int m = 0; m < MT; ++m) {
-      normalise(v[m], at.dim);
-      pack_all<P>(a[m], v[m]);
-    }
-    dense<P, MT, NT, NT>(v, a, layer);
-    gelu_all(v);
-  }
-
-  SM_DEVICE void compute_g() {
-    const int count = (at.tile_h + 2) * pitch;
-    for (int first = warp * MT; first * 16 < count; first += kWarps * MT) {
-      Pixels pixels[MT];
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m)
-        pixels[m] = pixels_of(at, [&](int row, int& y, int& x) {
-          const int i = (first + m) * 16 + row;
-          y = place.y - 1 + i / pitch;
-          x = place.x - 1 + i % pitch;
-          return i < count;
-        });
-      float v[MT][NT][4];
-      load(v, pixels);
-      first_layer(v, p.g);
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m)
-        store_shared<P>(gated, stride, v[m], pixels[m], [&](int row) {
-          const int i = (first + m) * 16 + row;
-          return i < count ? i : -1;
-        });
+  // a and g from LN y.
+  SM_DEVICE void first_layer() {
+    const bool beyond = region.beyond_image(at);
+    const float share = 1.0f / at.dim;
+    Matrix<P, NT, NT> to_a, to_g;
+    typename P::template Bias<NT> bias_a, bias_g;
+    bias_a.fetch(p.a.bias);
+    bias_g.fetch(p.g.bias);
+    if constexpr (kHeld) to_a.fetch(p.a.weight), to_g.fetch(p.g.weight);
+    for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
+      Chunk normal[1][NT], v[NT];
+      float acc[1][NT][4];
+      P::template read<NT, stride>(normal[0], a + first * stride);
+      P::normalise(normal[0], at.dim, share);
+      if constexpr (!kHeld) to_g.fetch(p.g.weight);
+      dense<P>(acc, normal, to_g, bias_g);
+      gelu_pack<P>(v, acc);
+      if (beyond) blank<P>(v, at, region, first);
+      P::template write<NT, stride>(g + first * stride, v);
+      if constexpr (!kHeld) to_a.fetch(p.a.weight);
+      dense<P>(acc, normal, to_a, bias_a);
+      gelu_pack<P>(v, acc);
+      P::template write<NT, stride>(a + first * stride, v);
     }
   }
 
-  // a *= depthwise 3x3 of g. slot: the lane's pixels' upper left neighbours in `gated`.
-  SM_DEVICE void gate(float (&a)[NT][4], const int (&slot)[2]) const {
-    SM_UNROLL
-    for (int k = 0; k < NT; ++k) {
-      const int channel = 8 * k + 2 * (lane_id() % 4);
-      float2 sum[2];
-      sum[0] = sum[1] = pair_of(p.gate.bias, k);
-      SM_NO_UNROLL  // all taps' loads at once would not fit the registers
-          for (int dy = 0; dy < 3; ++dy) SM_UNROLL for (int dx = 0; dx < 3; ++dx) {
-        const float2 w = pair_of(p.gate.weight + (3 * dy + dx) * kChannels, k);
+  // a *= depthwise 3x3 of g. A warp's lanes have neighbouring columns of one unit of channels.
+  SM_DEVICE void gate() {
+    constexpr int units = kChannels / kUnit<P>;
+    const int log = log_width(at), tasks = (units * (at.tile_h / kGateRows)) << log;
+    for (int task = threadIdx.x; task < tasks; task += kThreads) {
+      const int column = task & (at.tile_w - 1), other = task >> log;
+      const int unit = other % units, row = other / units * kGateRows;
+      const int start = (row * region.pitch + column) * stride + unit * kUnit<P>;
+      Vec w[9];
+      SM_UNROLL
+      for (int tap = 0; tap < 9; ++tap) w[tap] = P::fetch_vec(p.gate.weight, tap * units + unit);
+      const Vec bias = P::fetch_vec(p.gate.bias, unit);
+      Vec sum[kGateRows + 2];  // of three rows at a time
+      SM_UNROLL
+      for (int r = 0; r < kGateRows + 2; ++r) {
+        const Element* from = g + start + r * region.pitch * stride;
         SM_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const float2 v = P::load_pair(gated + (slot[half] + dy * pitch + dx) * stride + channel);
-          sum[half].x = fmaf(w.x, v.x, sum[half].x);
-          sum[half].y = fmaf(w.y, v.y, sum[half].y);
+        for (int dx = 0; dx < 3; ++dx) {
+          const Vec v = P::load_vec(from + dx * stride);
+          SM_UNROLL
+          for (int dy = 2; dy >= 0; --dy) {
+            const int to = r - dy;
+            if (to < 0 || to >= kGateRows) continue;
+            SM_UNROLL
+            for (int i = 0; i < 4; ++i)
+              sum[to].w[i] = P::fma(w[3 * dy + dx].w[i], v.w[i], dy + dx == 0 ? bias.w[i] : sum[to].w[i]);
+          }
         }
+        if (r < 2) continue;
+        Element* to = inner + start + (r - 2) * region.pitch * stride;
+        Vec product = P::load_vec(to);
+        SM_UNROLL
+        for (int i = 0; i < 4; ++i) product.w[i] = P::mul(product.w[i], sum[r - 2].w[i]);
+        P::store_vec(to, product);
       }
-      SM_UNROLL
-      for (int half = 0; half < 2; ++half) a[k][2 * half] *= sum[half].x, a[k][2 * half + 1] *= sum[half].y;
     }
   }
 
-  SM_DEVICE void finish() {
-    const int count = at.tile_h * at.tile_w;
-    for (int first = warp * MT; first * 16 < count; first += kWarps * MT) {
-      Pixels pixels[MT];
-      float y[MT][NT][4], v[MT][NT][4];
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m)
-        pixels[m] = pixels_of(at, [&](int row, int& py, int& px) {
-          const int i = (first + m) * 16 + row;
-          py = place.y + i / at.tile_w;
-          px = place.x + i % at.tile_w;
-          return i < count;
-        });
-      load(y, pixels);
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m) SM_UNROLL
-      for (int k = 0; k < NT; ++k) SM_UNROLL
-      for (int i = 0; i < 4; ++i) v[m][k][i] = y[m][k][i];
-      first_layer(v, p.a);
-      Chunk a[MT][NT];
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m) {
-        int slot[2];
-        SM_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const int i = min((first + m) * 16 + lane_id() / 4 + 8 * half, count - 1);
-          slot[half] = i / at.tile_w * pitch + i % at.tile_w;
-        }
-        gate(v[m], slot);
-        pack_all<P>(a[m], v[m]);
-      }
-      dense<P, MT, NT, NT>(v, a, p.out_weight);
-      gelu_all(v);
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m) {
-        add(y[m], v[m]);
-        store_pixels<P>(out, kChannels, pixels[m], y[m]);
-      }
+  // GELU(out a), in place.
+  SM_DEVICE void last_layer() {
+    Matrix<P, NT, NT> weight;
+    typename P::template Bias<NT> bias;
+    bias.fetch(p.out_weight.bias);
+    if constexpr (kIsSlim<P, NT>) weight.fetch(p.out_weight.weight);
+    const int log = log_width(at) - 4;  // of the fragments in a row
+    for (int i = warp; i < at.tile_h << log; i += kWarps) {
+      const int row = i >> log, column = (i - (row << log)) * 16;
+      Element* here = inner + (row * region.pitch + column) * stride;
+      Chunk v[1][NT];
+      float acc[1][NT][4];
+      P::template read<NT, stride>(v[0], here);
+      if constexpr (!kIsSlim<P, NT>) weight.fetch(p.out_weight.weight);
+      dense<P>(acc, v, weight, bias);
+      gelu_pack<P>(v[0], acc);
+      P::template write<NT, stride>(here, v[0]);
     }
   }
 
   SM_DEVICE void run() {
-    if constexpr (kMix) mix.prepare(place);
-    compute_g();
+    stage<P, NT>(a, in, at, region, round_to_fragment(region.count()) - region.count());
+    if constexpr (kMix) {
+      Mix<P, NT>(p.mix, at, region, rest).run(a, g);
+      copy_out<P, NT, false>(out, nullptr, inner, region.pitch, at, place);
+    }
     __syncthreads();
-    finish();
+    first_layer();
+    __syncthreads();
+    gate();
+    __syncthreads();
+    last_layer();
+    __syncthreads();
+    copy_out<P, NT, true>(out, kMix ? out : in, inner, region.pitch, at, place);
   }
 };
 
 template <class P, int NT, bool kMix>
 SM_DEVICE void ffn_kernel(const FfnParams& p) {
   SM_DYNAMIC_SHARED(memory);
-  Ffn<P, NT, 1, kMix>(p, memory).run();
+  Ffn<P, NT, kMix>(p, memory).run();
 }
 
 }  // namespace cuda

@@ -1,4 +1,4 @@
-// Head: conv_1((x - mean) * range), 3x3, zero padded, in float32. A thread computes 8 channels of a pixel.
+// Head: conv_1((x - mean) * range), 3x3, zero padded.
 #pragma once
 
 #include "cuda/engine/tile.cuh"
@@ -19,6 +19,7 @@ SM_DEVICE float read_pixel(const void* image, size_t at, PixelType type) {
   }
 }
 
+// In float32, a thread computes 8 channels of a pixel.
 template <class P>
 SM_DEVICE void head_kernel(const HeadParams& p) {
   const Tiling& at = p.at;

@@ -8,7 +8,10 @@ namespace {
 // visit(source, name, kernel) for each.
 template <class Visit>
 void visit_kernels(const Network& net, bool sme_rounds, Kernels& k, Visit visit) {
-  visit("engine/head", "head", k.head);
+  if (net.head.product)
+    visit("engine/head_product", "head_product", k.head_product);
+  else
+    visit("engine/head", "head", k.head);
   if (net.wide) {
     visit("engine/wide", "filter_low", k.filter_low);
     visit("engine/wide", "filter", k.filter);
@@ -23,6 +26,7 @@ void visit_kernels(const Network& net, bool sme_rounds, Kernels& k, Visit visit)
     return;
   }
   visit("engine/rme", "rme", k.rme);
+  visit("engine/mix_ffn", "coarse", k.coarse);
   visit("engine/mix_ffn", "mix_ffn", k.mix_ffn);
   if (sme_rounds)
     visit("engine/sme", "sme", k.sme);
@@ -30,7 +34,10 @@ void visit_kernels(const Network& net, bool sme_rounds, Kernels& k, Visit visit)
     visit("engine/sme11", "sme11", k.sme11);
   visit("engine/ffn", "ffn", k.ffn);
   visit("engine/tail", "conv", k.conv);
-  visit("engine/tail", "upsample", k.upsample);
+  if (upsample_pass(net.scale, net.in_chans) == 6)
+    visit("engine/tail", "upsample4", k.upsample);
+  else
+    visit("engine/tail", net.scale == 2 ? "upsample2" : "upsample", k.upsample);
   if (net.recursive > 2) visit("engine/wide", "filter_low", k.filter_low);
 }
 
@@ -55,6 +62,7 @@ Program program_of(const Network& net, sm_cuda_precision precision, const std::s
   }
   if (source == "engine/mix_ffn") special("TOPK", net.topk);
   if (source == "engine/sme11" || source == "engine/sme") special("KERNEL", net.kernel);
+  if (source == "engine/head_product") special("IN_CHANS", net.in_chans);
   if (source == "engine/tail") {
     special("IN_CHANS", net.in_chans);
     special("SCALE", net.scale);

@@ -12,10 +12,12 @@ namespace seemore {
 namespace cuda {
 
 struct Kernels {
-  Kernel<HeadParams> head;
+  Kernel<HeadParams> head;          // any network
+  Kernel<HeadParams> head_product;  // few input channels
   Kernel<RmeParams> rme;
+  Kernel<CoarseParams> coarse;
   Kernel<FfnParams> mix_ffn, ffn;
-  Kernel<SmeParams> sme11;  // kernel 11, all channels at once
+  Kernel<SmeParams> sme11;  // kernel 11
   Kernel<SmeParams> sme;    // any kernel, 8 channels at once
   Kernel<ConvParams> conv;
   Kernel<UpsampleParams> upsample;

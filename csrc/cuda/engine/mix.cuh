@@ -1,8 +1,8 @@
-// RME after the pooling barrier: routing, the low-resolution map of a tile, and the chosen experts, added to
-// the rows of pixels that the feed-forward (ffn.cuh) loads.
+// RME after the pooling barrier: routing, and the chosen experts, added to the pixels that the feed-forward
+// (ffn.cuh) has staged.
 #pragma once
 
-#include "cuda/engine/tile.cuh"
+#include "cuda/engine/region.cuh"
 
 namespace seemore {
 namespace cuda {
@@ -90,138 +90,164 @@ SM_DEVICE float2 expert_rows(float2 b, float2 c, float2 up, const float* weight)
                      weight[1] == 0 ? 0.0f : b.y * (c.y + up.y) * weight[1]);
 }
 
+// The experts' part of a tile: z = b * (c + map, resized) * weight of 16 ranks at a time, in the places of
+// the feed-forward's g, then its product, added to y.
 template <class P, int NT>
 struct Mix {
-  static constexpr int kChannels = 8 * NT;
   using Element = typename P::Element;
+  using Word = typename P::Word;
+  using Chunk = typename P::Chunk;
+  using Vec = typename P::Vec;
+  static constexpr int stride = kStride<P, NT>, kRanks = 16;  // ranks at a time
+  static constexpr int kUnits = kRanks / kUnit<P>;            // of 16 bytes
 
   const MixParams& p;
   const Tiling& at;
-  const int n, ranks;
+  const Region& region;
+  const int n, warp;
+  int near, columns;  // of the map that the tile needs: the first, and how many
   // Shared memory.
-  float* map;     // [rows, columns, RP]: the low-resolution map around the tile
-  float* weight;  // [RP]: the probability of the row's expert if chosen, else 0
-  float* bias;    // [CP]: the chosen experts' biases, weighted
-  float* logits;  // [experts]
-  float* level;   // [rows + 2, columns + 2, CP], in scratch memory that the feed-forward overwrites
-  float* mixed;   // [rows, columns, CP], likewise
-  Place origin;   // of map in the low-resolution image
-  int columns;
+  Element*
+      lines;    // [region.rows, columns, 2, kRanks]: the map at each row's height, and the step to the next
+  Word* share;  // [region.pitch]: of the step, for each column
+  int* place;   // [region.pitch]: which of `columns`
 
-  SM_DEVICE Mix(const MixParams& params, const Tiling& tiling, float* memory, float* scratch)
-      : p(params), at(tiling), n(blockIdx.y), ranks(params.ranks) {
-    map = memory;
-    weight = map + p.most_rows * p.most_columns * ranks;
-    bias = weight + ranks;
-    logits = bias + kChannels;
-    level = scratch;
-    mixed = level + (p.most_rows + 2) * (p.most_columns + 2) * kChannels;
+  SM_DEVICE Mix(const MixParams& params, const Tiling& tiling, const Region& around, unsigned char* memory)
+      : p(params), at(tiling), region(around), n(blockIdx.y), warp(threadIdx.x / 32) {
+    lines = reinterpret_cast<Element*>(memory);
+    share = reinterpret_cast<Word*>(lines + region.rows * p.most_columns * 2 * kRanks);
+    place = reinterpret_cast<int*>(share + region.pitch);
   }
 
-  // Ends with a barrier.
-  SM_DEVICE void prepare(Place place) {
-    sum_logits(p, at, n, logits);
-    const Tap top = tap_of(max(place.y - 1, 0), p.map_h, at.h),
-              left = tap_of(max(place.x - 1, 0), p.map_w, at.w);
-    const Tap bottom = tap_of(min(place.y + at.tile_h, at.h - 1), p.map_h, at.h);
-    const Tap right = tap_of(min(place.x + at.tile_w, at.w - 1), p.map_w, at.w);
-    origin = {top.near, left.near};
-    const int rows = bottom.far - top.near + 1;
-    columns = right.far - left.near + 1;
-    load_level(rows);
-    __syncthreads();
-    if (threadIdx.x == 0) choose(p, logits);
-    mix_level(rows);
-    __syncthreads();
-    project_level(rows);
-    weigh(p, logits, kChannels, weight, bias);
-    __syncthreads();
+  SM_DEVICE Tap column_tap(int column) const {
+    return tap_of(min(max(region.x + column, 0), at.w - 1), p.map_w, at.w);
   }
 
-  // The last level of aggregation with a border of 1, zero outside it.
-  SM_DEVICE void load_level(int rows) {
-    const float* low = p.low + (size_t)n * p.low_h * p.low_w * kChannels;
-    for (int task = threadIdx.x; task < (rows + 2) * (columns + 2) * kChannels; task += kThreads) {
-      const int channel = task % kChannels, i = task / kChannels;
-      const int y = origin.y - 1 + i / (columns + 2), x = origin.x - 1 + i % (columns + 2);
-      float value = 0;
-      if (y >= 0 && y < p.map_h && x >= 0 && x < p.map_w) {
-        if (p.aggregate_again) {
-          value = __ldg(p.aggregate.bias + channel);
-          for (int tap = 0; tap < 16; ++tap) {
-            const size_t from = ((size_t)(4 * y + tap / 4) * p.low_w + 4 * x + tap % 4) * kChannels + channel;
-            value = fmaf(__ldg(p.aggregate.weight + tap * kChannels + channel), __ldg(low + from), value);
-          }
-          value = gelu(value);
-        } else {
-          value = __ldg(low + ((size_t)y * p.low_w + x) * kChannels + channel);
-        }
-      }
-      level[task] = value;
+  SM_DEVICE void place_columns() {
+    near = column_tap(0).near;
+    columns = column_tap(region.pitch - 1).near - near + 1;
+    for (int column = threadIdx.x; column < region.pitch; column += kThreads) {
+      const Tap tap = column_tap(column);
+      share[column] = P::splat(tap.weight);
+      place[column] = (tap.near - near) * 2 * kRanks;
     }
   }
 
-  // Depthwise 3x3.
-  SM_DEVICE void mix_level(int rows) {
-    for (int task = threadIdx.x; task < rows * columns * kChannels; task += kThreads) {
-      const int channel = task % kChannels, i = task / kChannels, y = i / columns, x = i % columns;
-      float value = __ldg(p.low_conv.bias + channel);
-      for (int tap = 0; tap < 9; ++tap) {
-        const int from = ((y + tap / 3) * (columns + 2) + x + tap % 3) * kChannels + channel;
-        value = fmaf(__ldg(p.low_conv.weight + tap * kChannels + channel), level[from], value);
-      }
-      mixed[task] = value;
+  // Ranks `first` and following of the map, between its rows.
+  SM_DEVICE void resize_rows(int first) {
+    const auto* map = static_cast<const Element*>(p.map) + (size_t)n * p.map_h * p.map_w * p.ranks + first;
+    for (int task = threadIdx.x; task < region.rows * columns * kRanks / 2; task += kThreads) {
+      const int pair = task % (kRanks / 2), other = task / (kRanks / 2);
+      const int column = other % columns, row = other / columns;
+      const Tap y = tap_of(min(max(region.y + row, 0), at.h - 1), p.map_h, at.h);
+      auto between = [&](int x) {
+        const float2 a = P::load_pair(map + ((size_t)y.near * p.map_w + x) * p.ranks + 2 * pair);
+        const float2 b = P::load_pair(map + ((size_t)y.far * p.map_w + x) * p.ranks + 2 * pair);
+        return make_float2(a.x + (b.x - a.x) * y.weight, a.y + (b.y - a.y) * y.weight);
+      };
+      const float2 here = between(near + column), next = between(min(near + column + 1, p.map_w - 1));
+      Element* to = lines + other * 2 * kRanks + 2 * pair;
+      P::store_pair(to, here);
+      P::store_pair(to + kRanks, make_float2(next.x - here.x, next.y - here.y));
     }
   }
 
-  SM_DEVICE void project_level(int rows) {
-    for (int task = threadIdx.x; task < rows * columns * ranks; task += kThreads) {
-      const int rank = task % ranks, i = task / ranks;
-      map[task] = project_low(p, mixed + i * kChannels, kChannels, rank);
-    }
-  }
-
-  // v += sum over the chosen experts e of w_e (A_e (b_e * (c_e + up_e)) + a_e), for the lane's pixels.
-  template <int MT>
-  SM_DEVICE void add_experts(float (&v)[MT][NT][4], const Pixels (&pixels)[MT]) const {
-    const int t = lane_id() % 4;
+  // What the experts multiply: z of all the region's pixels, zero where no expert was chosen, also where it
+  // overflows.
+  SM_DEVICE void products(Element* z, int first) {
+    const int unit = lane_id() % kUnits;
+    Vec weight;
+    unsigned chosen[4];
     SM_UNROLL
-    for (int k = 0; k < NT; ++k) SM_UNROLL
-    for (int m = 0; m < MT; ++m) SM_UNROLL
-    for (int i = 0; i < 4; ++i) v[m][k][i] += bias[8 * k + 2 * t + i % 2];
-    const auto* b = static_cast<const Element*>(p.b) + image_start(at, n, ranks);
-    const auto* c = static_cast<const Element*>(p.c) + image_start(at, n, ranks);
-    for (int first = 0; first < ranks; first += 16) {
-      bool needed = false;
-      for (int i = 0; i < 16; ++i) needed |= !(weight[first + i] == 0);
-      if (!needed) continue;  // the same in all threads
-      typename P::Chunk z[MT][2];
+    for (int i = 0; i < 4; ++i) {
+      constexpr int channels = P::kChannelsPerWord;
+      float v[2] = {};
       SM_UNROLL
-      for (int m = 0; m < MT; ++m) {
-        float product[2][4];
+      for (int j = 0; j < channels; ++j)
+        v[j] = __ldg(p.weight + n * p.ranks + first + unit * kUnit<P> + i * channels + j);
+      weight.w[i] = P::from_floats(v[0], v[1]);
+      chosen[i] = P::mask(v[0] != 0, v[1] != 0);
+    }
+    const auto* b = static_cast<const Element*>(p.b) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
+    const auto* c = static_cast<const Element*>(p.c) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
+    for (int row = warp; row < region.rows; row += kWarps) {
+      const int y = region.y + row;
+      if ((unsigned)y >= (unsigned)at.h) continue;
+      const Element* line = lines + row * columns * 2 * kRanks + unit * kUnit<P>;
+      for (int column = lane_id() / kUnits; column < region.pitch; column += 32 / kUnits) {
+        const int x = region.x + column;
+        if ((unsigned)x >= (unsigned)at.w) continue;
+        const size_t from = ((size_t)y * at.w + x) * p.ranks;
+        const Vec bx = P::load_vec(b + from), ck = P::load_vec(c + from);
+        const Vec base = P::load_vec(line + place[column]), step = P::load_vec(line + place[column] + kRanks);
+        Vec v;
         SM_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const bool there = pixels[m].index[half] >= 0;
-          const Tap y = tap_of(pixels[m].y[half], p.map_h, at.h),
-                    x = tap_of(pixels[m].x[half], p.map_w, at.w);
-          SM_UNROLL
-          for (int k = 0; k < 2; ++k) {
-            const int rank = first + 8 * k + 2 * t;
-            float2 z_pair = make_float2(0, 0);
-            if (there) {
-              const float2 bx = P::load_pair(b + pixels[m].index[half] * ranks + rank);
-              const float2 ck = P::load_pair(c + pixels[m].index[half] * ranks + rank);
-              const float2 up = resized(map, origin, columns, ranks, y, x, rank);
-              z_pair = expert_rows(bx, ck, up, weight + rank);
-            }
-            product[k][2 * half] = z_pair.x;
-            product[k][2 * half + 1] = z_pair.y;
-          }
+        for (int i = 0; i < 4; ++i) {
+          const Word up = P::fma(step.w[i], share[column], base.w[i]);
+          v.w[i] = P::keep(P::mul(P::mul(bx.w[i], P::add(ck.w[i], up)), weight.w[i]), chosen[i]);
         }
-        pack_all<P>(z[m], product);
+        P::store_vec(z + (row * region.pitch + column) * stride + unit * kUnit<P>, v);
       }
-      P::template multiply<MT, NT, 2>(v, z, weights_of<P, 2>(p.expert_out, first / 16), p.expert_out.tiles,
-                                      0);
+    }
+  }
+
+  // y += P A_e z, with the experts' biases in the first round.
+  SM_DEVICE void add_products(Element* y, const Element* z, int part, bool with_bias) {
+    Matrix<P, NT, 2> weight;
+    weight.fetch(p.expert_out.weight, part);
+    typename P::template Bias<NT> bias;
+    bias.fetch(p.bias + n * 8 * NT);
+    for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
+      Chunk v[NT], products[1][2];
+      float acc[1][NT][4];
+      P::template read<2, stride>(products[0], z + first * stride);
+      if (with_bias) {
+        P::begin(acc, bias);
+      } else {
+        SM_UNROLL
+        for (int k = 0; k < NT; ++k) SM_UNROLL
+        for (int i = 0; i < 4; ++i) acc[0][k][i] = 0;
+      }
+      P::multiply(acc, products, weight);
+      P::template read<NT, stride>(v, y + first * stride);
+      SM_UNROLL
+      for (int k = 0; k < NT; ++k) {
+        const Chunk sum = P::exact(acc[0][k]);
+        SM_UNROLL
+        for (int i = 0; i < P::kChunkWords; ++i) v[k].v[i] = P::add(v[k].v[i], sum.v[i]);
+      }
+      P::template write<NT, stride>(y + first * stride, v);
+    }
+  }
+
+  // Ends with a barrier. Pixels outside the image get the experts' biases: nobody reads them.
+  SM_DEVICE void run(Element* y, Element* z) {
+    place_columns();
+    bool first_time = true;
+    for (int first = 0; first < p.ranks; first += kRanks) {
+      bool needed = false;
+      for (int i = 0; i < kRanks; ++i) needed |= !(__ldg(p.weight + n * p.ranks + first + i) == 0);
+      if (!needed) continue;  // the same in all threads
+      resize_rows(first);
+      clear_outside(z);
+      __syncthreads();
+      products(z, first);
+      __syncthreads();
+      add_products(y, z, first / kRanks, first_time);
+      __syncthreads();
+      first_time = false;
+    }
+  }
+
+  // z of the pixels that products() leaves out.
+  SM_DEVICE void clear_outside(Element* z) {
+    const Vec zero = {};
+    const int all = round_to_fragment(region.count());
+    const bool beyond = region.beyond_image(at);
+    for (int i = threadIdx.x + (beyond ? 0 : region.count()); i < all; i += kThreads) {
+      if (i < region.count() && region.shows(at, i)) continue;
+      SM_UNROLL
+      for (int unit = 0; unit < kUnits; ++unit) P::store_vec(z + i * stride + unit * kUnit<P>, zero);
     }
   }
 };

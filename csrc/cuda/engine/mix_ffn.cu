@@ -1,6 +1,8 @@
-// The second half of RME with its feed-forward (entry.cuh).
+// The second half of RME with its feed-forward, and what comes before it once for an image (entry.cuh).
+#include "cuda/engine/coarse.cuh"
 #include "cuda/engine/ffn.cuh"
 #include "cuda/engine/specialise.cuh"
 
+SM_ENTRY(coarse, CoarseParams, (kThreads), coarse_kernel<SM_PRECISION, SM_WIDTH>)
 SM_ENTRY(mix_ffn, FfnParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
          ffn_kernel<SM_PRECISION, SM_WIDTH, true>)

@@ -24,6 +24,12 @@ uint16_t bf16_bits(float x) {
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
+uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
 float tf32_value(float x) {
   if (!std::isfinite(x)) return x;
   uint32_t bits;
@@ -37,7 +43,10 @@ struct Packer {
   sm_cuda_precision precision;
   int channels;  // CP
   unsigned char *memory, *address;
+  bool wide;
   size_t used = 0;
+
+  bool narrow() const { return precision == SM_CUDA_FP16 || precision == SM_CUDA_BF16; }
 
   // Room for n values: where to write them (null when only counting), and their address on the device.
   template <class T>
@@ -66,22 +75,21 @@ struct Packer {
     return device;
   }
 
-  Depthwise depthwise(const float* weight, const float* bias, int dim, int taps) {
-    return {transposed(weight, dim, taps, channels, taps), copy(bias, dim, channels)};
+  Depthwise depthwise(const sm_layer& w, int dim, int taps) {
+    return {transposed(w.weight, dim, taps, channels, taps), copy(w.bias, dim, channels)};
   }
 
   // A matrix, or `taps` of them, of `inputs` (a multiple of 8) times 8 tiles: value(tap, output, input).
   template <class F>
   Dense dense(int taps, int inputs, int tiles, const float* bias, int outputs, F value) {
-    const bool narrow = precision == SM_CUDA_FP16 || precision == SM_CUDA_BF16;
-    const int chunks = inputs / 8, step = narrow ? 2 : 1;
+    const int chunks = inputs / 8, step = narrow() ? 2 : 1;
     const float* words;
-    float* here = room((size_t)taps * chunks * tiles * (narrow ? 32 : 64), &words);
+    float* here = room((size_t)taps * chunks * tiles * (narrow() ? 32 : 64), &words);
     for (int tap = 0; here && tap < taps; ++tap)
       for (int chunk = 0; chunk < chunks; chunk += step)
         for (int tile = 0; tile < tiles; ++tile) {
           auto at = [&](int out, int in) { return value(tap, 8 * tile + out, 8 * chunk + in); };
-          here = narrow ? narrow_block(here, chunk + 1 < chunks ? 2 : 1, at) : wide_block(here, at);
+          here = narrow() ? narrow_block(here, chunk + 1 < chunks ? 2 : 1, at) : wide_block(here, at);
         }
     return {words, copy(bias, outputs, 8 * tiles), tiles};
   }
@@ -114,19 +122,174 @@ struct Packer {
     return to;
   }
 
-  // w: [outputs, dim] or [outputs, dim, 3, 3].
-  Dense layer(const float* w, const float* bias, int outputs, int tiles, int dim, int taps = 1) {
-    return dense(taps, channels, tiles, bias, outputs, [=](int tap, int out, int in) {
-      return out < outputs && in < dim ? w[((size_t)out * dim + in) * taps + tap] : 0.0f;
+  uint32_t pair(float low, float high) const {
+    const bool half = precision == SM_CUDA_FP16;
+    return (half ? half_bits(low) : bf16_bits(low)) | (uint32_t)(half ? half_bits(high) : bf16_bits(high))
+                                                          << 16;
+  }
+
+  // `parts` matrices of 8 kt inputs and 8 nt outputs, value(part, output, input), as Matrix of numeric.cuh
+  // has them: of each part [vector][lane][4 words], a lane's words in the order of the products.
+  template <class F>
+  Dense matrix(int parts, int kt, int nt, const float* bias, int outputs, F value) {
+    const int per_tile = narrow() ? 1 : precision == SM_CUDA_TF32 ? 2 : 4;
+    const size_t vectors = (per_tile * kt * nt + 3) / 4;
+    const uint32_t* words;
+    uint32_t* here = room(parts * vectors * 32 * 4, &words);
+    for (int part = 0; here && part < parts; ++part)
+      for (int lane = 0; lane < 32; ++lane) {
+        size_t count = 0;
+        auto put = [&](uint32_t word) {
+          here[((part * vectors + count / 4) * 32 + lane) * 4 + count % 4] = word;
+          ++count;
+        };
+        auto at = [&](int k, int n, int i) {
+          return value(part, 8 * n + lane / 4, 8 * k + 2 * (lane % 4) + i);
+        };
+        for (int k = 0; k < kt; k += narrow() ? 2 : 1)
+          for (int n = 0; n < nt; ++n) {
+            if (narrow()) {
+              for (int j = k; j < k + 2 && j < kt; ++j) put(pair(at(j, n, 0), at(j, n, 1)));
+              continue;
+            }
+            for (int i = 0; i < 2; ++i) put(bits_of(tf32_value(at(k, n, i))));
+            if (precision == SM_CUDA_TF32) continue;
+            for (int i = 0; i < 2; ++i)  // what the first two lack
+              put(bits_of(tf32_value(at(k, n, i) - tf32_value(at(k, n, i)))));
+          }
+        while (count < 4 * vectors) put(0);
+      }
+    return {words, copy(bias, outputs, 8 * nt), nt};
+  }
+
+  // w: [outputs, dim] or [outputs, dim, 3, 3], for all channels.
+  Dense fused(const sm_layer& w, int outputs, int nt, int dim, int taps = 1) {
+    return matrix(taps, channels / 8, nt, w.bias, outputs, [=](int tap, int out, int in) {
+      return out < outputs && in < dim ? w.weight[((size_t)out * dim + in) * taps + tap] : 0.0f;
     });
+  }
+
+  // w: [ranks, dim], 16 rows to a matrix.
+  Dense expert_rows(const sm_layer& w, int ranks, int padded, int dim) {
+    Dense all = matrix(padded / 16, channels / 8, 2, nullptr, 0, [=](int part, int out, int in) {
+      const int rank = 16 * part + out;
+      return rank < ranks && in < dim ? w.weight[(size_t)rank * dim + in] : 0.0f;
+    });
+    all.bias = copy(w.bias, ranks, padded);
+    all.tiles = padded / 8;
+    return all;
+  }
+
+  // The upsampler's convolution: of each pass nine matrices.
+  Dense passes(const sm_network& net, int outputs) {
+    const int pass = upsample_pass(net.scale, net.in_chans), count = round_up(outputs, 8 * pass) / (8 * pass);
+    const int dim = net.dim;
+    const float* w = net.ends.upsampler.weight;
+    Dense all = matrix(9 * count, channels / 8, pass, nullptr, 0, [=](int part, int out, int in) {
+      const int output = part / 9 * 8 * pass + out;
+      return output < outputs && in < dim ? w[((size_t)output * dim + in) * 9 + part % 9] : 0.0f;
+    });
+    all.bias = copy(net.ends.upsampler.bias, outputs, count * 8 * pass);
+    all.tiles = count * pass;
+    return all;
+  }
+
+  // The head's convolution: an input is a channel's neighbour of the pixel, 16 to a matrix.
+  const void* head_product(const sm_network& net) {
+    const int inputs = 9 * net.in_chans, dim = net.dim;
+    const float* w = net.ends.head.weight;
+    return matrix((inputs + 15) / 16, 2, channels / 8, nullptr, 0,
+                  [=](int part, int out, int in) {
+                    const int input = 16 * part + in;
+                    return out < dim && input < inputs ? w[(size_t)out * inputs + input] : 0.0f;
+                  })
+        .weight;
+  }
+
+  // SME with its stripes as matrices (sme.cuh), 16 channels of q and v to a part.
+  void pack_bands(const sm_sme_weights& w, int dim, SmeParams* p) {
+    const int kt = channels / 8, parts = (channels + 15) / 16;
+    auto of = [dim](const float* weight) {
+      return [=](int out, int in) { return out < dim && in < dim ? weight[(size_t)out * dim + in] : 0.0f; };
+    };
+    auto q = of(w.to_q.weight), v = of(w.to_v.weight), proj = of(w.proj.weight);
+    // A left operand: of 16 inputs the words are (upper channels, lower inputs), (lower, lower), (upper,
+    // upper), (lower, upper), where matrix() would have the second and third change places.
+    p->to_q = matrix(parts, kt, 2, nullptr, 0, [=](int part, int out, int in) {
+      if (in / 16 < kt / 2 && (out / 8 != in / 8 % 2)) out ^= 8, in ^= 8;
+      return q(16 * part + out, in);
+    });
+    p->to_v =
+        matrix(parts, kt, 2, nullptr, 0, [=](int part, int out, int in) { return v(16 * part + out, in); });
+    p->proj = matrix(parts, 2, kt, w.proj.bias, dim,
+                     [=](int part, int out, int in) { return proj(out, 16 * part + in); });
+    p->to_q.bias = copy(w.to_q.bias, dim, 16 * parts);
+    p->to_v.bias = copy(w.to_v.bias, dim, 16 * parts);
+    p->bands_h = bands(w.stripes.h, dim, 16 * parts);
+    p->bands_v = bands(w.stripes.v, dim, 16 * parts);
+  }
+
+  // w: [dim, 11]; of each channel the blocks 0, 1 and 2 right of the diagonal of the matrix that has tap
+  // `column - row` at (row, column), as operands, and the bias as a float.
+  const void* bands(const sm_layer& w, int dim, int padded) {
+    constexpr int kTaps = 11;
+    const uint32_t* device;
+    uint32_t* here = room((size_t)padded * 32 * 4, &device);
+    for (int c = 0; here && c < padded; ++c)
+      for (int lane = 0; lane < 32; ++lane) {
+        for (int block = 0; block < 3; ++block) {
+          auto at = [&](int i) {
+            const int tap = 8 * block + 2 * (lane % 4) + i - lane / 4;
+            return c < dim && tap >= 0 && tap < kTaps ? w.weight[c * kTaps + tap] : 0.0f;
+          };
+          *here++ = pair(at(0), at(1));
+        }
+        *here++ = bits_of(c < dim ? w.bias[c] : 0.0f);
+      }
+    return device;
+  }
+
+  // `values` [rows, columns] -> [columns, CP], in the engine's format.
+  const void* words(const float* values, int rows, int columns) {
+    const uint32_t* device;
+    uint32_t* here = room((size_t)channels * columns / (narrow() ? 2 : 1), &device);
+    auto at = [&](int r, int c) { return r < rows ? values[(size_t)r * columns + c] : 0.0f; };
+    for (int c = 0; here && c < columns; ++c)
+      for (int r = 0; r < channels; r += narrow() ? 2 : 1)
+        *here++ = narrow() ? pair(at(r, c), at(r + 1, c)) : bits_of(at(r, c));
+    return device;
+  }
+  Taps taps(const sm_layer& w, int dim, int count) {
+    return {words(w.weight, dim, count), words(w.bias, dim, 1)};
+  }
+
+  // w: [outputs, dim] or [outputs, dim, 3, 3].
+  Dense layer(const sm_layer& w, int outputs, int tiles, int dim, int taps = 1) {
+    return dense(taps, channels, tiles, w.bias, outputs, [=](int tap, int out, int in) {
+      return out < outputs && in < dim ? w.weight[((size_t)out * dim + in) * taps + tap] : 0.0f;
+    });
+  }
+
+  // One or the other, of CP outputs.
+  Dense product(const sm_layer& w, int outputs, int dim, int taps = 1) {
+    const int tiles = channels / 8;
+    return wide ? layer(w, outputs, tiles, dim, taps) : fused(w, outputs, tiles, dim, taps);
+  }
+
+  // A LayerNorm's affine part, of wide networks.
+  Norm norm(const sm_layer& w, int dim) {
+    return {copy(w.weight, dim, channels), copy(w.bias, dim, channels)};
   }
 
   FfnParams ffn(const sm_ffn_weights& w, int dim) {
     FfnParams p = {};
-    p.g = layer(w.g.weight, w.g.bias, dim, channels / 8, dim);
-    p.a = layer(w.a.weight, w.a.bias, dim, channels / 8, dim);
-    p.out_weight = layer(w.out.weight, w.out.bias, dim, channels / 8, dim);
-    p.gate = depthwise(w.gate.weight, w.gate.bias, dim, 9);
+    p.g = product(w.g, dim, dim);
+    p.a = product(w.a, dim, dim);
+    p.out_weight = product(w.out, dim, dim);
+    if (wide)
+      p.wide_gate = depthwise(w.gate, dim, 9);
+    else
+      p.gate = taps(w.gate, dim, 9);
     return p;
   }
 
@@ -138,17 +301,27 @@ struct Packer {
     Network::Group g = {};
     RmeParams& r = g.rme;
     r.experts = net.num_experts;
-    r.norm = {copy(w.rme.norm.weight, c, channels), copy(w.rme.norm.bias, c, channels)};
-    r.conv = layer(w.rme.conv.weight, w.rme.conv.bias, c, tiles, c, 9);
-    r.to_x = layer(w.rme.to_x.weight, w.rme.to_x.bias, c, tiles, c);
-    r.to_k = layer(w.rme.to_k.weight, w.rme.to_k.bias, c, tiles, c);
-    r.proj = layer(w.rme.proj.weight, w.rme.proj.bias, c, tiles, c);
-    r.expert_b = layer(w.rme.mixture.b.weight, w.rme.mixture.b.bias, ranks, padded / 8, c);
-    r.expert_c = layer(w.rme.mixture.c.weight, w.rme.mixture.c.bias, ranks, padded / 8, c);
-    r.stripe_h = depthwise(w.rme.stripes.h.weight, w.rme.stripes.h.bias, c, 3);
-    r.stripe_v = depthwise(w.rme.stripes.v.weight, w.rme.stripes.v.bias, c, 3);
-    r.aggregate = depthwise(w.rme.calibrate.aggregate.weight, w.rme.calibrate.aggregate.bias, c, 16);
-    r.router = rows(w.rme.mixture.router, net.num_experts, c);
+    const sm_mixture_weights& mixture = w.rme.mixture;
+    const sm_calibrate_weights& calibrate = w.rme.calibrate;
+    r.conv = product(w.rme.conv, c, c, 9);
+    r.to_x = product(w.rme.to_x, c, c);
+    r.to_k = product(w.rme.to_k, c, c);
+    r.proj = product(w.rme.proj, c, c);
+    if (wide) {
+      r.expert_b = layer(mixture.b, ranks, padded / 8, c);
+      r.expert_c = layer(mixture.c, ranks, padded / 8, c);
+      r.wide_norm = norm(w.rme.norm, c);
+      r.wide_stripe_h = depthwise(w.rme.stripes.h, c, 3);
+      r.wide_stripe_v = depthwise(w.rme.stripes.v, c, 3);
+    } else {
+      r.expert_b = expert_rows(mixture.b, ranks, padded, c);
+      r.expert_c = expert_rows(mixture.c, ranks, padded, c);
+      r.norm = taps(w.rme.norm, c, 1);
+      r.stripe_h = taps(w.rme.stripes.h, c, 3);
+      r.stripe_v = taps(w.rme.stripes.v, c, 3);
+    }
+    r.aggregate = depthwise(calibrate.aggregate, c, 16);
+    r.router = rows(mixture.router, net.num_experts, c);
 
     g.rme_ffn = ffn(w.rme.ffn, c);
     MixParams& m = g.rme_ffn.mix;
@@ -156,23 +329,29 @@ struct Packer {
     m.topk = net.topk;
     m.ranks = padded;
     m.rank_of = rank_of;
-    m.bias_out = rows(w.rme.mixture.out.bias, net.num_experts, c);
+    m.bias_out = rows(mixture.out.bias, net.num_experts, c);
     m.aggregate = r.aggregate;
-    m.low_conv = depthwise(w.rme.calibrate.conv.weight, w.rme.calibrate.conv.bias, c, 9);
-    m.low_proj = transposed(w.rme.calibrate.proj.weight, ranks, c, padded, channels);
-    m.low_proj_bias = copy(w.rme.calibrate.proj.bias, ranks, padded);
-    const float* out = w.rme.mixture.out.weight;
-    m.expert_out = dense(padded / 16, 16, tiles, nullptr, 0, [=](int part, int output, int input) {
+    m.low_conv = depthwise(calibrate.conv, c, 9);
+    m.low_proj = transposed(calibrate.proj.weight, ranks, c, padded, channels);
+    m.low_proj_bias = copy(calibrate.proj.bias, ranks, padded);
+    const float* out = mixture.out.weight;
+    auto value = [=](int part, int output, int input) {
       const int rank = 16 * part + input;
       return output < c && rank < ranks ? out[(size_t)output * ranks + rank] : 0.0f;
-    });
+    };
+    m.expert_out = wide ? dense(padded / 16, 16, tiles, nullptr, 0, value)
+                        : matrix(padded / 16, 2, tiles, nullptr, 0, value);
 
     g.sme.kernel = net.kernel;
-    g.sme.to_q = layer(w.sme.to_q.weight, w.sme.to_q.bias, c, tiles, c);
-    g.sme.to_v = layer(w.sme.to_v.weight, w.sme.to_v.bias, c, tiles, c);
-    g.sme.proj = layer(w.sme.proj.weight, w.sme.proj.bias, c, tiles, c);
-    g.sme.stripe_h = depthwise(w.sme.stripes.h.weight, w.sme.stripes.h.bias, c, net.kernel);
-    g.sme.stripe_v = depthwise(w.sme.stripes.v.weight, w.sme.stripes.v.bias, c, net.kernel);
+    if (!wide && has_bands(net.kernel, narrow() ? 2 : 4)) {
+      pack_bands(w.sme, c, &g.sme);
+    } else {
+      g.sme.to_q = layer(w.sme.to_q, c, tiles, c);
+      g.sme.to_v = layer(w.sme.to_v, c, tiles, c);
+      g.sme.proj = layer(w.sme.proj, c, tiles, c);
+      g.sme.stripe_h = depthwise(w.sme.stripes.h, c, net.kernel);
+      g.sme.stripe_v = depthwise(w.sme.stripes.v, c, net.kernel);
+    }
     g.sme_ffn = ffn(w.sme.ffn, c);
     return g;
   }
@@ -191,7 +370,7 @@ struct Packer {
 
 size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* memory,
             unsigned char* address, Network* out) {
-  Packer packer{precision, 8 * width, memory, address};
+  Packer packer{precision, 8 * width, memory, address, wide};
   Network& to = *out;
   to = {};
   to.scale = net.scale;
@@ -215,23 +394,26 @@ size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool 
   head.in_chans = net.in_chans;
   head.channels = 8 * width;
   head.range = net.img_range;
-  head.mean = packer.copy(net.ends.mean, net.in_chans, net.in_chans);
-  head.weight =
-      packer.transposed(net.ends.head.weight, net.dim, 9 * net.in_chans, 8 * width, 9 * net.in_chans);
-  head.bias = packer.copy(net.ends.head.bias, net.dim, 8 * width);
+  const sm_ends_weights& ends = net.ends;
+  head.mean = packer.copy(ends.mean, net.in_chans, net.in_chans);
+  head.weight = packer.transposed(ends.head.weight, net.dim, 9 * net.in_chans, 8 * width, 9 * net.in_chans);
+  head.bias = packer.copy(ends.head.bias, net.dim, 8 * width);
+  if (!wide && net.in_chans <= kMostProductChannels) head.product = packer.head_product(net);
   for (int i = 0; i < net.num_layers; ++i)
     to.groups.push_back(packer.group(net.groups[i], net, to, device_rank_of));
-  to.conv.norm = {packer.copy(net.ends.norm.weight, net.dim, 8 * width),
-                  packer.copy(net.ends.norm.bias, net.dim, 8 * width)};
-  to.conv.conv = packer.layer(net.ends.conv_2.weight, net.ends.conv_2.bias, net.dim, width, net.dim, 9);
+  if (wide)
+    to.conv.wide_norm = packer.norm(ends.norm, net.dim);
+  else
+    to.conv.norm = packer.taps(ends.norm, net.dim, 1);
+  to.conv.conv = packer.product(ends.conv_2, net.dim, net.dim, 9);
   const int outputs = net.in_chans * net.scale * net.scale;
   to.upsample.in_chans = net.in_chans;
   to.upsample.scale = net.scale;
   to.upsample.channels = 8 * width;
   to.upsample.range = net.img_range;
   to.upsample.mean = head.mean;
-  to.upsample.conv = packer.layer(net.ends.upsampler.weight, net.ends.upsampler.bias, outputs,
-                                  round_up(outputs, 16) / 8, net.dim, 9);
+  to.upsample.conv = wide ? packer.layer(ends.upsampler, outputs, round_up(outputs, 16) / 8, net.dim, 9)
+                          : packer.passes(net, outputs);
   return packer.used;
 }
 

@@ -20,7 +20,7 @@ constexpr int pixel_stride(int channels, int element_bytes) {
   return (channels / unit | 1) * unit;
 }
 
-// A matrix in fragments (pack.h): `tiles` times 8 outputs.
+// A matrix in fragments (pack.cc): `tiles` times 8 outputs.
 struct Dense {
   const void* weight;
   const float* bias;  // [8 tiles]
@@ -33,6 +33,12 @@ struct Depthwise {
   const float* bias;    // [CP]
 };
 
+// The same in the format of activations.
+struct Taps {
+  const void* weight;  // [taps, CP]
+  const void* bias;    // [CP]
+};
+
 // LayerNorm's affine part, where it could not be folded.
 struct Norm {
   const float* weight;  // [CP]
@@ -43,7 +49,7 @@ struct Norm {
 struct Tiling {
   int h, w;            // pixels
   int dim;             // channels that are real
-  int tile_h, tile_w;  // multiples of 8
+  int tile_h, tile_w;  // a multiple of 4; 16 or 32
   int across, count;   // tiles in a row, and in the image
 };
 
@@ -58,8 +64,24 @@ struct HeadParams {
   const float* mean;    // [in_chans]
   const float* weight;  // [in_chans, 9, CP]
   const float* bias;    // [CP]
+  const void* product;  // the same as matrices of 16 inputs, for kMostProductChannels at most
   void* out;            // [N, H, W, CP]
 };
+
+constexpr int kMostProductChannels = 8;
+
+// Shared memory of the head that is a product.
+constexpr int head_bytes(int tile_h, int tile_w, int in_chans, int pixel_bytes) {
+  return tile_h * tile_w * pixel_bytes + ((tile_h + 2) * (tile_w + 2) * in_chans + 1) * 4 +
+         (9 * in_chans + 15) / 16 * 16 * 4;
+}
+
+// Rows whose sum a thread of rme's kernel takes: in float32 fewer, for tiles that fit 99 KB of shared memory.
+template <int element_bytes>
+constexpr int kPooledRows = element_bytes == 2 ? 8 : 4;
+// Fragments that share weights in that kernel's conv 3x3.
+template <int element_bytes>
+constexpr int kRmeTogether = element_bytes == 2 ? 2 : 1;
 
 struct RmeParams {
   Tiling at;
@@ -67,13 +89,17 @@ struct RmeParams {
   void* yp;        // [N, H, W, CP]: in + proj x
   void *b, *c;     // [N, H, W, RP]: B x, C k
   float* low;      // [N, low_h, low_w, CP]: k aggregated once
-  float* partial;  // [N, grid.x, experts]: router logits of the block's pixels, summed
+  float* partial;  // [N, tiles, experts]: router logits of a tile's pixels, summed
   int low_h, low_w;
   int experts;  // at most kMostExperts
-  Norm norm;
+  Taps norm;    // LayerNorm's affine part: one tap
   Dense conv, to_x, to_k, proj, expert_b, expert_c;
-  Depthwise stripe_h, stripe_v, aggregate;
+  Taps stripe_h, stripe_v;
+  Depthwise aggregate;
   const float* router;  // [experts, CP]
+  // Of wide networks.
+  Norm wide_norm;
+  Depthwise wide_stripe_h, wide_stripe_v;
 };
 
 // A depthwise convolution on its own: stripes and gates of wide networks, levels of aggregation of all.
@@ -88,15 +114,15 @@ struct FilterParams {
   Depthwise conv;
 };
 
-// The experts' part of the first feed-forward.
+// What follows the pooling barrier: routing, the coarse map, the experts.
 struct MixParams {
   const void *b, *c;     // [N, H, W, RP]
   const float* partial;  // [N, blocks, experts]
   const float* low;      // [N, low_h, low_w, CP]: the last level of aggregation, or the one before it
   int low_h, low_w;
-  bool aggregate_again;         // `low` is the level before the last
-  int map_h, map_w;             // the last level
-  int most_rows, most_columns;  // of it that a tile needs
+  bool aggregate_again;  // `low` is the level before the last
+  int map_h, map_w;      // the last level
+  int most_columns;      // of the map that a tile needs
   int blocks, experts, topk;
   int ranks;              // RP
   const int* rank_of;     // [RP]: the expert that a row belongs to
@@ -105,17 +131,40 @@ struct MixParams {
   const float* low_proj;       // [CP, RP]
   const float* low_proj_bias;  // [RP]
   Dense expert_out;            // [RP, CP]: P A_e, 16 rows after 16
+  // What the narrow networks' kernel before the feed-forward leaves (coarse.cuh).
+  void* map;      // [N, map_h, map_w, RP]
+  float* weight;  // [N, RP]: the probability of the row's expert if chosen, else 0
+  float* bias;    // [N, CP]: the chosen experts' biases, weighted
 };
+
+struct CoarseParams {
+  Tiling at;
+  MixParams mix;
+};
+
+constexpr int kCoarseColumns = 8;  // of the map that a block of its kernel computes, in one row
+
+// That kernel's shared memory.
+constexpr int coarse_bytes(int width, int experts) {
+  return ((3 * (kCoarseColumns + 2) + kCoarseColumns) * 8 * width + experts) * (int)sizeof(float);
+}
 
 struct FfnParams {
   Tiling at;
   const void* in;  // [N, H, W, CP]
   void* out;       // [N, H, W, CP]
   Dense g, a, out_weight;
-  Depthwise gate;
+  Taps gate;
+  Depthwise wide_gate;  // of wide networks
   MixParams mix;
-  int mix_offset;  // bytes of shared memory before what mix.cuh keeps
 };
+
+// Whether the stripes are banded matrices (sme.cuh).
+constexpr bool has_bands(int kernel, int element_bytes) { return kernel == 11 && element_bytes == 2; }
+// A plane of q in that kernel: elements of a row, of a tile's 26 with border and 6 more; of a plane, which
+// has a row more than the tile. Eight rows lie in different banks, and eight planes.
+constexpr int kPlanePitch = 40;
+#define SM_PLANE_ELEMENTS(rows) (((rows) + 1) * kPlanePitch)
 
 struct SmeParams {
   Tiling at;
@@ -124,6 +173,7 @@ struct SmeParams {
   int kernel;
   Dense to_q, to_v, proj;
   Depthwise stripe_h, stripe_v;
+  const void *bands_h, *bands_v;  // [16 times as many as it takes, 32 lanes, 4 words]: pack.cc
 };
 
 struct ConvParams {
@@ -131,9 +181,13 @@ struct ConvParams {
   const void* in;    // [N, H, W, CP]
   const void* skip;  // [N, H, W, CP]
   void* out;         // [N, H, W, CP]
-  Norm norm;
+  Taps norm;         // one tap
+  Norm wide_norm;    // of wide networks
   Dense conv;
 };
+
+// Tiles of 8 outputs that the upsampler's kernel computes in a pass.
+constexpr int upsample_pass(int scale, int in_chans) { return scale == 4 && in_chans == 3 ? 6 : 2; }
 
 struct UpsampleParams {
   Tiling at;

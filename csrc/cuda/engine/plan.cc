@@ -1,34 +1,69 @@
-// Chooses tiles by a simple model: waves of blocks, each as long as the pixels it computes, halo included.
+// Chooses tiles by a model of instructions: what a block's warps issue, how evenly they share it, and how
+// many blocks run at a time.
 #include "cuda/engine/plan.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace seemore {
 namespace cuda {
 namespace {
 
-constexpr int kSides[][2] = {{16, 32}, {16, 16}, {8, 32}, {8, 16}, {8, 8}};
-constexpr int kMostBlocks = 256;    // whose logits every block of the second half adds
-constexpr int kLeastPooled = 64;    // pixels of a block that sums a wide network's logits
-constexpr int kBlocksAtOnce = 3;    // on a multiprocessor: more would need fewer registers
-constexpr size_t kReserved = 1024;  // bytes of shared memory that the system takes per block
+constexpr int kSides[][2] = {{16, 32}, {16, 16}, {8, 32}, {8, 16}, {4, 16}};
+constexpr int kMostBlocks = 256;            // of a wide network that sum logits, per image
+constexpr int kLeastPooled = 64;            // pixels of such a block
+constexpr size_t kNever = (size_t)1 << 40;  // bytes of a tile that a kernel does not have
+constexpr size_t kReserved = 1024;          // bytes of shared memory that the system takes per block
 
 int ceil_divide(int a, int b) { return (a + b - 1) / b; }
+size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
 
-// The cheapest tile; bytes(th, tw) of shared memory, pixels(th, tw) to compute.
-template <class Bytes, class Work>
-Step choose(const Network& net, const DeviceInfo& device, int n, int h, int w, Bytes bytes, Work work) {
+// Warp instructions of a block.
+struct Work {
+  double all = 0, longest = 0;  // of all warps; of those that have most to do
+};
+
+// Part of a kernel between two barriers: tasks that go to a warp each, and the instructions of one.
+struct Phase {
+  size_t tasks;
+  double each;
+};
+
+Work work_of(std::initializer_list<Phase> phases) {
+  Work work;
+  for (const Phase& phase : phases) {
+    work.all += phase.tasks * phase.each;
+    work.longest += ceil_divide((int)phase.tasks, kWarps) * phase.each;
+  }
+  return work;
+}
+
+// Cycles until `together` blocks on one multiprocessor have ended: four schedulers issue at 65 % of their
+// rate at best, and a warp alone some four cycles apart.
+double cycles(const Work& work, int together) {
+  return std::max(together * work.all / (4 * 0.65), 4 * work.longest);
+}
+
+// Blocks of a kernel that share a multiprocessor. More than `most` the registers do not allow.
+int together(const DeviceInfo& device, size_t shared, int most) {
+  return std::clamp<int>((int)(device.shared_per_processor / (shared + kReserved)), 1, most);
+}
+
+// The cheapest tile for n images; bytes(th, tw) of shared memory, work(th, tw) of a block.
+template <class Bytes, class Instructions>
+Step choose(const Network& net, const DeviceInfo& device, int most, int n, int h, int w, Bytes bytes,
+            Instructions work) {
   Step best = {};
   double least = 0;
   for (const auto& [th, tw] : kSides) {
     const size_t shared = bytes(th, tw);
     if (shared > device.shared_limit) continue;
     const Tiling at = {h, w, net.dim, th, tw, ceil_divide(w, tw), ceil_divide(w, tw) * ceil_divide(h, th)};
-    const int together =
-        std::clamp<int>((int)(device.shared_per_processor / (shared + kReserved)), 1, kBlocksAtOnce);
-    const double waves = ceil_divide(at.count * n, device.multiprocessors * together);
-    // A block alone on its multiprocessor has nobody to work while it waits for memory.
-    const double cost = waves * together * work(th, tw) * (together == 1 ? 1.5 : 1);
+    const int share = together(device, shared, most), all = at.count * n;
+    const int wave = device.multiprocessors * share, rest = all % wave;
+    const Work block = work(th, tw);
+    double cost = all / wave * cycles(block, share);
+    if (rest) cost += cycles(block, ceil_divide(rest, device.multiprocessors));
     if (!best.shared || cost < least) {
       best = {at, shared};
       least = cost;
@@ -51,42 +86,97 @@ struct Layout {
   }
 };
 
+// Instructions are counted on the machine code for float16 and 40 channels; other formats and widths move all
+// of them alike.
 void choose_tiles(const Network& net, int element, const DeviceInfo& device, int n, int h, int w,
                   Plan& plan) {
-  const size_t channels = 8 * net.width, k = net.kernel;
+  const size_t channels = 8 * net.width, units = channels * element / 16, k = net.kernel;
   const size_t pixel = (size_t)pixel_stride(channels, element) * element;
-  const int map_h = plan.low_h[net.recursive - 1], map_w = plan.low_w[net.recursive - 1];
+  plan.pixel_bytes = (int)pixel;
+  const int map_w = plan.low_w[net.recursive - 1];
+  const int most = element == 2 && net.width <= 6 ? 2 : 1;  // see __launch_bounds__
 
   auto halo = [](size_t th, size_t tw, size_t border) { return (th + 2 * border) * (tw + 2 * border); };
+  auto fragments = [](size_t pixels) { return (pixels + 15) / 16; };
   auto tile = [&](auto bytes, auto work, int images) {
-    return choose(net, device, images, h, w, bytes, work);
+    return choose(net, device, most, images, h, w, bytes, work);
   };
-  plan.rme = tile([&](size_t th, size_t tw) { return (halo(th, tw, 2) + halo(th, tw, 1) + th * tw) * pixel; },
-                  [&](size_t th, size_t tw) { return halo(th, tw, 1); },
-                  1);  // whatever the batch: the order in which logits are summed decides their last bits
-  plan.ffn = tile([&](size_t th, size_t tw) { return halo(th, tw, 1) * pixel; },
-                  [&](size_t th, size_t tw) { return halo(th, tw, 1) + 2 * th * tw; }, n);
-  plan.ends = plan.ffn;
+  // Rows on their way in, with a border, and out.
+  auto in = [&](size_t th, size_t tw, size_t border) {
+    return Phase{th + 2 * border, 15 + 0.4 * (double)((tw + 2 * border) * units)};
+  };
+  auto out = [&](size_t th, size_t tw) { return Phase{th, 15 + 0.7 * (double)(tw * units)}; };
 
-  auto scratch = [&](size_t th, size_t tw) {  // what mix.cuh needs before the feed-forward
-    const size_t rows = samples(th, map_h, h), columns = samples(tw, map_w, w);
-    const size_t bytes = ((rows + 2) * (columns + 2) + rows * columns) * channels * sizeof(float);
-    return std::max(halo(th, tw, 1) * pixel, (bytes + 15) / 16 * 16);
+  const size_t shared_weights = element == 2 ? kRmeTogether<2> : kRmeTogether<4>;
+  const size_t pooled = element == 2 ? kPooledRows<2> : kPooledRows<4>;
+  auto rme_bytes = [&](size_t th, size_t tw) {
+    if (th % pooled) return kNever;
+    const size_t pitch = tw + 4, padded = round_up((th + 2) * pitch, 16);
+    return (3 * padded + 16 * (shared_weights - 1) + round_up(2 * pitch + 2, 16)) * pixel +
+           (4 + th / pooled * tw * channels) * sizeof(float);
   };
+  // One image, whatever the batch: the order in which logits are summed decides their last bits.
+  plan.rme = tile(
+      rme_bytes,
+      [&](size_t th, size_t tw) {
+        const size_t groups = (fragments((th + 2) * (tw + 4)) + shared_weights - 1) / shared_weights;
+        return work_of({in(th, tw, 2),
+                        {fragments(halo(th, tw, 2)), 105},
+                        {groups, 450.0 * shared_weights},
+                        {units * (th / pooled) * tw / 32, 95.0 * pooled},
+                        {th * tw / 16, 210},
+                        out(th, tw)});
+      },
+      1);
+  plan.blocks = plan.rme.at.count;
+
+  auto ffn_bytes = [&](size_t th, size_t tw) { return 2 * round_up(halo(th, tw, 1), 16) * pixel; };
+  plan.ffn = tile(
+      ffn_bytes,
+      [&](size_t th, size_t tw) {
+        return work_of({in(th, tw, 1),
+                        {fragments(halo(th, tw, 1)), 380},
+                        {units * (th / 4) * tw / 32, 222},
+                        {th * tw / 16, 155},
+                        out(th, tw)});
+      },
+      n);
   plan.mix_ffn = tile(
       [&](size_t th, size_t tw) {
-        const size_t map = (size_t)samples(th, map_h, h) * samples(tw, map_w, w) * net.ranks;
-        return scratch(th, tw) + (map + net.ranks + channels + net.experts) * sizeof(float);
+        const size_t lines = (th + 2) * samples(tw, map_w, w) * 2 * 16 * element;
+        return ffn_bytes(th, tw) + lines + (tw + 2) * 2 * sizeof(int);
       },
-      [&](size_t th, size_t tw) { return halo(th, tw, 1) + 2 * th * tw; }, n);
-  const Tiling& mix = plan.mix_ffn.at;
-  plan.mix_offset = (int)scratch(mix.tile_h, mix.tile_w);
-  plan.most_rows = samples(mix.tile_h, map_h, h);
-  plan.most_columns = samples(mix.tile_w, map_w, w);
+      [&](size_t th, size_t tw) {
+        return work_of({in(th, tw, 1),
+                        {(th + 2) * samples(tw, map_w, w) / 4, 110},
+                        {th + 2, 60 + 3.2 * (double)tw},
+                        {fragments(halo(th, tw, 1)), 80},
+                        out(th, tw),
+                        {fragments(halo(th, tw, 1)), 380},
+                        {units * (th / 4) * tw / 32, 222},
+                        {th * tw / 16, 155},
+                        out(th, tw)});
+      },
+      n);
+  plan.most_columns = samples(plan.mix_ffn.at.tile_w, map_w, w);
 
-  auto sme_work = [&](size_t th, size_t tw) { return halo(th, tw, k / 2) + 2 * th * tw; };
-  plan.sme =
-      k != 11 ? Step{} : tile([&](size_t th, size_t tw) { return halo(th, tw, k / 2) * pixel; }, sme_work, n);
+  auto sme_work = [&](size_t th, size_t tw) {
+    const size_t border = k / 2, all = halo(th, tw, border);
+    const double rounds = (double)((channels + 15) / 16);
+    return work_of({in(th, tw, border),
+                    {fragments(all), 105 + rounds * 100},
+                    {channels, 0.45 * (double)(th + 2 * border) * (double)tw / 2},
+                    {th * tw / 16, rounds * 170},
+                    out(th, tw)});
+  };
+  const bool bands = has_bands((int)k, element);
+  auto sme_bytes = [&](size_t th, size_t tw) {
+    if (th % 8 || (bands && tw != 16)) return kNever;
+    const size_t all = halo(th, tw, k / 2);
+    return bands ? round_up(all, 16) * pixel + 16 * SM_PLANE_ELEMENTS(th + 10) * element + 16 : all * pixel;
+  };
+  // Bands that begin in another row add up in another order: one image, as above.
+  plan.sme = k == 11 ? tile(sme_bytes, sme_work, bands ? 1 : n) : Step{};
   plan.sme_rounds = !plan.sme.shared;
   if (plan.sme_rounds)
     plan.sme = tile(
@@ -95,7 +185,13 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
         },
         sme_work, n);
 
-  plan.blocks = std::min(plan.rme.at.count, kMostBlocks);
+  // A 3x3 convolution of one tile, and its result.
+  plan.ends = tile(
+      [&](size_t th, size_t tw) { return (round_up(halo(th, tw, 1), 16) + th * tw) * pixel; },
+      [&](size_t th, size_t tw) {
+        return work_of({in(th, tw, 1), {fragments(halo(th, tw, 1)), 105}, {th * tw / 32, 560}, out(th, tw)});
+      },
+      n);
 }
 
 void lay_out(const Network& net, int element, size_t n, size_t h, size_t w, Plan& plan) {
@@ -112,12 +208,12 @@ void lay_out(const Network& net, int element, size_t n, size_t h, size_t w, Plan
   const size_t stored = net.wide ? net.recursive : std::max<size_t>(1, last);
   for (size_t i = 0; i < stored; ++i) plan.low[i] = floats("low", level(i) * channels);
   plan.partial = floats("partial", n * plan.blocks * net.experts);
-  if (!net.wide) return;
-  for (size_t& plane : plan.plane) plane = place("plane", pixels * channels * element);
-  plan.mixed = floats("mixed", level(last) * channels);
   plan.map = floats("map", level(last) * ranks);
   plan.weight = floats("weight", n * ranks);
   plan.bias = floats("bias", n * channels);
+  if (!net.wide) return;
+  for (size_t& plane : plan.plane) plane = place("plane", pixels * channels * element);
+  plan.mixed = floats("mixed", level(last) * channels);
 }
 
 }  // namespace

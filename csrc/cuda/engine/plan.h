@@ -25,16 +25,17 @@ struct Buffer {
 
 struct Plan {
   Step rme, mix_ffn, ffn, sme, ends;
-  bool sme_rounds;  // stripes of 8 channels at a time
-  int blocks;       // of rme, or of a wide network's logits, per image
-  int mix_offset;   // within mix_ffn's shared memory
-  int most_rows, most_columns;
+  bool sme_rounds;   // stripes of 8 channels at a time
+  int pixel_bytes;   // of a pixel of a narrow network in shared memory
+  int blocks;        // of rme, or of a wide network's logits, per image
+  int most_columns;  // of the coarse map that a tile of mix_ffn needs
   // Levels of aggregation, the first a quarter of the image.
   int low_h[kMostRecursive], low_w[kMostRecursive];
   // Bytes from the start of the workspace.
   size_t skip, stream[2], b, c, low[kMostRecursive], partial, total;
-  size_t plane[4], mixed, map, weight, bias;  // of wide networks alone, which have but one stream
-  Buffer buffers[24];                         // all of them
+  size_t map, weight, bias;
+  size_t plane[4], mixed;  // of wide networks alone, which have but one stream
+  Buffer buffers[24];      // all of them
   int count;
 };
 

@@ -2,4 +2,5 @@
 #include "cuda/engine/rme.cuh"
 #include "cuda/engine/specialise.cuh"
 
-SM_ENTRY(rme, RmeParams, (kThreads, kBlocksOfRme<SM_PRECISION, SM_WIDTH>), rme_kernel<SM_PRECISION, SM_WIDTH>)
+SM_ENTRY(rme, RmeParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+         rme_kernel<SM_PRECISION, SM_WIDTH>)

@@ -1,246 +1,333 @@
 // RME up to the pooling barrier: LN, conv 3x3, GELU, the x and k halves, stripes of 3, the projections that
 // the second half needs, the first aggregation, and the router's logits of the block's pixels.
 //
-// Shared memory: normalised input with halo 2 (later the sums of x), x with halo 1, k.
+// Shared memory: the normalised input with a border of 2, over which come the stripes' results and then P x;
+// x and k with a border of 1; sums of x. All have the pitch of the first.
 #pragma once
 
-#include "cuda/engine/stripes.cuh"
+#include "cuda/engine/region.cuh"
 
 namespace seemore {
 namespace cuda {
 
+// MT: fragments that share the weights of conv 3x3, at least.
 template <class P, int NT, int MT>
 struct Rme {
   using Element = typename P::Element;
+  using Word = typename P::Word;
   using Chunk = typename P::Chunk;
-  static constexpr int kChannels = 8 * NT;
-  static constexpr int stride = pixel_stride(kChannels, sizeof(Element));
+  using Vec = typename P::Vec;
+  static constexpr int kChannels = 8 * NT, kUnits = kChannels / kUnit<P>, stride = kStride<P, NT>;
+  static constexpr int kRows = kPooledRows<sizeof(Element)>;
 
   const RmeParams& p;
   const Tiling& at;
-  const int n, warp, wide, mid;  // image; pixels to a row with halo 2 and 1
-  Element *normal, *x, *k;       // [th + 4, tw + 4], [th + 2, tw + 2], [th, tw], `stride` each
-  float* sums;                   // [tw, CP], over `normal`
-  const Element* in;
-  float logit = 0;  // of expert threadIdx.x
+  unsigned char* const memory;
 
-  SM_DEVICE Rme(const RmeParams& params, unsigned char* memory)
-      : p(params),
-        at(params.at),
-        n(blockIdx.y),
-        warp(threadIdx.x / 32),
-        wide(at.tile_w + 4),
-        mid(at.tile_w + 2) {
-    normal = reinterpret_cast<Element*>(memory);
-    x = normal + (at.tile_h + 4) * wide * stride;
-    k = x + (at.tile_h + 2) * mid * stride;
-    sums = reinterpret_cast<float*>(memory);
-    in = static_cast<const Element*>(p.in) + image_start(at, n, kChannels);
+  SM_DEVICE Rme(const RmeParams& params, unsigned char* shared) : p(params), at(params.at), memory(shared) {}
+
+  // Found where they are needed: registers are scarce.
+  SM_DEVICE int pitch() const { return at.tile_w + 4; }
+  SM_DEVICE int inner() const { return (at.tile_h + 2) * pitch(); }  // pixels with a border of 1
+  SM_DEVICE int padded() const { return round_to_fragment(inner()); }
+  SM_DEVICE int normal_pixels() const {
+    return padded() + 16 * (MT - 1) + round_to_fragment(2 * pitch() + 2);
+  }
+  SM_DEVICE Element* normal() const { return reinterpret_cast<Element*>(memory); }
+  SM_DEVICE Element* x() const { return normal() + normal_pixels() * stride; }
+  SM_DEVICE Element* k() const { return x() + padded() * stride; }
+  SM_DEVICE Place* stored_place() const { return reinterpret_cast<Place*>(k() + padded() * stride); }
+  SM_DEVICE Place place() const { return *stored_place(); }  // of the tile
+  SM_DEVICE float* sums() const {                            // [th / kRows, tw, CP]
+    return reinterpret_cast<float*>(stored_place() + 2);
+  }
+  SM_DEVICE int warp() const { return threadIdx.x / 32; }
+
+  SM_DEVICE const Element* in() const {
+    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
   }
 
-  SM_DEVICE void normalise_input(Place place) {
-    const int count = (at.tile_h + 4) * wide;
-    for (int tile = warp; tile * 16 < count; tile += kWarps) {
-      const Pixels pixels = pixels_of(at, [&](int row, int& y, int& px) {
-        const int i = tile * 16 + row;
-        y = place.y - 2 + i / wide;
-        px = place.x - 2 + i % wide;
-        return i < count;
-      });
-      float v[NT][4];
-      load_pixels<P>(v, in, pixels);
-      normalise(v, at.dim);
-      apply(p.norm, v);
-      store_shared<P>(normal, stride, v, pixels, [&](int row) {
-        const int i = tile * 16 + row;
-        return i < count ? i : -1;
-      });
+  SM_DEVICE void normalise() {
+    const Place place = place_of(at, blockIdx.x);
+    if (threadIdx.x == 0) *stored_place() = place;
+    const Region wide(at, place, 2, pitch());
+    stage<P, NT>(normal(), in(), at, wide, normal_pixels() - wide.count());
+    __syncthreads();
+    constexpr int words = P::kChunkWords / 2;
+    const bool beyond = wide.beyond_image(at);
+    const float share = 1.0f / at.dim;
+    Word weight[NT][words], bias[NT][words];
+    SM_UNROLL
+    for (int c = 0; c < NT; ++c) SM_UNROLL
+    for (int i = 0; i < words; ++i) {
+      const int word = (8 * c + 2 * (lane_id() % 4)) / P::kChannelsPerWord + i;
+      weight[c][i] = __ldg(static_cast<const Word*>(p.norm.weight) + word);
+      bias[c][i] = __ldg(static_cast<const Word*>(p.norm.bias) + word);
+    }
+    for (int first = 16 * warp(); first < wide.count(); first += 16 * kWarps) {
+      Chunk v[NT];
+      P::template read<NT, stride>(v, normal() + first * stride);
+      P::normalise(v, at.dim, share);
+      SM_UNROLL
+      for (int c = 0; c < NT; ++c) SM_UNROLL
+      for (int i = 0; i < 2 * words; ++i)
+        v[c].v[i] = P::fma(v[c].v[i], weight[c][i % words], bias[c][i % words]);
+      if (beyond) blank<P>(v, at, wide, first);
+      P::template write<NT, stride>(normal() + first * stride, v);
     }
   }
 
-  // t = GELU(conv); x = to_x t and k = to_k t into shared memory, C k to where the second half reads it.
-  SM_DEVICE void convolve(Place place) {
-    const int count = (at.tile_h + 2) * mid;
-    auto* out = static_cast<Element*>(p.c) + image_start(at, n, 8 * p.expert_c.tiles);
-    for (int first = warp * MT; first * 16 < count; first += kWarps * MT) {
+  // t = GELU(conv); x = to_x t, k = to_k t.
+  SM_DEVICE void convolve() {
+    typename P::template Bias<NT> bias;
+    for (int first = 16 * MT * warp(); first < inner(); first += 16 * MT * kWarps) {
       float acc[MT][NT][4];
-      conv3x3<P, MT, NT, NT>(acc, normal, stride, wide, p.conv, 0, [&](int m, int row) {
-        const int i = min((first + m) * 16 + row, count - 1);
-        return i / mid * wide + i % mid;
-      });
-      gelu_all(acc);
+      bias.fetch(found_here(p.conv.bias));
+      P::begin(acc, bias);
+      SM_NO_UNROLL
+      for (int dy = 0; dy < 3; ++dy) SM_NO_UNROLL
+      for (int dx = 0; dx < 3; ++dx) {
+        Matrix<P, NT, NT> weight;
+        weight.fetch(p.conv.weight, 3 * dy + dx);
+        Chunk a[MT][NT];
+        SM_UNROLL
+        for (int m = 0; m < MT; ++m)
+          P::template read<NT, stride>(a[m], normal() + (first + 16 * m + dy * pitch() + dx) * stride);
+        P::multiply(acc, a, weight);
+      }
       Chunk t[MT][NT];
       SM_UNROLL
-      for (int m = 0; m < MT; ++m) pack_all<P>(t[m], acc[m]);
+      for (int m = 0; m < MT; ++m) SM_UNROLL
+      for (int c = 0; c < NT; ++c) t[m][c] = P::gelu(acc[m][c]);
+      half<true>(x(), t, p.to_x, first);
+      half<false>(k(), t, p.to_k, first);
+    }
+  }
 
-      dense<P, MT, NT, NT>(acc, t, p.to_x);
+  // One half of the 1x1 convolution; kBlank: zero outside the image.
+  template <bool kBlank>
+  SM_DEVICE void half(Element* to, const Chunk (&t)[MT][NT], const Dense& layer, int first) {
+    Matrix<P, NT, NT> weight;
+    typename P::template Bias<NT> bias;
+    float acc[MT][NT][4];
+    weight.fetch(found_here(layer.weight));
+    bias.fetch(found_here(layer.bias));
+    dense<P>(acc, t, weight, bias);
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) {
+      if (first + 16 * m >= inner()) break;
+      Chunk v[NT];
       SM_UNROLL
-      for (int m = 0; m < MT; ++m) {
-        const int base = (first + m) * 16;
-        const Pixels pixels = pixels_of(at, [&](int row, int& y, int& px) {
-          y = place.y - 1 + (base + row) / mid;
-          px = place.x - 1 + (base + row) % mid;
-          return true;
-        });
-        store_shared<P>(x, stride, acc[m], pixels,
-                        [&](int row) { return base + row < count ? base + row : -1; });
-      }
+      for (int c = 0; c < NT; ++c) v[c] = P::exact(acc[m][c]);
+      if (kBlank && reaches_out()) blank<P>(v, at, Region(at, place(), 1, pitch()), first + 16 * m);
+      P::template write<NT, stride>(to + (first + 16 * m) * stride, v);
+    }
+  }
 
-      dense<P, MT, NT, NT>(acc, t, p.to_k);
-      Pixels pixels[MT];
+  // Whether the tile with a border of 1 reaches out of the image.
+  SM_DEVICE bool reaches_out() const {
+    const Place place = this->place();
+    return place.y == 0 || place.x == 0 || place.y + at.tile_h >= at.h || place.x + at.tile_w >= at.w;
+  }
+
+  // The first aggregation of k: tiles are aligned to it. By the last warps, for stripes() begins with the
+  // first.
+  SM_DEVICE void aggregate() {
+    const Place place = this->place();
+    const int rows = at.tile_h / 4, columns = at.tile_w / 4;
+    for (int task = kThreads - 1 - threadIdx.x; task < rows * columns * kUnits; task += kThreads) {
+      const int unit = task % kUnits, i = task / kUnits, r = i / columns, c = i % columns;
+      const int y = place.y / 4 + r, px = place.x / 4 + c, channel = unit * kUnit<P>;
+      if (y >= p.low_h || px >= p.low_w) continue;
+      const Element* from = k() + ((4 * r + 1) * pitch() + 4 * c + 1) * stride + channel;
+      float acc[kUnit<P>];
       SM_UNROLL
-      for (int m = 0; m < MT; ++m) {
-        auto slot = [&](int row) {  // within the tile
-          const int i = (first + m) * 16 + row, y = i / mid - 1, px = i % mid - 1;
-          return y >= 0 && y < at.tile_h && px >= 0 && px < at.tile_w ? y * at.tile_w + px : -1;
-        };
-        pixels[m] = pixels_of(at, [&](int row, int& y, int& px) {
-          const int i = slot(row);
-          y = place.y + i / at.tile_w;
-          px = place.x + i % at.tile_w;
-          return i >= 0;
-        });
-        store_shared<P>(k, stride, acc[m], pixels[m], slot);
-        pack_all<P>(t[m], acc[m]);
+      for (int j = 0; j < kUnit<P>; ++j) acc[j] = __ldg(p.aggregate.bias + channel + j);
+      for (int dy = 0; dy < 4; ++dy) SM_UNROLL
+      for (int dx = 0; dx < 4; ++dx) {
+        const Vec v = P::load_vec(from + (dy * pitch() + dx) * stride);
+        const float* weight = p.aggregate.weight + (4 * dy + dx) * kChannels + channel;
+        float w[kUnit<P>];
+        SM_UNROLL
+        for (int j = 0; j < kUnit<P>; j += 4) {
+          const float4 four = __ldg(reinterpret_cast<const float4*>(weight + j));
+          w[j] = four.x, w[j + 1] = four.y, w[j + 2] = four.z, w[j + 3] = four.w;
+        }
+        SM_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          constexpr int per = P::kChannelsPerWord;
+          const float2 both = P::unpack(v.w[j]);
+          acc[per * j] = fmaf(w[per * j], both.x, acc[per * j]);
+          if (per == 2) acc[per * j + per - 1] = fmaf(w[per * j + per - 1], both.y, acc[per * j + per - 1]);
+        }
       }
-      store_ranks(out, pixels, t, p.expert_c);
+      float* out = p.low + (((size_t)blockIdx.y * p.low_h + y) * p.low_w + px) * kChannels + channel;
+      SM_UNROLL
+      for (int j = 0; j < kUnit<P>; ++j) out[j] = gelu(acc[j]);
+    }
+  }
+
+  // x = GELU(stripes x) to where the normalised input was, zero outside the image, and its sums over kRows
+  // rows. A thread has one column of one unit of channels.
+  template <bool kBeyond>
+  SM_DEVICE void stripes() {
+    const Place place = this->place();
+    const int log = log_width(at), tasks = (kUnits * (at.tile_h / kRows)) << log;
+    for (int task = threadIdx.x; task < tasks; task += kThreads) {
+      const int column = task & (at.tile_w - 1), other = task >> log;
+      const int unit = other % kUnits, part = other / kUnits, row = part * kRows;
+      const int start = (row * pitch() + column) * stride + unit * kUnit<P>;
+      Vec h[3], v[3];
+      SM_UNROLL
+      for (int i = 0; i < 3; ++i) {
+        h[i] = P::fetch_vec(p.stripe_h.weight, i * kUnits + unit);
+        v[i] = P::fetch_vec(p.stripe_v.weight, i * kUnits + unit);
+      }
+      const Vec bias_h = P::fetch_vec(p.stripe_h.bias, unit), bias_v = P::fetch_vec(p.stripe_v.bias, unit);
+      Vec sum[3];  // of the rows that are not complete
+      float total[kUnit<P>] = {};
+      SM_UNROLL
+      for (int r = 0; r < kRows + 2; ++r) {
+        Vec line = bias_h;
+        SM_UNROLL
+        for (int dx = 0; dx < 3; ++dx) {
+          const Vec from = P::load_vec(x() + start + (r * pitch() + dx) * stride);
+          SM_UNROLL
+          for (int i = 0; i < 4; ++i) line.w[i] = P::fma(h[dx].w[i], from.w[i], line.w[i]);
+        }
+        if constexpr (kBeyond) {
+          const unsigned mask = (unsigned)(place.y + row + r - 1) < (unsigned)at.h ? 0xffffffffu : 0;
+          SM_UNROLL
+          for (int i = 0; i < 4; ++i) line.w[i] = P::keep(line.w[i], mask);
+        }
+        SM_UNROLL
+        for (int dy = 0; dy < 3; ++dy) {
+          Vec& to = sum[(r + 3 - dy) % 3];  // of row r - dy
+          SM_UNROLL
+          for (int i = 0; i < 4; ++i) to.w[i] = P::fma(v[dy].w[i], line.w[i], dy ? to.w[i] : bias_v.w[i]);
+        }
+        if (r < 2) continue;
+        Vec& done = sum[(r - 2) % 3];
+        const bool there = place.y + row + r - 2 < at.h && place.x + column < at.w;
+        SM_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          done.w[i] = P::gelu_word(done.w[i]);
+          if (kBeyond) done.w[i] = P::keep(done.w[i], there ? 0xffffffffu : 0);
+          const float2 both = P::unpack(done.w[i]);
+          total[P::kChannelsPerWord * i] += both.x;
+          if (P::kChannelsPerWord == 2) total[(P::kChannelsPerWord * i + 1) % kUnit<P>] += both.y;
+        }
+        P::store_vec(normal() + start + (r - 2) * pitch() * stride, done);
+      }
+      float* to = sums() + (part * at.tile_w + column) * kChannels + unit * kUnit<P>;
+      SM_UNROLL
+      for (int i = 0; i < kUnit<P>; ++i) to[i] = total[i];
+    }
+  }
+
+  // Calls f(where in shared memory, row, column) for the fragments of the tile that are this warp()'s, in a
+  // buffer whose pixel of the tile's first is `memory`.
+  template <class F>
+  SM_DEVICE void for_fragments(Element* memory, F f) {
+    const int log = log_width(at) - 4;
+    for (int i = warp(); i < at.tile_h << log; i += kWarps) {
+      const int row = i >> log, column = (i - (row << log)) * 16;
+      f(memory + (row * pitch() + column) * stride, row, column);
     }
   }
 
   // The experts' rows of a matrix, 16 at a time.
-  SM_DEVICE void store_ranks(Element* out, const Pixels (&pixels)[MT], const Chunk (&a)[MT][NT],
-                             const Dense& layer) {
-    for (int tile = 0; tile < layer.tiles; tile += 2) {
-      float acc[MT][2][4];
-      dense<P, MT, 2, NT>(acc, a, layer, tile);
+  SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer) {
+    const Place place = this->place();
+    constexpr int words = P::kChunkWords / 2;
+    const int ranks = 8 * layer.tiles, g = lane_id() / 4;
+    auto* image = static_cast<Element*>(stream) + image_start(at, blockIdx.y, ranks) + 2 * (lane_id() % 4);
+    for (int part = 0; part < ranks / 16; ++part) {
+      Matrix<P, 2, NT> weight;
+      typename P::template Bias<2> bias;
+      weight.fetch(layer.weight, part);
+      bias.fetch(layer.bias + 16 * part);
+      for_fragments(memory, [&](Element* here, int row, int column) {
+        Chunk a[1][NT];
+        float acc[1][2][4];
+        P::template read<NT, stride>(a[0], here);
+        dense<P>(acc, a, weight, bias);
+        const int y = place.y + row, x = place.x + column + g;
+        if (y >= at.h) return;
+        Element* to = image + ((size_t)y * at.w + x) * ranks + 16 * part;
+        SM_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          if (x + 8 * half >= at.w) continue;
+          auto* pair = reinterpret_cast<Word*>(to + 8 * half * ranks);
+          SM_UNROLL
+          for (int t = 0; t < 2; ++t) {
+            const Chunk v = P::exact(acc[0][t]);
+            SM_UNROLL
+            for (int i = 0; i < words; ++i) pair[8 * t / P::kChannelsPerWord + i] = v.v[half * words + i];
+          }
+        }
+      });
+    }
+  }
+
+  // P x in place of x.
+  SM_DEVICE void project() {
+    Matrix<P, NT, NT> proj;
+    typename P::template Bias<NT> bias;
+    if constexpr (kIsSlim<P, NT>) proj.fetch(p.proj.weight);
+    bias.fetch(p.proj.bias);
+    for_fragments(normal(), [&](Element* here, int, int) {
+      Chunk a[1][NT], v[NT];
+      float acc[1][NT][4];
+      P::template read<NT, stride>(a[0], here);
+      if constexpr (!kIsSlim<P, NT>) proj.fetch(p.proj.weight);
+      dense<P>(acc, a, proj, bias);
       SM_UNROLL
-      for (int m = 0; m < MT; ++m) store_pixels<P>(out + 8 * tile, 8 * layer.tiles, pixels[m], acc[m]);
-    }
+      for (int t = 0; t < NT; ++t) v[t] = P::exact(acc[0][t]);
+      P::template write<NT, stride>(here, v);
+    });
   }
 
-  // The first aggregation of k: tiles are aligned to it.
-  SM_DEVICE void aggregate(Place place) {
-    const int rows = at.tile_h / 4, columns = at.tile_w / 4;
-    for (int task = threadIdx.x; task < rows * columns * kChannels / 2; task += kThreads) {
-      const int pair = task % (kChannels / 2), i = task / (kChannels / 2), r = i / columns, c = i % columns;
-      const int y = place.y / 4 + r, px = place.x / 4 + c;
-      if (y >= p.low_h || px >= p.low_w) continue;
-      float2 acc = __ldg(reinterpret_cast<const float2*>(p.aggregate.bias + 2 * pair));
-      for (int tap = 0; tap < 16; ++tap) {
-        const int from = (4 * r + tap / 4) * at.tile_w + 4 * c + tap % 4;
-        const float2 v = P::load_pair(k + from * stride + 2 * pair);
-        const float2 w =
-            __ldg(reinterpret_cast<const float2*>(p.aggregate.weight + tap * kChannels + 2 * pair));
-        acc.x = fmaf(w.x, v.x, acc.x);
-        acc.y = fmaf(w.y, v.y, acc.y);
-      }
-      float* out = p.low + (((size_t)n * p.low_h + y) * p.low_w + px) * kChannels + 2 * pair;
-      *reinterpret_cast<float2*>(out) = make_float2(gelu(acc.x), gelu(acc.y));
-    }
-  }
-
-  // x = GELU(stripes x) in place, and the sum of each column of it.
-  SM_DEVICE void stripes(Place place) {
-    const Region<P> region = {x, mid, stride, place.y - 1, place.x - 1};
-    horizontal_pass<P, 3>(region, at.tile_h + 2, at.tile_w, kChannels / 2, 0, p.stripe_h, kChannels, 3, at.h);
-    __syncthreads();
-    // One column and pair of channels to a thread: its sum grows in registers.
-    for (int task = threadIdx.x; task < at.tile_w * kChannels / 2; task += kThreads) {
-      const int pair = task % (kChannels / 2), column = task / (kChannels / 2);
-      float2 sum = make_float2(0, 0);
-      const float2 bias = __ldg(reinterpret_cast<const float2*>(p.stripe_v.bias + 2 * pair));
-      Element* line = x + column * stride + 2 * pair;
-      filter_line<P, 3>(line, mid * stride, at.tile_h, p.stripe_v.weight + 2 * pair, kChannels, bias, 3,
-                        [&](int row, float2 value) {
-                          value = make_float2(gelu(value.x), gelu(value.y));
-                          P::store_pair(line + row * mid * stride, value);
-                          if (!inside(at, place.y + row, place.x + column)) return;
-                          sum.x += value.x;
-                          sum.y += value.y;
-                        });
-      *reinterpret_cast<float2*>(sums + column * kChannels + 2 * pair) = sum;
-    }
-    __syncthreads();
-  }
-
-  // yp = in + proj x and B x.
-  SM_DEVICE void project(Place place) {
-    const int count = at.tile_h * at.tile_w;
-    auto* yp = static_cast<Element*>(p.yp) + image_start(at, n, kChannels);
-    auto* b = static_cast<Element*>(p.b) + image_start(at, n, 8 * p.expert_b.tiles);
-    for (int first = warp * MT; first * 16 < count; first += kWarps * MT) {
-      Chunk a[MT][NT];
-      float acc[MT][NT][4];
-      Pixels pixels[MT];
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m)
-        P::template load<NT>(a[m], x, stride, [&](int row) {
-          const int i = min((first + m) * 16 + row, count - 1);
-          return i / at.tile_w * mid + i % at.tile_w;
-        });
-      dense<P, MT, NT, NT>(acc, a, p.proj);
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m) {
-        pixels[m] = pixels_of(at, [&](int row, int& y, int& px) {
-          const int i = (first + m) * 16 + row;
-          y = place.y + i / at.tile_w;
-          px = place.x + i % at.tile_w;
-          return i < count;
-        });
-        float residual[NT][4];
-        load_pixels<P>(residual, in, pixels[m]);
-        add(acc[m], residual);
-        store_pixels<P>(yp, kChannels, pixels[m], acc[m]);
-      }
-      store_ranks(b, pixels, a, p.expert_b);
-    }
-  }
-
-  // Adds the tile's part of the logits.
+  // The tile's part of the logits.
   SM_DEVICE void route() {
     for (int channel = threadIdx.x; channel < kChannels; channel += kThreads) {
       float sum = 0;
-      for (int column = 0; column < at.tile_w; ++column) sum += sums[column * kChannels + channel];
-      sums[channel] = sum;
+      for (int i = 0; i < at.tile_h / kRows * at.tile_w; ++i) sum += sums()[i * kChannels + channel];
+      sums()[channel] = sum;
     }
     __syncthreads();
-    if ((int)threadIdx.x < p.experts)
-      for (int channel = 0; channel < kChannels; ++channel)
-        logit = fmaf(__ldg(p.router + threadIdx.x * kChannels + channel), sums[channel], logit);
+    if ((int)threadIdx.x >= p.experts) return;
+    float logit = 0;
+    for (int channel = 0; channel < kChannels; ++channel)
+      logit = fmaf(__ldg(p.router + threadIdx.x * kChannels + channel), sums()[channel], logit);
+    p.partial[((size_t)blockIdx.y * gridDim.x + blockIdx.x) * p.experts + threadIdx.x] = logit;
   }
 
   SM_DEVICE void run() {
-    for (int tile = blockIdx.x; tile < at.count; tile += (int)gridDim.x) {
-      const Place place = place_of(at, tile);
-      normalise_input(place);
-      __syncthreads();
-      convolve(place);
-      __syncthreads();
-      aggregate(place);
-      stripes(place);
-      project(place);
-      route();
-      __syncthreads();
-    }
-    if ((int)threadIdx.x < p.experts)
-      p.partial[((size_t)n * gridDim.x + blockIdx.x) * p.experts + threadIdx.x] = logit;
+    normalise();
+    __syncthreads();
+    convolve();
+    __syncthreads();
+    aggregate();
+    if (reaches_out())
+      stripes<true>();
+    else
+      stripes<false>();
+    __syncthreads();
+    store_ranks(p.b, normal(), p.expert_b);
+    store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c);
+    project();
+    __syncthreads();
+    copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.y, kChannels), in(),
+                          normal(), pitch(), at, place());
+    route();
   }
 };
-
-// In 16 bit, pairs of fragments share the weights they load. ptxas fits two blocks of that for sm_90 alone;
-// for the others it would spill.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
-template <class P, int NT>
-constexpr int kBlocksOfRme = 1;
-#else
-template <class P, int NT>
-constexpr int kBlocksOfRme = kBlocksOfDense<P, NT>;
-#endif
 
 template <class P, int NT>
 SM_DEVICE void rme_kernel(const RmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
-  Rme<P, NT, sizeof(typename P::Element) == 2 ? 2 : 1>(p, memory).run();
+  Rme<P, NT, kRmeTogether<sizeof(typename P::Element)>>(p, memory).run();
 }
 
 }  // namespace cuda

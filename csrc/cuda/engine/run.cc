@@ -14,7 +14,11 @@ void Run::head() {
   p.in = params.input;
   p.type = pixels();
   p.out = at(plan.skip);
-  start(kernels.head, p, blocks_for((size_t)params.h * params.w * net.width), 0);
+  if (p.product)
+    start(kernels.head_product, p, (unsigned)p.at.count,
+          head_bytes(p.at.tile_h, p.at.tile_w, p.in_chans, plan.pixel_bytes));
+  else
+    start(kernels.head, p, blocks_for((size_t)params.h * params.w * net.width), 0);
 }
 
 void Run::aggregate(const Depthwise& conv, int level) {
@@ -48,12 +52,8 @@ void Run::group(const Network::Group& g, void* in, void* even, void* odd) {
   const int last = net.recursive - 1;
   for (int level = 1; level < last; ++level) aggregate(rme.aggregate, level);
 
-  FfnParams first = g.rme_ffn;
-  first.at = plan.mix_ffn.at;
-  first.in = odd;
-  first.out = even;
-  first.mix_offset = plan.mix_offset;
-  MixParams& mix = first.mix;
+  CoarseParams coarse = {plan.mix_ffn.at, g.rme_ffn.mix};
+  MixParams& mix = coarse.mix;
   const int stored = std::max(0, last - 1);  // the last level but one, where there are two
   mix.b = rme.b;
   mix.c = rme.c;
@@ -64,9 +64,19 @@ void Run::group(const Network::Group& g, void* in, void* even, void* odd) {
   mix.aggregate_again = stored < last;
   mix.map_h = plan.low_h[last];
   mix.map_w = plan.low_w[last];
-  mix.most_rows = plan.most_rows;
   mix.most_columns = plan.most_columns;
   mix.blocks = plan.blocks;
+  mix.map = at(plan.map);
+  mix.weight = floats(plan.weight);
+  mix.bias = floats(plan.bias);
+  const int across = (mix.map_w + kCoarseColumns - 1) / kCoarseColumns;
+  start(kernels.coarse, coarse, (unsigned)(mix.map_h * across), coarse_bytes(net.width, mix.experts));
+
+  FfnParams first = g.rme_ffn;
+  first.at = plan.mix_ffn.at;
+  first.in = odd;
+  first.out = even;
+  first.mix = mix;
   start(kernels.mix_ffn, first, plan.mix_ffn);
 
   SmeParams sme = g.sme;

@@ -1,6 +1,24 @@
-// SME's striped attention with stripes of 11, all channels at once (entry.cuh).
+// SME's striped attention with stripes of 11 (entry.cuh).
 #include "cuda/engine/sme.cuh"
+#include "cuda/engine/sme_lines.cuh"
 #include "cuda/engine/specialise.cuh"
 
-SM_ENTRY(sme11, SmeParams, (kThreads, kBlocksOfSme<SM_PRECISION, SM_WIDTH>),
-         sme_kernel<SM_PRECISION, SM_WIDTH, SM_WIDTH, 11>)
+namespace seemore {
+namespace cuda {
+
+template <class P>
+constexpr bool kHasBands = has_bands(11, sizeof(typename P::Element));
+
+template <class P, int NT>
+SM_DEVICE void sme11_kernel(const SmeParams& p) {
+  if constexpr (kHasBands<P>)
+    sme_kernel<P, NT>(p);
+  else
+    sme_lines_kernel<P, NT, NT, 11>(p);
+}
+
+}  // namespace cuda
+}  // namespace seemore
+
+SM_ENTRY(sme11, SmeParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+         sme11_kernel<SM_PRECISION, SM_WIDTH>)

@@ -63,13 +63,17 @@ SM_DEVICE void specialise(RmeParams& p) {
   known(p.expert_c.tiles, SM_RANKS / 8);
 }
 
+SM_DEVICE void specialise(CoarseParams& p) {
+  known(p.mix.experts, SM_EXPERTS);
+  known(p.mix.topk, SM_TOPK);
+  known(p.mix.ranks, SM_RANKS);
+}
+
 SM_DEVICE void specialise(FfnParams& p) {
   known(p.at.dim, SM_DIM);
   known(p.g.tiles, SM_WIDTH);
   known(p.a.tiles, SM_WIDTH);
   known(p.out_weight.tiles, SM_WIDTH);
-  known(p.mix.experts, SM_EXPERTS);
-  known(p.mix.topk, SM_TOPK);
   known(p.mix.ranks, SM_RANKS);
   known(p.mix.expert_out.tiles, SM_WIDTH);
 }

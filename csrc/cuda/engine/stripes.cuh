@@ -51,7 +51,7 @@ SM_DEVICE void filter_line(const typename P::Element* line, int step, int count,
 
 // A region of shared memory and the part of the image it shows.
 template <class P>
-struct Region {
+struct LinesOf {
   typename P::Element* memory;
   int pitch, stride;  // pixels to a row, elements to a pixel
   int y, x;           // of its first pixel, in the image
@@ -60,7 +60,7 @@ struct Region {
 // The horizontal pass in place: result (r, c) from (r, c) .. (r, c + k - 1), for c < columns. Channels first
 // .. first + 2 pairs - 1 of the weights; rows outside the image become zero, as PyTorch pads the second pass.
 template <class P, int K>
-SM_DEVICE void horizontal_pass(const Region<P>& region, int rows, int columns, int pairs, int first,
+SM_DEVICE void horizontal_pass(const LinesOf<P>& region, int rows, int columns, int pairs, int first,
                                const Depthwise& conv, int channels, int kernel, int image_h) {
   for (int task = threadIdx.x; task < rows * pairs; task += kThreads) {
     const int pair = task % pairs, row = task / pairs;
@@ -77,7 +77,7 @@ SM_DEVICE void horizontal_pass(const Region<P>& region, int rows, int columns, i
 // The vertical pass over what the horizontal one left: out(row, column, pair, value) for rows x columns
 // pixels. out may write where (row, column) was.
 template <class P, int K, class Out>
-SM_DEVICE void vertical_pass(const Region<P>& region, int rows, int columns, int pairs, int first,
+SM_DEVICE void vertical_pass(const LinesOf<P>& region, int rows, int columns, int pairs, int first,
                              const Depthwise& conv, int channels, int kernel, Out out) {
   for (int task = threadIdx.x; task < columns * pairs; task += kThreads) {
     const int pair = task % pairs, column = task / pairs;

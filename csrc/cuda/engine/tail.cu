@@ -4,6 +4,9 @@
 
 SM_ENTRY(conv, ConvParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
          conv_kernel<SM_PRECISION, SM_WIDTH>)
-
-// Two blocks to a multiprocessor: for more ptxas would spill (float32 and TF32).
-SM_ENTRY(upsample, UpsampleParams, (kThreads, 2), upsample_kernel<SM_PRECISION, SM_WIDTH>)
+SM_ENTRY(upsample, UpsampleParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+         upsample_kernel<SM_PRECISION, SM_WIDTH, 0, 2>)
+SM_ENTRY(upsample2, UpsampleParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+         upsample_kernel<SM_PRECISION, SM_WIDTH, 2, 2>)
+SM_ENTRY(upsample4, UpsampleParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+         upsample_kernel<SM_PRECISION, SM_WIDTH, 4, 6>)

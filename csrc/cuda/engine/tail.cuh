@@ -1,89 +1,127 @@
 // Tail: conv_2(LN x) + skip; then the upsampler's convolution, PixelShuffle, scaling and mean.
+//
+// Shared memory: the input of a 3x3 convolution with a border of 1; conv_2's result, before it is written.
 #pragma once
 
-#include "cuda/engine/tile.cuh"
+#include "cuda/engine/region.cuh"
 
 namespace seemore {
 namespace cuda {
 
-template <class P, int NT>
-constexpr int kTileStride = pixel_stride(8 * NT, sizeof(typename P::Element));
+constexpr int kTailTogether = 2;  // fragments that share weights
 
-// A tile with halo 1 in shared memory, from a stream; with a norm, normalised.
+// A tile with a border of 1 for a 3x3 convolution, and the convolution.
 template <class P, int NT>
-SM_DEVICE void load_tile(typename P::Element* memory, int stride, const Tiling& at, Place place,
-                         const void* stream, const Norm* norm) {
-  const int pitch = at.tile_w + 2, count = (at.tile_h + 2) * pitch;
-  const auto* in = static_cast<const typename P::Element*>(stream) + image_start(at, blockIdx.y, 8 * NT);
-  for (int tile = threadIdx.x / 32; tile * 16 < count; tile += kWarps) {
-    const Pixels pixels = pixels_of(at, [&](int row, int& y, int& x) {
-      const int i = tile * 16 + row;
-      y = place.y - 1 + i / pitch;
-      x = place.x - 1 + i % pitch;
-      return i < count;
-    });
-    float v[NT][4];
-    load_pixels<P>(v, in, pixels);
-    if (norm) {
-      normalise(v, at.dim);
-      apply(*norm, v);
-    }
-    store_shared<P>(memory, stride, v, pixels, [&](int row) {
-      const int i = tile * 16 + row;
-      return i < count ? i : -1;
-    });
+struct Staged {
+  using Element = typename P::Element;
+  using Word = typename P::Word;
+  using Chunk = typename P::Chunk;
+  static constexpr int stride = kStride<P, NT>;
+
+  const Tiling& at;
+  const int warp;
+  const Place place;
+  const Region region;
+  Element* memory;
+
+  SM_DEVICE Staged(const Tiling& tiling, unsigned char* shared, const void* stream)
+      : at(tiling),
+        warp(threadIdx.x / 32),
+        place(place_of(at, blockIdx.x)),
+        region(at, place, 1, at.tile_w + 2),
+        memory(reinterpret_cast<Element*>(shared)) {
+    stage<P, NT>(memory, static_cast<const Element*>(stream) + image_start(at, blockIdx.y, 8 * NT), at,
+                 region, padded() - region.count());
+    __syncthreads();
   }
-}
 
-// The 16 MT pixels from fragment `first` of the tile.
-template <int MT>
-SM_DEVICE void tile_pixels(Pixels (&pixels)[MT], const Tiling& at, Place place, int first) {
-  SM_UNROLL
-  for (int m = 0; m < MT; ++m)
-    pixels[m] = pixels_of(at, [&](int row, int& y, int& x) {
-      const int i = (first + m) * 16 + row;
-      y = place.y + i / at.tile_w;
-      x = place.x + i % at.tile_w;
-      return i < at.tile_h * at.tile_w;
-    });
-}
+  SM_DEVICE int padded() const { return round_to_fragment(region.count()); }
 
-// NT output tiles from `tile` on of the 3x3 convolution at those pixels.
-template <class P, int MT, int NT, int KT>
-SM_DEVICE void convolve_tile(float (&acc)[MT][NT][4], const typename P::Element* memory, int stride,
-                             const Tiling& at, const Dense& layer, int tile, int first) {
-  const int pitch = at.tile_w + 2, count = at.tile_h * at.tile_w;
-  conv3x3<P, MT, NT, KT>(acc, memory, stride, pitch, layer, tile, [&](int m, int row) {
-    const int i = min((first + m) * 16 + row, count - 1);
-    return i / at.tile_w * pitch + i % at.tile_w;
-  });
-}
+  SM_DEVICE void normalise(const Taps& norm) {
+    constexpr int words = P::kChunkWords / 2;
+    const bool beyond = region.beyond_image(at);
+    const float share = 1.0f / at.dim;
+    Word weight[NT][words], bias[NT][words];
+    SM_UNROLL
+    for (int c = 0; c < NT; ++c) SM_UNROLL
+    for (int i = 0; i < words; ++i) {
+      const int word = (8 * c + 2 * (lane_id() % 4)) / P::kChannelsPerWord + i;
+      weight[c][i] = __ldg(static_cast<const Word*>(norm.weight) + word);
+      bias[c][i] = __ldg(static_cast<const Word*>(norm.bias) + word);
+    }
+    for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
+      Chunk v[NT];
+      P::template read<NT, stride>(v, memory + first * stride);
+      P::normalise(v, at.dim, share);
+      SM_UNROLL
+      for (int c = 0; c < NT; ++c) SM_UNROLL
+      for (int i = 0; i < 2 * words; ++i)
+        v[c].v[i] = P::fma(v[c].v[i], weight[c][i % words], bias[c][i % words]);
+      if (beyond) blank<P>(v, at, region, first);
+      P::template write<NT, stride>(memory + first * stride, v);
+    }
+    __syncthreads();
+  }
+
+  // 8 OT outputs from part `pass` of the layer on, of MT fragments from number `i` of the tile on.
+  template <int MT, int OT>
+  SM_DEVICE void convolve(float (&acc)[MT][OT][4], const Dense& layer, int pass, int i) const {
+    const int log = log_width(at) - 4;
+    const Element* from[MT];
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) {
+      const int row = (i + m) >> log;
+      from[m] = memory + (row * region.pitch + (i + m - (row << log)) * 16) * stride;
+    }
+    typename P::template Bias<OT> bias;
+    bias.fetch(found_here(layer.bias + 8 * OT * pass));
+    P::begin(acc, bias);
+    SM_NO_UNROLL
+    for (int dy = 0; dy < 3; ++dy) SM_NO_UNROLL
+    for (int dx = 0; dx < 3; ++dx) {
+      Matrix<P, OT, NT> weight;
+      weight.fetch(layer.weight, pass * 9 + 3 * dy + dx);
+      Chunk a[MT][NT];
+      SM_UNROLL
+      for (int m = 0; m < MT; ++m)
+        P::template read<NT, stride>(a[m], from[m] + (dy * region.pitch + dx) * stride);
+      P::multiply(acc, a, weight);
+    }
+  }
+};
+
+template <class P, int NT>
+constexpr int kTailFragments = sizeof(typename P::Element) == 2 ? kTailTogether : 1;
 
 template <class P, int NT>
 SM_DEVICE void conv_kernel(const ConvParams& p) {
-  constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;
+  using Element = typename P::Element;
+  constexpr int MT = kTailFragments<P, NT>, stride = kStride<P, NT>;
   SM_DYNAMIC_SHARED(shared_memory);
-  auto* memory = reinterpret_cast<typename P::Element*>(shared_memory);
   const Tiling& at = p.at;
-  const Place place = place_of(at, blockIdx.x);
-  constexpr int stride = kTileStride<P, NT>;
-  const int count = at.tile_h * at.tile_w;
-  load_tile<P, NT>(memory, stride, at, place, p.in, &p.norm);
-  __syncthreads();
-  const size_t image = image_start(at, blockIdx.y, 8 * NT);
-  for (int first = threadIdx.x / 32 * MT; first * 16 < count; first += kWarps * MT) {
+  Staged<P, NT> tile(at, shared_memory, p.in);
+  tile.normalise(p.norm);
+  Element* result = tile.memory + tile.padded() * stride;
+  const int fragments = at.tile_h * at.tile_w / 16;
+  for (int i = tile.warp * MT; i < fragments; i += kWarps * MT) {
     float acc[MT][NT][4];
-    convolve_tile<P, MT, NT, NT>(acc, memory, stride, at, p.conv, 0, first);
-    Pixels pixels[MT];
-    tile_pixels(pixels, at, place, first);
+    tile.convolve(acc, p.conv, 0, i);
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
-      float skip[NT][4];
-      load_pixels<P>(skip, static_cast<const typename P::Element*>(p.skip) + image, pixels[m]);
-      add(acc[m], skip);
-      store_pixels<P>(static_cast<typename P::Element*>(p.out) + image, 8 * NT, pixels[m], acc[m]);
+      typename P::Chunk v[NT];
+      SM_UNROLL
+      for (int n = 0; n < NT; ++n) v[n] = P::exact(acc[m][n]);
+      P::template write<NT, stride>(result + (i + m) * 16 * stride, v);
     }
   }
+  __syncthreads();
+  const size_t image = image_start(at, blockIdx.y, 8 * NT);
+  copy_out<P, NT, true>(static_cast<Element*>(p.out) + image, static_cast<const Element*>(p.skip) + image,
+                        result, at.tile_w, at, tile.place);
+}
+
+SM_DEVICE unsigned byte_of(float value) {  // rounded to nearest even, clamped, NaN to 0
+  return (unsigned)rintf(fminf(fmaxf(value * 255.0f, 0.0f), 255.0f));
 }
 
 SM_DEVICE void write_pixel(void* image, size_t at, PixelType type, float value) {
@@ -97,9 +135,26 @@ SM_DEVICE void write_pixel(void* image, size_t at, PixelType type, float value) 
     case PixelType::kBFloat16:
       static_cast<uint16_t*>(image)[at] = static_cast<uint16_t>(pack_bf162(value, 0));
       break;
-    default:  // rounded to nearest even, clamped, NaN to 0
-      static_cast<uint8_t*>(image)[at] =
-          static_cast<uint8_t>(rintf(fminf(fmaxf(value * 255.0f, 0.0f), 255.0f)));
+    default:
+      static_cast<uint8_t*>(image)[at] = static_cast<uint8_t>(byte_of(value));
+  }
+}
+
+// Two neighbours, the first at an even place.
+SM_DEVICE void write_pair(void* image, size_t at, PixelType type, float2 value) {
+  switch (type) {
+    case PixelType::kFloat32:
+      *reinterpret_cast<float2*>(static_cast<float*>(image) + at) = value;
+      break;
+    case PixelType::kFloat16:
+      *reinterpret_cast<unsigned*>(static_cast<uint16_t*>(image) + at) = pack_half2(value.x, value.y);
+      break;
+    case PixelType::kBFloat16:
+      *reinterpret_cast<unsigned*>(static_cast<uint16_t*>(image) + at) = pack_bf162(value.x, value.y);
+      break;
+    default:
+      *reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(image) + at) =
+          static_cast<uint16_t>(byte_of(value.x) | byte_of(value.y) << 8);
   }
 }
 
@@ -127,26 +182,53 @@ SM_DEVICE void write_shuffled(const UpsampleParams& p, const Pixels (&pixels)[MT
   }
 }
 
-template <class P, int NT>
+// kScale: the scale, or 0 for any. OT: tiles of 8 outputs in a pass; they divide the layer's.
+template <class P, int NT, int kScale, int OT>
 SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
-  constexpr int MT = sizeof(typename P::Element) == 2 ? 2 : 1;
+  constexpr int MT = kTailFragments<P, NT>;
   SM_DYNAMIC_SHARED(shared_memory);
-  auto* memory = reinterpret_cast<typename P::Element*>(shared_memory);
   const Tiling& at = p.at;
-  const Place place = place_of(at, blockIdx.x);
-  constexpr int stride = kTileStride<P, NT>;
-  const int count = at.tile_h * at.tile_w;
-  load_tile<P, NT>(memory, stride, at, place, p.in, nullptr);
-  __syncthreads();
-  for (int first = threadIdx.x / 32 * MT; first * 16 < count; first += kWarps * MT) {
-    Pixels pixels[MT];
-    tile_pixels(pixels, at, place, first);
-    for (int tile = 0; tile < p.conv.tiles; tile += 2) {
-      float acc[MT][2][4];
-      convolve_tile<P, MT, 2, NT>(acc, memory, stride, at, p.conv, tile, first);
-      write_shuffled(p, pixels, acc, tile);
+  const Staged<P, NT> tile(at, shared_memory, p.in);
+  const int s = kScale ? kScale : p.scale, g = lane_id() / 4, log = log_width(at) - 4;
+  const size_t columns = (size_t)at.w * s, plane = (size_t)at.h * s * columns;
+  const float factor = 1.0f / p.range;
+  const int fragments = at.tile_h * at.tile_w / 16;
+  for (int pass = 0; pass < p.conv.tiles / OT; ++pass)
+    for (int i = tile.warp * MT; i < fragments; i += kWarps * MT) {
+      float acc[MT][OT][4];
+      tile.convolve(acc, p.conv, pass, i);
+      SM_UNROLL
+      for (int n = 0; n < OT; ++n) {
+        const int output = 8 * (pass * OT + n) + 2 * (lane_id() % 4);
+        // Of an even scale both outputs are neighbours.
+        constexpr bool kPairs = kScale > 0 && kScale % 2 == 0;
+        SM_UNROLL
+        for (int j = 0; j < (kPairs ? 1 : 2); ++j) {
+          const int channel = (output + j) / (s * s), dy = (output + j) / s % s, dx = (output + j) % s;
+          if (channel >= p.in_chans) continue;
+          const float mean = __ldg(p.mean + channel);
+          const size_t start = ((size_t)blockIdx.y * p.in_chans + channel) * plane + dx;
+          SM_UNROLL
+          for (int m = 0; m < MT; ++m) {
+            const int row = (i + m) >> log;
+            const int y = tile.place.y + row, x = tile.place.x + (i + m - (row << log)) * 16 + g;
+            if (y >= at.h) continue;
+            const size_t line = start + ((size_t)y * s + dy) * columns;
+            SM_UNROLL
+            for (int half = 0; half < 2; ++half) {
+              if (x + 8 * half >= at.w) continue;
+              const float (&v)[4] = acc[m][n];
+              const size_t to = line + (size_t)(x + 8 * half) * s;
+              if (kPairs)
+                write_pair(p.out, to, p.type,
+                           make_float2(fmaf(v[2 * half], factor, mean), fmaf(v[2 * half + 1], factor, mean)));
+              else
+                write_pixel(p.out, to, p.type, fmaf(v[2 * half + j], factor, mean));
+            }
+          }
+        }
+      }
     }
-  }
 }
 
 }  // namespace cuda

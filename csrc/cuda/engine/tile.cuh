@@ -79,11 +79,6 @@ SM_DEVICE float warp_sum(float x) {
   return x;
 }
 
-SM_DEVICE float quad_sum(float x) {
-  x += __shfl_xor_sync(kFullMask, x, 1);
-  return x + __shfl_xor_sync(kFullMask, x, 2);
-}
-
 // LayerNorm's statistics applied to 16 pixels: (v - mean) / sqrt(variance + 1e-6) over the first `dim`
 // channels; the others stay zero.
 template <int KT>

@@ -67,7 +67,7 @@ struct Stages {
 
   // Up to the pooling barrier: the stream, b, c, the coarse levels and partial logits.
   void rme(const RmeParams& g, const void* in) {
-    normalise(in, plane[0], g.norm);
+    normalise(in, plane[0], g.wide_norm);
     convolve(9, g.conv, plane[0], plane[1], {.gelu = true});
     dense(g.to_k, plane[1], plane[3]);
     dense(g.expert_c, plane[3], run.at(plan.c));
@@ -81,8 +81,8 @@ struct Stages {
     for (int level = 1; level < net.recursive; ++level) run.aggregate(g.aggregate, level);
 
     dense(g.to_x, plane[1], plane[2]);
-    filter(kernels.filter, filter_of(1, 3, g.stripe_h, plane[2], plane[0]));
-    FilterParams second = filter_of(3, 1, g.stripe_v, plane[0], plane[2]);
+    filter(kernels.filter, filter_of(1, 3, g.wide_stripe_h, plane[2], plane[0]));
+    FilterParams second = filter_of(3, 1, g.wide_stripe_v, plane[0], plane[2]);
     second.gelu = true;
     filter(kernels.filter, second);
     dense(g.expert_b, plane[2], run.at(plan.b));
@@ -126,7 +126,7 @@ struct Stages {
     normalise(stream, plane[0]);
     dense(g.g, plane[0], plane[1], {.gelu = true});
     dense(g.a, plane[0], plane[2], {.gelu = true});
-    FilterParams gate = filter_of(3, 3, g.gate, plane[1], plane[3]);
+    FilterParams gate = filter_of(3, 3, g.wide_gate, plane[1], plane[3]);
     gate.times = plane[2];
     filter(kernels.filter, gate);
     dense(g.out_weight, plane[3], stream, {.gelu = true, .residual = stream});
@@ -157,7 +157,7 @@ void Run::wide_group(const Network::Group& g, const void* in) {
 
 void Run::wide_tail(const void* in) {
   Stages stages{*this};
-  stages.normalise(in, stages.plane[0], net.conv.norm);
+  stages.normalise(in, stages.plane[0], net.conv.wide_norm);
   stages.convolve(9, net.conv.conv, stages.plane[0], stages.plane[1], {.residual = at(plan.skip)});
   UpsampleParams up = net.upsample;
   up.at = stages.at;

@@ -1,0 +1,66 @@
+// Between the halves of RME, once for each image: routing, and the coarse map that the experts read resized.
+#pragma once
+
+#include "cuda/engine/mix.cuh"
+
+namespace seemore {
+namespace cuda {
+
+// Shared memory: the last level of aggregation around the block's pixels [3, kCoarseColumns + 2, CP], their
+// depthwise convolutions [kCoarseColumns, CP], logits [experts].
+template <class P, int NT>
+SM_DEVICE void coarse_kernel(const CoarseParams& params) {
+  constexpr int kChannels = 8 * NT, kWide = kCoarseColumns + 2;
+  SM_DYNAMIC_SHARED(memory);
+  const MixParams& p = params.mix;
+  auto* level = reinterpret_cast<float*>(memory);
+  float* mixed = level + 3 * kWide * kChannels;
+  float* logits = mixed + kCoarseColumns * kChannels;
+  const int across = (p.map_w + kCoarseColumns - 1) / kCoarseColumns, n = blockIdx.y;
+  const int row = (int)blockIdx.x / across, column = (int)blockIdx.x % across * kCoarseColumns;
+  const int columns = min(kCoarseColumns, p.map_w - column);
+
+  if (blockIdx.x == 0) sum_logits(p, params.at, n, logits);
+  const float* low = p.low + (size_t)n * p.low_h * p.low_w * kChannels;
+  for (int task = threadIdx.x; task < 3 * kWide * kChannels; task += kThreads) {
+    const int channel = task % kChannels, i = task / kChannels;
+    const int y = row - 1 + i / kWide, x = column - 1 + i % kWide;
+    float value = 0;
+    if (y >= 0 && y < p.map_h && x >= 0 && x < p.map_w) {
+      if (p.aggregate_again) {
+        value = __ldg(p.aggregate.bias + channel);
+        for (int tap = 0; tap < 16; ++tap) {
+          const size_t from = ((size_t)(4 * y + tap / 4) * p.low_w + 4 * x + tap % 4) * kChannels + channel;
+          value = fmaf(__ldg(p.aggregate.weight + tap * kChannels + channel), __ldg(low + from), value);
+        }
+        value = gelu(value);
+      } else {
+        value = __ldg(low + ((size_t)y * p.low_w + x) * kChannels + channel);
+      }
+    }
+    level[task] = value;
+  }
+  __syncthreads();
+  if (blockIdx.x == 0 && threadIdx.x == 0) choose(p, logits);
+  for (int task = threadIdx.x; task < columns * kChannels; task += kThreads) {
+    const int channel = task % kChannels, x = task / kChannels;
+    float value = __ldg(p.low_conv.bias + channel);
+    for (int tap = 0; tap < 9; ++tap)
+      value = fmaf(__ldg(p.low_conv.weight + tap * kChannels + channel),
+                   level[(tap / 3 * kWide + x + tap % 3) * kChannels + channel], value);
+    mixed[task] = value;
+  }
+  __syncthreads();
+  if (blockIdx.x == 0)
+    weigh(p, logits, kChannels, p.weight + (size_t)n * p.ranks, p.bias + (size_t)n * kChannels);
+  auto* map =
+      static_cast<typename P::Element*>(p.map) + (((size_t)n * p.map_h + row) * p.map_w + column) * p.ranks;
+  for (int task = threadIdx.x; task < columns * p.ranks / 2; task += kThreads) {
+    const int rank = 2 * task % p.ranks, x = 2 * task / p.ranks;
+    P::store_pair(map + 2 * task, make_float2(project_low(p, mixed + x * kChannels, kChannels, rank),
+                                              project_low(p, mixed + x * kChannels, kChannels, rank + 1)));
+  }
+}
+
+}  // namespace cuda
+}  // namespace seemore

@@ -1,0 +1,256 @@
+// The precisions of 16-bit activations (numeric.cuh): float16 and bfloat16.
+#pragma once
+
+#include "cuda/arithmetic.cuh"
+
+namespace seemore {
+namespace cuda {
+// float16 and bfloat16: Format converts and multiplies.
+template <class Format>
+struct Narrow {
+  using WordFormat = Format;
+  using Element = uint16_t;
+  using Word = unsigned;
+  struct Chunk {
+    unsigned v[2];
+  };
+  using Vec = VecOf<Word>;
+  static constexpr int kFragment = 32;
+  static constexpr int kChunkWords = 2, kChannelsPerWord = 2, kWordsPerTile = 1;
+
+  static SM_DEVICE Word fma(Word a, Word b, Word c) { return Format::fma(a, b, c); }
+  static SM_DEVICE Word add(Word a, Word b) { return Format::add(a, b); }
+  static SM_DEVICE Word mul(Word a, Word b) { return Format::mul(a, b); }
+  static SM_DEVICE Word splat(float x) { return Format::pack(x, x); }
+  static SM_DEVICE Word keep(Word a, unsigned mask) { return a & mask; }
+  static SM_DEVICE Word gelu_word(Word a) { return Format::gelu_word(a); }
+  static SM_DEVICE Word from_floats(float a, float b) { return Format::pack(a, b); }
+  static SM_DEVICE unsigned mask(bool a, bool b) { return (a ? 0xffffu : 0) | (b ? 0xffff0000u : 0); }
+  static SM_DEVICE Chunk exact(const float (&c)[4]) { return pack(c); }
+  static SM_DEVICE float2 unpack(Word a) { return Format::unpack(a); }
+  static SM_DEVICE Vec load_vec(const Element* p) {
+    const uint4 q = *reinterpret_cast<const uint4*>(p);
+    return {{q.x, q.y, q.z, q.w}};
+  }
+  static SM_DEVICE void store_vec(Element* p, const Vec& v) {
+    const uint4 all = {v.w[0], v.w[1], v.w[2], v.w[3]};
+    *reinterpret_cast<uint4*>(p) = all;
+  }
+  static SM_DEVICE void store_vec_global(Element* p, const Vec& v) {
+    store_global(p, {v.w[0], v.w[1], v.w[2], v.w[3]});
+  }
+  static SM_DEVICE Vec fetch_vec(const void* p, int i) {
+    const uint4 q = __ldg(static_cast<const uint4*>(p) + i);
+    return {{q.x, q.y, q.z, q.w}};
+  }
+
+  static SM_DEVICE Chunk gelu(const float (&c)[4]) {
+    return {{Format::gelu_pack(c[0], c[1]), Format::gelu_pack(c[2], c[3])}};
+  }
+
+  template <int KT, int stride>
+  static SM_DEVICE void read(Chunk (&a)[KT], const Element* memory) {
+    const Element* row = memory + (lane_id() & 15) * stride;
+    const Element* pair = row + 8 * (lane_id() >> 4);
+    SM_UNROLL
+    for (int k = 0; k + 1 < KT; k += 2) {
+      unsigned both[4];
+      ldmatrix_x4(both, pair + 8 * k);
+      a[k] = {{both[0], both[1]}};
+      a[k + 1] = {{both[2], both[3]}};
+    }
+    if (KT % 2) ldmatrix_x2(a[KT - 1].v, row + 8 * (KT - 1));
+  }
+  template <int NT, int stride>
+  static SM_DEVICE void write(Element* memory, const Chunk (&a)[NT]) {
+    Element* upper = memory + lane_id() / 4 * stride + 2 * (lane_id() % 4);
+    __syncwarp();  // read() may have fetched for one lane what another one overwrites
+    SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      *reinterpret_cast<Word*>(upper + 8 * n) = a[n].v[0];
+      *reinterpret_cast<Word*>(upper + 8 * stride + 8 * n) = a[n].v[1];
+    }
+  }
+
+  // Sums over channels are matrix products: with ones for the mean, of the pixels with themselves, whose
+  // diagonal is wanted, for the variance. Channels beyond dim end up with numbers that nobody needs.
+  // Deviations from the mean, rounded, are rounded; what the mean lost is made good where they are scaled.
+  template <int KT>
+  static SM_DEVICE void normalise(Chunk (&a)[KT], int dim, float share) {
+    const unsigned one = Format::kOne;
+    float sum[4] = {};
+    SM_UNROLL
+    for (int k = 0; k + 1 < KT; k += 2) Format::mma_k16(sum, a[k].v, a[k + 1].v, {one, one});
+    if (KT % 2) Format::mma_k8(sum, a[KT - 1].v, one);
+    float rest[2], padding[2];  // of the squares: channels that are not real
+    SM_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float mean = sum[2 * half] * share;
+      const Word minus = Format::pack(-mean, -mean);
+      const float rounded = Format::unpack(minus).x;
+      rest[half] = -mean - rounded;
+      padding[half] = rounded * rounded * (8 * KT - dim);
+      SM_UNROLL
+      for (int k = 0; k < KT; ++k) a[k].v[half] = Format::add(a[k].v[half], minus);
+    }
+    float squares[2][4] = {};
+    SM_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      SM_UNROLL
+      for (int k = 0; k + 1 < KT; k += 2)
+        Format::mma_k16(squares[half], a[k].v, a[k + 1].v, {a[k].v[half], a[k + 1].v[half]});
+      if (KT % 2) Format::mma_k8(squares[half], a[KT - 1].v, a[KT - 1].v[half]);
+    }
+    const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
+    SM_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float mine = g % 2 ? squares[half][2 * half + 1] : squares[half][2 * half];
+      const float sum_of_squares = __shfl_sync(kFullMask, mine, from);
+      const float variance =
+          fmaxf(fmaf(sum_of_squares - padding[half], share, -rest[half] * rest[half]), 0.0f);
+      const float scale = rsqrtf(variance + 1e-6f);
+      const Word factor = Format::pack(scale, scale),
+                 shift = Format::pack(rest[half] * scale, rest[half] * scale);
+      SM_UNROLL
+      for (int k = 0; k < KT; ++k) a[k].v[half] = Format::fma(a[k].v[half], factor, shift);
+    }
+  }
+  // A layer's bias as the weights of two inputs that are 1, its upper and lower half: a product with them
+  // costs less than to load accumulators.
+  template <int NT>
+  struct Bias {
+    Word w[NT];
+    SM_DEVICE void fetch(const float* bias) {
+      SM_UNROLL
+      for (int n = 0; n < NT; ++n) {
+        const float b = __ldg(bias + 8 * n + lane_id() / 4);
+        const float high = Format::unpack(Format::pack(b, 0)).x;
+        w[n] = Format::pack(b, fabsf(b) <= 65504.0f ? b - high : 0.0f);  // else high may be infinite
+      }
+    }
+  };
+  template <int MT, int NT>
+  static SM_DEVICE void begin(float (&acc)[MT][NT][4], const Bias<NT>& bias) {
+    const Word one = lane_id() % 4 == 0 ? Format::kOne : 0;
+    const unsigned ones[2] = {one, one};
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) SM_UNROLL
+    for (int n = 0; n < NT; ++n) Format::mma_k8_first(acc[m][n], ones, bias.w[n]);
+  }
+
+  template <int MT, int NT, int KT>
+  static SM_DEVICE void multiply(float (&acc)[MT][NT][4], const Chunk (&a)[MT][KT],
+                                 const Matrix<Narrow, NT, KT>& w) {
+    SM_UNROLL
+    for (int k = 0; k + 1 < KT; k += 2) SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const uint2 b = {w.word(k * NT + 2 * n), w.word(k * NT + 2 * n + 1)};
+      SM_UNROLL
+      for (int m = 0; m < MT; ++m) Format::mma_k16(acc[m][n], a[m][k].v, a[m][k + 1].v, b);
+    }
+    if (KT % 2) SM_UNROLL
+    for (int n = 0; n < NT; ++n) SM_UNROLL
+    for (int m = 0; m < MT; ++m) Format::mma_k8(acc[m][n], a[m][KT - 1].v, w.word((KT - 1) * NT + n));
+  }
+
+  static SM_DEVICE float2 load_pair(const Element* p) {
+    return Format::unpack(*reinterpret_cast<const unsigned*>(p));
+  }
+  static SM_DEVICE void store_pair(Element* p, float2 v) {
+    *reinterpret_cast<unsigned*>(p) = Format::pack(v.x, v.y);
+  }
+  static SM_DEVICE Chunk pack(const float (&c)[4]) {
+    return {{Format::pack(c[0], c[1]), Format::pack(c[2], c[3])}};
+  }
+
+  template <int KT, class PixelOf>
+  static SM_DEVICE void load(Chunk (&a)[KT], const Element* memory, int stride, PixelOf pixel) {
+    const int lane = lane_id();
+    const Element* row = memory + pixel(lane & 15) * stride;
+    SM_UNROLL
+    for (int k = 0; k + 1 < KT; k += 2) {
+      unsigned both[4];
+      ldmatrix_x4(both, row + 8 * (k + (lane >> 4)));
+      a[k] = {{both[0], both[1]}};
+      a[k + 1] = {{both[2], both[3]}};
+    }
+    if (KT % 2) ldmatrix_x2(a[KT - 1].v, row + 8 * (KT - 1));
+  }
+
+  // Weights: [k / 16][tiles][lane][2], then for an odd chunk [tiles][lane].
+  template <int MT, int NT, int KT>
+  static SM_DEVICE void multiply(float (&acc)[MT][NT][4], const Chunk (&a)[MT][KT], const Word* w, int tiles,
+                                 int first) {
+    const int lane = lane_id();
+    SM_UNROLL
+    for (int k = 0; k + 1 < KT; k += 2) SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const uint2 b = __ldg(
+          reinterpret_cast<const uint2*>(w + ((size_t)k * tiles + 2 * (first + n)) * kFragment + 2 * lane));
+      SM_UNROLL
+      for (int m = 0; m < MT; ++m) Format::mma_k16(acc[m][n], a[m][k].v, a[m][k + 1].v, b);
+    }
+    if (KT % 2) SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const unsigned b = __ldg(w + ((size_t)(KT - 1) * tiles + first + n) * kFragment + lane);
+      SM_UNROLL
+      for (int m = 0; m < MT; ++m) Format::mma_k8(acc[m][n], a[m][KT - 1].v, b);
+    }
+  }
+};
+
+struct HalfFormat {
+  static constexpr unsigned kOne = 0x3c003c00u;
+  static SM_DEVICE unsigned pack(float low, float high) { return pack_half2(low, high); }
+  static SM_DEVICE float2 unpack(unsigned both) { return unpack_half2(both); }
+  static SM_DEVICE void mma_k16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) {
+    mma_k16_half(d, a0, a1, b);
+  }
+  static SM_DEVICE void mma_k8(float (&d)[4], const unsigned (&a)[2], unsigned b) { mma_k8_half(d, a, b); }
+  static SM_DEVICE void mma_k8_first(float (&d)[4], const unsigned (&a)[2], unsigned b) {
+    mma_k8_half_first(d, a, b);
+  }
+  static SM_DEVICE void mma_k16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                                     float c) {
+    mma_k16_half_from(d, a0, a1, b, c);
+  }
+  static SM_DEVICE unsigned fma(unsigned a, unsigned b, unsigned c) { return fma_half2(a, b, c); }
+  static SM_DEVICE unsigned add(unsigned a, unsigned b) { return add_half2(a, b); }
+  static SM_DEVICE unsigned mul(unsigned a, unsigned b) { return mul_half2(a, b); }
+  static SM_DEVICE unsigned gelu_word(unsigned a) { return gelu_half2(a); }
+  static SM_DEVICE unsigned gelu_pack(float low, float high) { return gelu_half2(pack(low, high)); }
+};
+
+struct Bf16Format {
+  static constexpr unsigned kOne = 0x3f803f80u;
+  static SM_DEVICE unsigned pack(float low, float high) { return pack_bf162(low, high); }
+  static SM_DEVICE float2 unpack(unsigned both) { return unpack_bf162(both); }
+  static SM_DEVICE void mma_k16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) {
+    mma_k16_bf16(d, a0, a1, b);
+  }
+  static SM_DEVICE void mma_k8(float (&d)[4], const unsigned (&a)[2], unsigned b) { mma_k8_bf16(d, a, b); }
+  static SM_DEVICE void mma_k8_first(float (&d)[4], const unsigned (&a)[2], unsigned b) {
+    mma_k8_bf16_first(d, a, b);
+  }
+  static SM_DEVICE void mma_k16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                                     float c) {
+    mma_k16_bf16_from(d, a0, a1, b, c);
+  }
+  // sm_80 has no sum or product of its own.
+  static SM_DEVICE unsigned fma(unsigned a, unsigned b, unsigned c) { return fma_bf162(a, b, c); }
+  static SM_DEVICE unsigned add(unsigned a, unsigned b) { return fma_bf162(a, kOne, b); }
+  static SM_DEVICE unsigned mul(unsigned a, unsigned b) { return fma_bf162(a, b, 0x80008000u); }
+  static SM_DEVICE unsigned gelu_word(unsigned a) {
+    const float2 v = unpack(a);
+    return gelu_pack(v.x, v.y);
+  }
+  static SM_DEVICE unsigned gelu_pack(float low, float high) {
+    return pack(gelu_to_bf16(low), gelu_to_bf16(high));
+  }
+};
+
+using Fp16 = Narrow<HalfFormat>;
+using Bf16 = Narrow<Bf16Format>;
+
+}  // namespace cuda
+}  // namespace seemore
