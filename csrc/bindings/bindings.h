@@ -25,6 +25,9 @@ void bind_cuda(pybind11::module_& m);
 // Adds what sees changed weights.
 void bind_watch(pybind11::module_& m);
 
+// Adds what looks into files of pictures.
+void bind_image(pybind11::module_& m);
+
 // Adds what measures single kernels.
 void bind_microbench(pybind11::module_& m);
 

@@ -34,5 +34,6 @@ PYBIND11_MODULE(_C, m) {
   seemore::bind_engine(m);
   seemore::bind_cuda(m);
   seemore::bind_watch(m);
+  seemore::bind_image(m);
   seemore::bind_microbench(m);
 }

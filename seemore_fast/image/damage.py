@@ -13,12 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from seemore_fast.backends import native
 from seemore_fast.image import jpeg_scans
 from seemore_fast.image.formats import Format, pending_errors
 
 STRICT = {"JPEG": "warning", "TIFF": "warning", "GIF": "warning"}
 """Format name -> what libvips is to fail at; elsewhere errors.  At errors alone it leaves out tiles of TIFF
 and rows of JPEG silently; where it does not, warnings are remarks on metadata."""
+
+_TRIFLE = 16
+"""Bytes behind the last block that need not come from damage."""
 
 _DEFLATE = (8, 32946)
 _REDUCED, _MASK = 1, 4
@@ -66,7 +70,27 @@ def _in_jpeg(data: bytes) -> Damage | None:
     if too_few := jpeg_scans.implausible(data):
         return Damage(True, too_few, hopeless=True)
     fault = jpeg_scans.fault(data)
-    return Damage(True, fault) if fault else None
+    return Damage(True, fault) if fault else _in_jpeg_codes(data)
+
+
+def _in_jpeg_codes(data: bytes) -> Damage | None:
+    """What the codes show, where there is the native library: the decoder stops at its last block."""
+    if native.lib is None:
+        return None
+    kind, at, units, left = native.lib.jpeg_fault(data)
+    if not kind:
+        return None
+    said = {
+        "short": "its data end before its blocks do",
+        "left": f"{left} bytes are left over behind its blocks",
+        "padding": f"{left} bytes of nothing are left over behind its blocks",
+        "sequence": "its restart markers are out of order",
+    }.get(kind, "its data are no picture's")
+    confined = jpeg_scans.restarts(data)
+    where = "" if confined or kind not in ("code", "range") or not at else f" from block {at} of {units} on"
+    # A few bytes that an encoder left behind harm nothing.
+    harmless = confined or kind == "padding" or (kind == "left" and left <= _TRIFLE)
+    return Damage(not harmless, said + where)
 
 
 def _in_gif(data: bytes) -> Damage | None:
