@@ -145,7 +145,7 @@ def spoiled(whole: bytes, seed: int) -> bytes:
 @pytest.mark.skipif(native.lib is None, reason="without the native library codes are not walked")
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_that_shows_is_not_silent(kind: str) -> None:
-    """Seldom a code becomes another of its length, and the next blocks are as many as before: nothing shows."""
+    """Seldom a code becomes another of its length, and the blocks are as many as before: nothing shows."""
     whole = jpeg(kind)
     right = read("a", data=whole).pixels.astype(int)
     silent, told = [], 0
