@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -177,7 +176,7 @@ def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> 
 @contextmanager
 def _reports(model: str) -> Iterator[Callable[[str], None]]:
     """Gives what shows on stderr what is being done with ``model``, while this lasts."""
-    with Console(stderr=True).status("") as status:
+    with Screen(stderr=True).status("") as status:
         yield lambda doing: status.update(f"{model}: {doing}")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from seemore_fast.backends import native
-from seemore_fast.image import jpeg_scans
+from seemore_fast.image import jpeg_scans, texts
 from seemore_fast.image.formats import Format, pending_errors
 
 STRICT = {"JPEG": "warning", "TIFF": "warning", "GIF": "warning"}
@@ -96,16 +96,13 @@ def _in_jpeg_codes(data: bytes) -> Damage | None:
 def _in_gif(data: bytes) -> Damage | None:
     """Walks the blocks: libvips shows the frames that are whole, and says nothing of the rest."""
 
-    def colours(packed: int) -> int:
-        return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
-
     def after_blocks(at: int) -> int:
         while data[at]:
             at += 1 + data[at]
         return at + 1
 
     try:
-        at = 13 + colours(data[10])
+        at = 13 + texts.palette(data[10])
         while at < len(data):
             kind = data[at]
             if kind == 0x3B:
@@ -113,7 +110,7 @@ def _in_gif(data: bytes) -> Damage | None:
             if kind == 0x21:
                 at = after_blocks(at + 2)
             elif kind == 0x2C:
-                at = after_blocks(at + 11 + colours(data[at + 9]))
+                at = after_blocks(at + 11 + texts.palette(data[at + 9]))
             elif kind == 0:
                 at += 1
             else:

@@ -32,7 +32,7 @@ class Image:
 
     Alpha is straight (not premultiplied).  An animation's frames are stacked from top to bottom.
     ``metadata`` holds the ICC profile, EXIF, XMP and IPTC as libvips names them: field -> (type, value).
-    ``texts`` are PNG's texts and JPEG's comments.  ``density`` is in pixels per mm, across and down.
+    ``texts`` are PNG's texts, JPEG's and GIF's comments.  ``density`` is in pixels per mm, across and down.
     ``notes`` say what reading had to change.
     """
 

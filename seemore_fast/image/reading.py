@@ -236,6 +236,9 @@ def _texts(file: IO[bytes], format_: Format) -> texts.Texts:
     if format_.name == "JPEG":
         file.seek(0)
         return texts.of_jpeg(file.read())
+    if format_.name == "GIF":
+        file.seek(0)
+        return texts.of_gif(file.read())
     return ()
 
 

@@ -1,4 +1,4 @@
-"""Texts inside pictures: PNG's text chunks (titles, prompts, workflows) and JPEG's comments.
+"""Texts inside pictures: PNG's text chunks (titles, prompts, workflows), JPEG's and GIF's comments.
 
 libvips reads the ones as Latin-1 or loses them, and does not know the others.
 """
@@ -15,7 +15,7 @@ from typing import IO
 Texts = tuple[tuple[str, str], ...]
 """Keyword and text, in the file's order."""
 
-KEPT_BY = ("PNG", "JPEG")
+KEPT_BY = ("PNG", "JPEG", "GIF")
 """Names of the formats that have a place for them."""
 
 _MOST = 1 << 24  # bytes of one text
@@ -74,25 +74,60 @@ def of_jpeg(data: bytes) -> Texts:
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if data[at + 1] == 0xFE:
-            raw = data[at + 4 : at + 2 + length].rstrip(b"\0")
-            try:
-                text = raw.decode()
-            except UnicodeDecodeError:
-                text = raw.decode("latin-1")
-            keyword, separator, rest = text.partition(": ")
-            # As `insert` writes what came from a PNG.
-            named = separator and re.fullmatch(r"[\w .-]{1,79}", keyword) and keyword != _COMMENT
-            found.append((keyword, rest) if named else (_COMMENT, text))
+            found.append(_comment(data[at + 4 : at + 2 + length].rstrip(b"\0")))
         at += 2 + length
     return tuple(found)
 
 
+def of_gif(data: bytes) -> Texts:
+    """The comments of a GIF, of all frames (GIF89a, 24)."""
+    found = []
+    try:
+        at = 13 + palette(data[10])
+        while data[at] in (0x21, 0x2C):
+            kind = data[at : at + 2]
+            at += 2 if data[at] == 0x21 else 11 + palette(data[at + 9])
+            text = b""
+            while length := data[at]:
+                text += data[at + 1 : at + 1 + length] if kind == b"\x21\xfe" else b""
+                at += 1 + length
+            at += 1
+            if text:
+                found.append(_comment(text))
+    except IndexError:  # of a damaged file, which is told elsewhere
+        pass
+    return tuple(found)
+
+
+def palette(packed: int) -> int:
+    """Bytes of the colour table that a GIF's flags announce."""
+    return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
+
+
+def _comment(raw: bytes) -> tuple[str, str]:
+    """Keyword and text, as `insert` writes what came from a PNG."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    keyword, separator, rest = text.partition(": ")
+    named = separator and re.fullmatch(r"[\w .-]{1,79}", keyword) and keyword != _COMMENT
+    return (keyword, rest) if named else (_COMMENT, text)
+
+
 def insert(texts: Texts, source: IO[bytes], target: IO[bytes], format_name: str) -> None:
-    """Copies the PNG or JPEG file ``source`` to ``target``, with ``texts`` in it."""
+    """Copies the PNG, JPEG or GIF file ``source`` to ``target``, with ``texts`` in it."""
     if format_name == "PNG":
         target.write(source.read(33))  # signature and IHDR
         for keyword, text in texts:
             target.write(_png_text(keyword, text))
+    elif format_name == "GIF":
+        head = source.read(13)
+        target.write(head + source.read(palette(head[10])))
+        for keyword, text in texts:
+            body = (text if keyword == _COMMENT else f"{keyword}: {text}").encode()
+            pieces = (body[start : start + 255] for start in range(0, len(body), 255))
+            target.write(b"\x21\xfe" + b"".join(bytes([len(p)]) + p for p in pieces) + b"\0")
     else:
         target.write(source.read(2))
         while (head := source.read(4))[:1] == b"\xff" and 0xE0 <= head[1] <= 0xEF:

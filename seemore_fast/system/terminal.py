@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.progress import ProgressColumn, Task
+from rich.segment import Segment
 from rich.text import Text
 
 # Control characters of ASCII and Latin-1, those that turn the direction of writing, and stray bytes.
@@ -21,10 +23,18 @@ def printable(text: str) -> str:
 
 
 class Screen(Console):
-    """rich's Console that shows each string, also in tables, as `printable` has it."""
+    """rich's Console that shows each string, also in tables and bars, as `printable` has it."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """What comes as rich's own Text keeps its lines, and nothing else that is unsafe."""
+        for segment in super().render(renderable, options):
+            if segment.control or not _UNSAFE.search(segment.text):
+                yield segment
+            else:
+                yield Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
 
 
 class NameColumn(ProgressColumn):

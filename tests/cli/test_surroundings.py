@@ -64,6 +64,7 @@ def test_names_are_spelled_out(tmp_path: Path, network: Path) -> None:
 
 def test_tables_and_bars(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from seemore_fast.cli.options import progress_bar
 
@@ -71,6 +72,14 @@ def test_tables_and_bars(capsys: pytest.CaptureFixture[str]) -> None:
     table.add_row(HOSTILE)
     screen = Screen(width=100)
     screen.print(table)
+    assert "\x1b[31m" not in capsys.readouterr().out
+    table.add_row(Text(HOSTILE))
+    screen.print(table)
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\x9b\u202e")
+    assert "\n\nseemore-fast" not in shown
+    with Screen(force_terminal=True, width=200, color_system=None).status("") as status:
+        status.update(HOSTILE)
     assert "\x1b[31m" not in capsys.readouterr().out
     with progress_bar(Screen(force_terminal=True, width=200, color_system=None)) as bar:
         bar.add_task(HOSTILE)

@@ -101,3 +101,22 @@ def test_a_full_disk_is_called_so(name: str, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ImageError, match=rf"{name}: cannot be written \(No space left on device\)"):
         write(tmp_path / name, Image(large))
     assert not list(tmp_path.iterdir())
+
+
+def test_comments_of_a_gif(tmp_path: Path) -> None:
+    frames = [Pillow.fromarray(np.roll(PIXELS, shift, axis=1)) for shift in (0, 5)]
+    comment = "été " * 200  # several blocks
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], comment=comment.encode())
+    picture = read(tmp_path / "a.gif")
+    assert picture.texts == (("Comment", comment),)
+    write(tmp_path / "b.gif", picture)
+    again = read(tmp_path / "b.gif")
+    assert again.texts == picture.texts
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
+    with Pillow.open(tmp_path / "b.gif") as file:
+        assert file.info["comment"] == comment.encode()
+    with_texts(tmp_path / "c.png")
+    write(tmp_path / "d.gif", read(tmp_path / "c.png"))
+    assert read(tmp_path / "d.gif").texts == TEXTS
+    writer = Writer(tmp_path / "e.webp", (20, 30, 3), np.uint8, picture)
+    assert "WebP has no place for its texts (Comment)" in writer.left_out()

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,13 +17,13 @@ from urllib.parse import urlsplit
 
 import platformdirs
 from filelock import FileLock
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from seemore_fast.errors import CheckpointError
 from seemore_fast.network import checkpoint
 from seemore_fast.network.weights.catalogue import Known
 from seemore_fast.system.atomic import write_text
+from seemore_fast.system.terminal import Screen
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +234,6 @@ class _Bar:
 def _bar(name: str) -> Iterator[_Bar]:
     """On standard error, where that is a terminal."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
-    console = Console(file=sys.stderr)
+    console = Screen(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield _Bar(progress, name)

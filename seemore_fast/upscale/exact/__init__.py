@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.errors import Cancelled, SeemoreError
 from seemore_fast.model import SeemoRe, extend
 from seemore_fast.network import reference
-from seemore_fast.upscale.exact.grid import Grid, Span, Tile, grid_for
+from seemore_fast.upscale.exact.grid import Grid, Span, Tile, crop_size, grid_for
 from seemore_fast.upscale.exact.memory import choose_tile, memory_needed
 from seemore_fast.upscale.exact.native import NativeStages
 from seemore_fast.upscale.exact.plain import PlainStages
@@ -32,6 +35,15 @@ __all__ = ["MIN_TILE", "choose_tile", "memory_needed", "upscale_exact"]
 log = logging.getLogger(__name__)
 
 MIN_TILE = 32
+
+_POOL = 0.37
+"""The first half of RME, in layers."""
+
+_TRIAL = 256
+"""Side of the piece by which the time is foretold."""
+
+_LONG = 60
+"""Seconds from which on it is told."""
 
 
 class Stages(Protocol):
@@ -67,11 +79,12 @@ def upscale_exact(
 
     ``x``: (N, in_chans, H, W), uint8 or floating point, on any device.  ``tile``: largest side of a tile in
     input pixels, at least 32.  ``emit(first_row, rows)`` gets the output from top to bottom, rows being
-    (N, in_chans, some, W * scale) on the CPU, of ``x``'s dtype.  ``progress(done, total)`` is called after
-    each tile of each of the ``num_layers + 1`` sweeps, ``cancelled()`` before it.
+    (N, in_chans, some, W * scale) on the CPU, of ``x``'s dtype.  ``progress(done, total)``, in shares of the
+    time, is called after each tile of each of the ``num_layers + 1`` sweeps, ``cancelled()`` before it.
 
     Between sweeps the residual stream (4 * embedding_dim bytes a pixel) stays in memory, if everything then
-    fits into ``memory`` bytes (None: it may), else in a temporary file in ``folder`` (None: the system's).
+    fits into ``memory`` bytes (None: it may), else in a temporary file in ``folder`` (None: the system's), by
+    bfloat16 where the network computes in 16 bits.  The log says so before it begins, with figures.
 
     Raises SeemoreError for a bad ``tile`` or a folder without room (before any work), Cancelled.
     """
@@ -81,12 +94,11 @@ def upscale_exact(
     if min(height, width) < model.min_size:
         x = extend(x, max(height, model.min_size), max(width, model.min_size))
     grid = grid_for(model, x.shape[2], x.shape[3], tile)
-    total = grid.count * (model.config["num_layers"] + 1) if grid.count > 1 else 1
-    done = -1
+    steps = accumulate(_shares(model, grid), initial=0) if grid.count > 1 else iter((0, 1))
+    total = sum(_shares(model, grid)) if grid.count > 1 else 1
 
     def report() -> None:
-        nonlocal done
-        done += 1
+        done = next(steps)
         if done > 0 and progress is not None:
             progress(done, total)
         if done < total and cancelled is not None and cancelled():
@@ -110,14 +122,58 @@ def upscale_exact(
             or memory_needed(model, n, height, width, tile, itemsize=x.element_size()) <= memory
         )
         place = None if in_memory else folder or tempfile.gettempdir()
-        if place is not None:
-            size = 4 * n * Layout(grid, model.config["embedding_dim"]).size
-            log.warning(
-                "%dx%d pixels are computed in %d sweeps of %d tiles, with a temporary file of %.2f GB in %s",
-                *(width, height, model.config["num_layers"] + 1, grid.count, size / 1e9, place),
-            )
-        with Store(grid, n, model.config["embedding_dim"], stages.dtype, stages.device, place) as store:
+        low = {model.conv_1.weight.dtype, autocast_dtype(x)} & {torch.bfloat16, torch.float16}
+        kept = torch.bfloat16 if place is not None and low else stages.dtype
+        seconds = _foretold(model, x, grid)
+        if place is not None or seconds > _LONG:
+            told = f"{width}x{height} pixels are computed in {model.config['num_layers'] + 1} sweeps"
+            told += f" of {grid.count} tiles"
+            if seconds > 0:
+                told += f", in about {_minutes(seconds)}"
+            if place is not None:
+                size = kept.itemsize * n * Layout(grid, model.config["embedding_dim"]).size
+                told += f", with a temporary file of {size / 1e9:.2f} GB in {place}"
+            log.warning("%s", told)
+        with Store(grid, n, model.config["embedding_dim"], kept, stages.device, place) as store:
             _Sweeps(model, x, grid, stages, store, report).run(emit_cropped)
+
+
+def _shares(model: reference.SeemoRe, grid: Grid) -> Iterator[int]:
+    """What part of the time each tile of each sweep takes, in hundredths of a layer of the largest tile.
+
+    The first half of RME is computed twice, once for its sums (docs/tiling.md).
+    """
+    config, areas = (
+        model.config,
+        [crop_size(rows) * crop_size(columns) for rows in grid.rows.spans for columns in grid.columns.spans],
+    )
+    # Multiply-adds of a pixel, in those of a layer: the tail, with its output.
+    tail = (
+        9 * (config["embedding_dim"] + config["in_chans"] * model.scale**2) / (14.5 * config["embedding_dim"])
+    )
+    layers = config["num_layers"]
+    for sweep in range(layers + 1):
+        cost = (sweep > 0) + _POOL * (sweep < layers) + tail * (sweep == layers)
+        yield from (max(round(100 * cost * area / max(areas)), 1) for area in areas)
+
+
+def _foretold(model: reference.SeemoRe, x: Tensor, grid: Grid) -> float:
+    """Seconds that all will take, by a small piece of the picture; 0 where it is not worth the trial."""
+    side = _TRIAL
+    if x.shape[2] * x.shape[3] < 16 * side**2:
+        return 0
+    piece = x[:1, :, :side, :side]
+    piece = piece.float() / 255 if piece.dtype == torch.uint8 else piece
+    model(piece[:, :, : side // 4, : side // 4])  # packs weights and wakes threads
+    begin = time.perf_counter()
+    model(piece).cpu()
+    a_pixel = (time.perf_counter() - begin) / side**2
+    crops = sum(crop_size(span) for span in grid.rows.spans) * sum(crop_size(s) for s in grid.columns.spans)
+    return (1 + _POOL) * a_pixel * crops * len(x)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 @dataclass

@@ -16,7 +16,7 @@ from seemore_fast.upscale.exact.store import Layout
 
 _TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
 
-_COMFORTABLE = 256
+_COMFORTABLE = 512
 """Smaller tiles compute so much twice that larger ones with the stream in a file are faster."""
 
 

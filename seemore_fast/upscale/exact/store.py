@@ -151,7 +151,7 @@ class _File:
         self._transfer(self._file.write, at, values.to("cpu", self._dtype).contiguous())
 
     def _transfer(self, call: Callable[..., int], at: int, values: Tensor) -> None:
-        rest = memoryview(values.numpy()).cast("B")  # type: ignore[arg-type]
+        rest = memoryview(values.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]
         at *= self._dtype.itemsize
         try:
             while rest:
