@@ -12,9 +12,10 @@ _PIECE = 1 << 23  # bytes
 
 
 def pick_device(choice: str | torch.device) -> torch.device:
-    """``auto`` (the GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``, checked.
+    """``auto`` (cuda if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:N``, or another kind that this
+    PyTorch computes on (``mps``, ``xpu``), checked.
 
-    Raises BackendError for another name, and for a GPU that is not there.
+    Raises BackendError for another name, and for a device that is not there.
     """
     if str(choice) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,14 +23,29 @@ def pick_device(choice: str | torch.device) -> torch.device:
         device = torch.device(choice)
     except (RuntimeError, TypeError):
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise BackendError(f"device must be auto, cpu, cuda or cuda:N, got {choice!r}")
+    if device is None or device.type == "meta":
+        raise BackendError(f"device must be auto, cpu, cuda, cuda:N, mps, xpu ..., got {choice!r}")
+    if device.type not in ("cpu", "cuda") and (device.index or 0) >= (count := _count(device.type)):
+        raise BackendError(
+            f"device {device}: PyTorch {torch.__version__} finds {count} of that kind; use cpu or auto"
+        )
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise BackendError(f"device {device}: PyTorch {torch.__version__} finds no GPU; use cpu or auto")
         if (device.index or 0) >= torch.cuda.device_count():
             raise BackendError(f"device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return device
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind other than the CPU's and CUDA's there are."""
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    try:
+        module = torch.get_device_module(kind)
+        return int(module.device_count()) if module.is_available() else 0
+    except (RuntimeError, AttributeError):  # this PyTorch does not know how to compute there
+        return 0
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -46,7 +46,7 @@ EnsembleOption = Annotated[
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic; fp16 on a GPU only.")]
 DeviceOption = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto: the GPU if there is one.")
+    str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps|xpu", help="auto: cuda if there is one, else cpu.")
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default="as PyTorch: all cores")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from seemore_fast.backends import devices
+from seemore_fast.errors import BackendError
 from seemore_fast.system import machine
 
 
@@ -32,3 +33,19 @@ def test_pieces_of_a_picture_all_reach_the_gpu(monkeypatch, permuted):
     assert torch.equal(devices.to_device(x, torch.device("cuda")), x)
     assert len(locked) > 2
     assert sum(len(piece) for piece in locked) == len(x)
+
+
+def test_other_kinds_of_devices_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("mps", "xpu", "hpu"):
+        with pytest.raises(BackendError, match=f"device {kind}: PyTorch .* finds 0 of that kind"):
+            devices.pick_device(kind)
+    for name in ("meta", "nonsense"):
+        with pytest.raises(BackendError, match=f"must be auto, cpu, cuda, .* got '{name}'"):
+            devices.pick_device(name)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
+    assert devices.pick_device("mps") == torch.device("mps")
+    assert devices.pick_device("xpu:1") == torch.device("xpu", 1)
+    with pytest.raises(BackendError, match=r"device xpu:2: PyTorch .* finds 2"):
+        devices.pick_device("xpu:2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from seemore_fast.errors import SeemoreError
 from seemore_fast.export import check, onnx_graph
-from seemore_fast.model import SeemoRe
+from seemore_fast.model import SeemoRe, load
 from seemore_fast.network import reference
+from seemore_fast.network.accuracy import relative_l2
 from tests.support import golden
 
 if (why := onnx_graph.missing()) is not None:
@@ -226,3 +228,17 @@ def test_without_the_packages_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(SeemoreError, match=r"ONNX export needs pip install 'seemore-fast\[export\]'"):
         onnx_graph.export_onnx(network, tmp_path / "x.onnx")
+
+
+def test_the_recipe_for_other_runtimes_runs(tmp_path, monkeypatch):
+    """docs/export.md's, with the providers that there are."""
+    monkeypatch.chdir(tmp_path)
+    network = load("t-x4")
+    onnx_graph.export_onnx(network, Path("t-x4.onnx"))
+    page = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
+    (script,) = (s for s in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "providers" in s)
+    names: dict = {}
+    exec(compile(script, "export.md", "exec"), names)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(names["small"]))
+    assert relative_l2(torch.from_numpy(names["large"]), expected.double()) < 2e-5

@@ -99,6 +99,7 @@ def test_every_module_imports_or_names_its_extra(base: dict[str, str], tmp_path:
     assert {name: found for name, found in extras.items() if ".video" not in name} == {
         "seemore_fast.plugins.hub": ["hub"],
         "seemore_fast.plugins.spandrel": ["spandrel"],
+        "seemore_fast.plugins.vapoursynth": ["vapoursynth"],
         "seemore_fast.serve.app": ["serve"],
         "seemore_fast.serve.run": ["serve"],
         "seemore_fast.upscale.ray_jobs": ["ray"],

@@ -50,7 +50,8 @@ class PlainStages:
         part = aggregated[low]
         if part.numel() > 0:
             part.copy_(rme.block.aggregate(k[inner]))
-        return x[inner].sum((0, 2, 3), dtype=torch.float64)
+        wide = torch.float32 if x.device.type == "mps" else torch.float64  # Apple's GPUs have none
+        return x[inner].sum((0, 2, 3), dtype=wide)
 
     def calibrate(self, g: int, aggregated: Tensor) -> Tensor:
         """The whole low-resolution map that group ``g`` adds to k, from the aggregated one."""
@@ -103,7 +104,7 @@ class PlainStages:
         source = ((at + 0.5) * size / full - 0.5).clamp(min=0)
         near = source.long().clamp(max=size - 1)
         far = (near + 1).clamp(max=size - 1)
-        return near.to(self.device), far.to(self.device), (source - near).to(self.device)
+        return near.to(self.device), far.to(self.device), (source - near).to(self.dtype).to(self.device)
 
 
 def _rows_first(x: Tensor) -> Tensor:
