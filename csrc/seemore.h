@@ -172,11 +172,11 @@ typedef struct sm_forward_params {
   void* poll_context;
 } sm_forward_params;
 
-/* Bytes of workspace that a forward with these parameters needs (pointers and n are not looked at).
+/* Bytes of workspace that a forward with these parameters needs (pointers are not looked at).
  * SM_ERROR_MEMORY where workspace_limit is below the least possible, named in the message. */
 SM_API sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* bytes);
 
-/* The network over every image of the batch, one after the other, each routed on its own.
+/* The network over every image of the batch, each routed on its own: one after the other, small ones at once.
  * After SM_ERROR_INTERRUPTED the output is undefined. */
 SM_API sm_status sm_engine_forward(const sm_forward_params* params);
 

@@ -44,9 +44,10 @@ class Engine {
     topk_ = weights.net.topk;
   }
 
-  int64_t workspace(int64_t h, int64_t w, int threads, int64_t limit) const {
+  int64_t workspace(int64_t h, int64_t w, int threads, int64_t limit, int64_t n) const {
     sm_forward_params params = {};
     params.engine = engine_.get();
+    params.n = n;
     params.h = h;
     params.w = w;
     params.threads = threads;
@@ -157,7 +158,9 @@ void bind_engine(py::module_& m) {
                      "The packed network; see seemore_fast.engines.cpu_engine, which is its only user.")
       .def(py::init<const py::dict&, bool>(), py::arg("network"), py::arg("bf16"))
       .def("workspace", &Engine::workspace, py::arg("h"), py::arg("w"), py::arg("threads"), py::arg("limit"),
-           "Bytes of workspace for one forward. Raises MemoryError if `limit` (0: none) is too small.")
+           py::arg("n") = 1,
+           "Bytes of workspace for a forward of n images. Raises MemoryError if `limit` (0: none) is too "
+           "small.")
       .def("forward", &Engine::forward, py::arg("input"), py::arg("output"), py::arg("u8"), py::arg("n"),
            py::arg("h"), py::arg("w"), py::arg("threads"), py::arg("limit"), py::arg("workspace"),
            py::arg("workspace_bytes"))

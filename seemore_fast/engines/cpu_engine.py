@@ -67,7 +67,7 @@ class Engine:
         n, channels, h, w = x.shape
         out = x.new_empty((n, channels, h * scale, w * scale))
         threads = torch.get_num_threads()
-        with self.workspace(native.workspace(h, w, threads, workspace_limit)) as workspace:
+        with self.workspace(native.workspace(h, w, threads, workspace_limit, n)) as workspace:
             native.forward(
                 input=x.data_ptr(),
                 output=out.data_ptr(),

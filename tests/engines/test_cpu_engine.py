@@ -197,6 +197,36 @@ def test_the_same_bits_for_any_number_of_threads(isa, size):
         assert torch.equal(run(ours, x), want), f"{threads} threads"
 
 
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_the_same_bits_in_any_batch(isa, n):
+    """Small images have a thread each, and what is left over has them all; larger ones are cut into bands."""
+    ours, _ = pair(embedding_dim=20, num_layers=2, topk=2)
+    for size in ((33, 40), (65, 260)):
+        x = torch.rand(n, 3, *size) * torch.linspace(0.2, 1, n)[:, None, None, None]
+        torch.set_num_threads(1)
+        want = torch.cat([run(ours, image[None]) for image in x])
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            assert torch.equal(run(ours, x), want), f"{threads} threads"
+
+
+def test_images_at_once_keep_to_their_memory():
+    """NaN in all of it changes nothing, nothing beyond it is touched, and a limit leaves fewer at once."""
+    ours, _ = pair(embedding_dim=20)
+    native, x = native_of(ours), torch.rand(7, 3, 33, 40)
+    want, alone = run(ours, x), native.workspace(33, 40, 1, 0)
+    together = native.workspace(33, 40, 3, 0, 7)
+    assert 3 * alone <= together <= 3 * (alone + 64)
+    memory = torch.full((together // 4 + 4096,), torch.nan)
+    assert torch.equal(call(native, x, memory[: together // 4], 3), want)
+    assert memory[together // 4 :].isnan().all()
+    for limit in (alone, 2 * alone + 128):
+        assert native.workspace(33, 40, 3, limit, 7) <= limit
+        ours.workspace_limit = limit
+        torch.set_num_threads(3)
+        assert torch.equal(run(ours, x), want)
+
+
 def test_the_same_bits_whatever_memory_held(isa):
     """NaN, infinity or zeros in the workspace and the output change nothing."""
     ours, _ = pair(embedding_dim=20, num_layers=2, topk=2)

@@ -267,9 +267,11 @@ def test_the_engine_survives_fork():
     assert process.returncode == 0, error
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_ctrl_c_stops_a_forward(threads):
-    """The first of these images alone takes many seconds; afterwards the model still works."""
+@pytest.mark.parametrize(
+    ("threads", "shape"), [(1, (8, 3, 400, 400)), (3, (8, 3, 400, 400)), (3, (999, 3, 99, 99))]
+)
+def test_ctrl_c_stops_a_forward(threads, shape):
+    """In the middle of an image that takes many seconds, or of many small ones; the model still works."""
     code = (
         "import signal, torch; from seemore_fast import SeemoRe\n"
         # Tests that a shell runs in the background inherit an ignored Ctrl-C.
@@ -280,7 +282,7 @@ def test_ctrl_c_stops_a_forward(threads):
         "with torch.no_grad():\n"
         "    want = m(x)\n"
         "    print('ready', flush=True)\n"
-        "    try: m(torch.zeros(8, 3, 400, 400))\n"
+        f"    try: m(torch.zeros{shape})\n"
         "    except KeyboardInterrupt: print('stopped', torch.equal(m(x), want), flush=True)\n"
     )
     process = child(code)

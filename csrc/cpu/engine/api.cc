@@ -1,4 +1,5 @@
 // The engine's C API: checks, packing, planning, and the start of a run.
+#include <algorithm>
 #include <memory>
 #include <new>
 
@@ -62,6 +63,80 @@ sm_status check_workspace(size_t floats, int64_t bytes) {
   return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld", needed, (long long)bytes);
 }
 
+// A batch of small images goes to the threads image by image: bands of so few rows would mostly be halo.
+constexpr int64_t kSmallPixels = 128 * 128;
+
+// Some of a batch's images at a time, each in one thread; the others one after the other in bands.
+struct Schedule {
+  Plan bands, alone;
+  int64_t at_once;  // 0: no image is in one thread
+  int64_t whole;    // images that are
+  size_t each;      // floats of workspace for one
+
+  size_t floats() const { return std::max(forward_floats(bands), at_once * each); }
+};
+
+sm_status schedule_for(const sm_forward_params& params, Schedule& to, const EngineTable*& table) {
+  if (const sm_status status = plan_for(params, to.bands, table)) return status;
+  if (params.n < 2 || params.threads < 2 || params.h * params.w > kSmallPixels) return SM_OK;
+  sm_forward_params one = params;
+  one.threads = 1;
+  if (const sm_status status = plan_for(one, to.alone, table)) return status;
+  to.each = round_up(forward_floats(to.alone), kColumnAlign);
+  to.at_once = std::min<int64_t>(params.n, params.threads);
+  if (params.workspace_limit > 0)
+    to.at_once = std::min<int64_t>(to.at_once, params.workspace_limit / (to.each * sizeof(float)));
+  if (to.at_once < 2) to.at_once = 0;
+  if (to.at_once) to.whole = params.n / to.at_once * to.at_once;
+  return SM_OK;
+}
+
+Run run_of(const sm_forward_params& params, const Plan& plan, int64_t image, float* workspace) {
+  const Model& m = params.engine->model;
+  const size_t element = params.u8 ? 1 : sizeof(float);
+  const size_t bytes = (size_t)m.in_chans * params.h * params.w * element;
+  Run run = {};
+  run.model = &m;
+  run.plan = &plan;
+  run.image = {static_cast<const char*>(params.input) + image * bytes,
+               static_cast<char*>(params.output) + image * bytes * m.scale * m.scale, params.u8 != 0};
+  run.stream = workspace;
+  run.map = run.stream + plan.plane;
+  run.workspace = run.map + plan.map;
+  run.scratch = run.workspace + plan.workspace;
+  run.poll = params.poll;
+  run.poll_context = params.poll_context;
+  return run;
+}
+
+// What the threads share that have an image each.
+struct Images {
+  const sm_forward_params& params;
+  const Schedule& schedule;
+  const EngineTable* table;
+  int64_t next = 0;
+  int stop = 0;  // set by the calling thread, which alone may ask
+};
+
+void take_images(void* context, int thread, int) {
+  Images& images = *static_cast<Images*>(context);
+  float* const workspace = static_cast<float*>(images.params.workspace) + thread * images.schedule.each;
+  auto stopped = [](void* of) { return __atomic_load_n(&static_cast<Images*>(of)->stop, __ATOMIC_RELAXED); };
+  for (int64_t i; (i = __atomic_fetch_add(&images.next, 1, __ATOMIC_RELAXED)) < images.schedule.whole;) {
+    Run run = run_of(images.params, images.schedule.alone, i, workspace);
+    Barrier barrier;
+    run.barrier = &barrier;
+    if (thread > 0) {
+      run.poll = stopped;
+      run.poll_context = context;
+    }
+    images.table->forward(run, 0, 1);
+    if (!run.stop) continue;
+    if (thread == 0) __atomic_store_n(&images.stop, 1, __ATOMIC_RELAXED);
+    return;
+  }
+}
+
 }  // namespace
 
 sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
@@ -84,33 +159,25 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
 void sm_engine_destroy(sm_engine* engine) { delete engine; }
 
 sm_status sm_engine_workspace(const sm_forward_params* params, int64_t* bytes) {
-  Plan plan = {};
+  Schedule schedule = {};
   const EngineTable* table;
-  if (const sm_status status = plan_for(*params, plan, table)) return status;
-  *bytes = forward_floats(plan) * sizeof(float);
+  if (const sm_status status = schedule_for(*params, schedule, table)) return status;
+  *bytes = schedule.floats() * sizeof(float);
   return SM_OK;
 }
 
 sm_status sm_engine_forward(const sm_forward_params* params) {
-  Plan plan = {};
+  Schedule schedule = {};
   const EngineTable* table;
-  if (const sm_status status = plan_for(*params, plan, table)) return status;
-  if (const sm_status status = check_workspace(forward_floats(plan), params->workspace_bytes)) return status;
-  const Model& m = params->engine->model;
-  const size_t element = params->u8 ? 1 : sizeof(float);
-  const size_t image = (size_t)m.in_chans * params->h * params->w * element;
-  for (int64_t i = 0; i < params->n; ++i) {
-    Run run = {};
-    run.model = &m;
-    run.plan = &plan;
-    run.image = {static_cast<const char*>(params->input) + i * image,
-                 static_cast<char*>(params->output) + i * image * m.scale * m.scale, params->u8 != 0};
-    run.stream = static_cast<float*>(params->workspace);
-    run.map = run.stream + plan.plane;
-    run.workspace = run.map + plan.map;
-    run.scratch = run.workspace + plan.workspace;
-    run.poll = params->poll;
-    run.poll_context = params->poll_context;
+  if (const sm_status status = schedule_for(*params, schedule, table)) return status;
+  if (const sm_status status = check_workspace(schedule.floats(), params->workspace_bytes)) return status;
+  if (schedule.at_once) {
+    Images images = {*params, schedule, table};
+    parallel((int)schedule.at_once, take_images, &images);
+    if (images.stop) return fail(SM_ERROR_INTERRUPTED, "interrupted");
+  }
+  for (int64_t i = schedule.whole; i < params->n; ++i) {
+    Run run = run_of(*params, schedule.bands, i, static_cast<float*>(params->workspace));
     if (const sm_status status = start(table->forward, run)) return status;
   }
   return SM_OK;

@@ -96,16 +96,16 @@ def _whole_work(model: reference.SeemoRe, n: int, h: int, w: int) -> int:
         return _plain_work(model, n * h * w)
     engine, packed = found
     if engine is model.engine:
-        return _native_work(model, packed, h, w)
+        return _native_work(model, packed, n, h, w)
     pixels = n * model.config["in_chans"] * h * w * (1 + model.scale**2)
     return packed.workspace(_probe(model, n, h, w)) + 4 * pixels  # which are float32 on a GPU
 
 
-def _native_work(model: SeemoRe, packed: Any, h: int, w: int) -> int:
+def _native_work(model: SeemoRe, packed: Any, n: int, h: int, w: int) -> int:
     try:
-        return packed.workspace(h, w, torch.get_num_threads(), model.workspace_limit)
+        return packed.workspace(h, w, torch.get_num_threads(), model.workspace_limit, n)
     except MemoryError:  # the limit is below the least need: the call itself will say so
-        return packed.workspace(h, w, torch.get_num_threads(), 0)
+        return packed.workspace(h, w, torch.get_num_threads(), 0, n)
 
 
 def _plain_work(model: reference.SeemoRe, pixels: int) -> int:
