@@ -14,6 +14,7 @@ import torch
 import seemore_fast
 from seemore_fast.errors import PackageError, SeemoreError
 from seemore_fast.network import weights
+from seemore_fast.upscale import Size
 
 with contextlib.suppress(PackageError):  # a ComfyUI without spandrel has only our node
     import seemore_fast.plugins.spandrel
@@ -36,30 +37,32 @@ _TITLE = "Upscale Image (seemore-fast)"
 
 
 @functools.lru_cache(maxsize=2)
-def _upscaler(model: str, dtype: str, border: str) -> seemore_fast.Upscaler:
+def _upscaler(model: str, dtype: str, border: str, ensemble: bool) -> seemore_fast.Upscaler:
     path = model
     if folder_paths is not None and model not in weights.names():
         path = folder_paths.get_full_path_or_raise("upscale_models", model)
-    return seemore_fast.Upscaler(path, dtype=dtype, border=border)
+    return seemore_fast.Upscaler(path, dtype=dtype, border=border, ensemble=ensemble)
 
 
-def _enlarged(image: torch.Tensor, model: str, dtype: str, border: str) -> torch.Tensor:
+def _enlarged(
+    image: torch.Tensor, model: str, dtype: str, border: str, longest_side: int, ensemble: bool
+) -> torch.Tensor:
     """IMAGE (B, H, W, C) -> (B, H * scale, W * scale, C) float32, with ComfyUI's progress bar and its Cancel.
+
+    ``longest_side``: pixels to reach instead, 0: none.
 
     Values are clamped to [0, 1]: ComfyUI's own resizing leaves it a little.  Raises SeemoreError, which
     ComfyUI shows at the node.
     """
     if image.ndim != 4:
         raise SeemoreError(f"image must be a batch (B, H, W, C), got {tuple(image.shape)}")
-    upscaler = _upscaler(model, dtype, border)
+    upscaler = _upscaler(model, dtype, border, ensemble)
     count, height, width, channels = image.shape
-    large = torch.empty(count, height * upscaler.scale, width * upscaler.scale, channels)
+    size = Size(longest=longest_side) if longest_side else None
+    h, w = size.of(height, width) if size else (height * upscaler.scale, width * upscaler.scale)
+    large = torch.empty(count, h, w, channels)
     bar = comfy.utils.ProgressBar(1000 * count) if comfy is not None else None
     for i in range(count):
-        rows_of = large[i].numpy()
-
-        def emit(first_row: int, rows: Any, rows_of: Any = rows_of) -> None:
-            rows_of[first_row : first_row + len(rows)] = rows
 
         def progress(done: int, total: int, i: int = i) -> None:
             if model_management is not None:
@@ -68,8 +71,18 @@ def _enlarged(image: torch.Tensor, model: str, dtype: str, border: str) -> torch
                 bar.update_absolute(1000 * i + 1000 * done // total)
 
         picture = image[i].detach().float().clamp(0, 1).cpu().numpy()
-        upscaler.stream(picture, emit, progress=progress)
+        large[i] = torch.from_numpy(upscaler.up(picture, progress, size=size))
     return large
+
+
+def _more() -> dict[str, tuple[str, dict[str, Any]]]:
+    return {
+        "longest_side": (
+            "INT",
+            {"default": 0, "min": 0, "max": 65536, "tooltip": "0: the model's enlargement"},
+        ),
+        "ensemble": ("BOOLEAN", {"default": False, "tooltip": "a little better, 8 times the time"}),
+    }
 
 
 def _choices() -> dict[str, list[str]]:
@@ -93,13 +106,19 @@ class SeemoreFastUpscale:
         """The node's inputs in ComfyUI's terms."""
         choices = _choices()
         required = {"image": ("IMAGE",), "model": (choices["model"],), "dtype": (choices["dtype"],)}
-        return {"required": required, "optional": {"border": (choices["border"],)}}
+        return {"required": required, "optional": {"border": (choices["border"],), **_more()}}
 
     def upscale(
-        self, image: torch.Tensor, model: str, dtype: str, border: str = "zero"
+        self,
+        image: torch.Tensor,
+        model: str,
+        dtype: str,
+        border: str = "zero",
+        longest_side: int = 0,
+        ensemble: bool = False,
     ) -> tuple[torch.Tensor]:
         """Raises SeemoreError, which ComfyUI shows at the node."""
-        return (_enlarged(image, model, dtype, border),)
+        return (_enlarged(image, model, dtype, border, longest_side, ensemble),)
 
 
 NODE_CLASS_MAPPINGS = {"SeemoreFastUpscale": SeemoreFastUpscale}
@@ -121,14 +140,25 @@ if comfy_api is not None:  # the same node in today's schema
                 inputs=[
                     io.Image.Input("image"),
                     *(io.Combo.Input(name, options=options) for name, options in choices.items()),
+                    io.Int.Input("longest_side", **_more()["longest_side"][1]),
+                    io.Boolean.Input("ensemble", **_more()["ensemble"][1]),
                 ],
                 outputs=[io.Image.Output()],
             )
 
         @classmethod
-        def execute(cls, image: torch.Tensor, model: str, dtype: str, border: str = "zero") -> Any:
+        def execute(
+            cls,
+            image: torch.Tensor,
+            model: str,
+            dtype: str,
+            border: str = "zero",
+            longest_side: int = 0,
+            ensemble: bool = False,
+        ) -> Any:
             """Raises SeemoreError, which ComfyUI shows at the node."""
-            return comfy_api.io.NodeOutput(_enlarged(image, model, dtype, border))
+            large = _enlarged(image, model, dtype, border, longest_side, ensemble)
+            return comfy_api.io.NodeOutput(large)
 
     class _Extension(comfy_api.ComfyExtension):  # type: ignore[misc,name-defined]
         async def get_node_list(self) -> list[Any]:

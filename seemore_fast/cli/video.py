@@ -71,6 +71,18 @@ def command(
     pix_fmt: Annotated[
         str | None, typer.Option(help="Pixel format.", show_default="yuv420p; yuv420p10le for 10 bits")
     ] = None,
+    copy_quality: Annotated[
+        bool,
+        typer.Option("--copy-quality", help="The source's codec and quality: its bit rate, for more pixels."),
+    ] = False,
+    hwaccel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cuda|vaapi|...",
+            help="Hardware that decodes, by FFmpeg's name.",
+            show_default="the processor",
+        ),
+    ] = None,
     deinterlace: Annotated[
         bool, typer.Option("--deinterlace", help="Make a picture of each interlaced frame, by bwdif.")
     ] = False,
@@ -132,6 +144,8 @@ def command(
     piped = streamed or video.is_sequence(source) or video.is_sequence(output)
     if piped and (begin or end or preview is not None):
         raise SeemoreError("--from, --to and --preview need video files, not pipes and pictures")
+    if hwaccel is not None and (piped or preview is not None):
+        raise SeemoreError("--hwaccel is for video files as INPUT and OUTPUT")
     if rate is not None and not video.is_sequence(source):
         raise SeemoreError("--rate is for pictures as INPUT, such as in/%05d.png; a video has its own")
     if pipe_format is not None and not streamed:
@@ -162,7 +176,7 @@ def command(
                 stream(sys.stdin, "input") if str(source) == "-" else source,
                 stream(sys.stdout, "output") if str(output) == "-" else output,
                 upscaler,
-                video.EncodingWish(codec, encoder, options, crf, preset, pix_fmt),
+                video.EncodingWish(codec, encoder, options, crf, preset, pix_fmt, copy_quality),
                 kind=pipe_format,
                 size=size,
                 rate=rate,
@@ -184,6 +198,8 @@ def command(
                 crf=crf,
                 preset=preset,
                 pix_fmt=pix_fmt,
+                copy_quality=copy_quality,
+                hardware=hwaccel,
                 deinterlace=fields,
                 begin=part[0],
                 end=part[1],

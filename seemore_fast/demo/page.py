@@ -69,6 +69,10 @@ def enlarge(
         found, limit = source.stat().st_size / 1e6, limits.bytes / 1e6
         raise ImageError(f"{source.name}: {found:.1f} MB is over the limit of {limit:g} MB (--max-upload)")
     picture = read(source.name, limits.pixels, source.read_bytes())
+    if picture.linear:
+        raise ImageError(
+            f"{source.name}: floating point; `seemore-fast upscale` takes it, this page does not"
+        )
     if picture.animation is not None:
         raise ImageError(f"{source.name}: an animation; `seemore-fast upscale` takes it, this page does not")
 
@@ -134,8 +138,8 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
         gr.Markdown(
             "# seemore-fast\n"
             "Enlarges pictures with SeemoRe. Left of the slider is plain resampling (Lanczos), right of it "
-            f"the network's result. PNG, JPEG, WebP, TIFF, AVIF and GIF, up to {limits.bytes / 1e6:g} MB and "
-            f"{limits.pixels / 1e6:g} megapixels."
+            "the network's result. PNG, JPEG, WebP, TIFF, AVIF, GIF and BMP, up to "
+            f"{limits.bytes / 1e6:g} MB and {limits.pixels / 1e6:g} megapixels."
         )
         with gr.Row():
             with gr.Column(scale=1):

@@ -31,6 +31,7 @@ from seemore_fast.video.encode import (
     Segment,
     check_encoder,
     choose_encoding,
+    like_source,
     output_size,
 )
 from seemore_fast.video.join import Times, join
@@ -67,6 +68,8 @@ def upscale_video(
     crf: float | None = None,
     preset: str | None = None,
     pix_fmt: str | None = None,
+    copy_quality: bool = False,
+    hardware: str | None = None,
     deinterlace: str | None = None,
     begin: float | None = None,
     end: float | None = None,
@@ -85,6 +88,9 @@ def upscale_video(
     * ``codec``: h264, h265, av1, vp9 or ffv1; default by the output's name and the source's bit depth.
       ``crf``, ``preset`` and ``pix_fmt`` are the encoder's own.  ``encoder``: instead, one of FFmpeg's by its
       name; ``encoder_options`` goes to the encoder, whichever it is.
+    * ``copy_quality``: the source's codec, where the container takes it, at the source's bit rate times the
+      0.75th power of the growth in pixels.
+    * ``hardware``: what decodes, by FFmpeg's name (cuda, vaapi ...); default: the processor.
     * ``deinterlace``: "frame" or "field": a picture of each interlaced frame, or of each of its fields.
     * ``begin``, ``end``: the part in seconds from the first picture, ``end`` not included.
     * ``ignore_errors``: damaged frames and a missing end are left out instead of raising VideoError.
@@ -113,8 +119,14 @@ def upscale_video(
     suffix = output.suffix.lower()
     if deinterlace not in (None, "frame", "field"):
         raise VideoError(f"deinterlace must be frame or field, got {deinterlace!r}")
-    read = probe(source, say, deinterlace)
-    wish = EncodingWish(codec, encoder, dict(encoder_options or {}), crf, preset, pix_fmt)
+    read = probe(source, say, deinterlace, hardware)
+    wish = EncodingWish(codec, encoder, dict(encoder_options or {}), crf, preset, pix_fmt, copy_quality)
+    shape = (
+        size.of(read.height, read.width)
+        if size
+        else (read.height * upscaler.scale, read.width * upscaler.scale)
+    )
+    wish = like_source(output, read, wish, shape[0] * shape[1])
     encoding = choose_encoding(output, read, wish)
     pixels = output_size(read, upscaler.scale, encoding.pix_fmt, say, size)
     part = [None if t is None else Fraction(t).limit_denominator(1_000_000) for t in (begin, end)]

@@ -58,7 +58,7 @@ def read_frames(
             raise VideoError(f"{what}; with --ignore-errors the rest is upscaled")
         note(what)
 
-    with open_input(source.path) as container:
+    with open_input(source.path, source.hardware) as container:
         stream = container.streams[source.stream]
         stream.thread_type = "AUTO"
 

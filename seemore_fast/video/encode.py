@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from seemore_fast.errors import VideoError
-from seemore_fast.video.source import ACCURATE, Note, Source, url
+from seemore_fast.video.source import ACCURATE, Note, Source, bit_rate, url
 
 if TYPE_CHECKING:
     from seemore_fast.upscale.size import Size
@@ -53,6 +53,8 @@ class EncodingWish:
     crf: float | None = None
     preset: str | None = None
     pix_fmt: str | None = None
+    copy_quality: bool = False
+    """As the source: its codec, and its bit rate for so many more pixels."""
 
 
 CODECS = {
@@ -105,11 +107,33 @@ def choose_encoding(output: Path, source: Source, wish: EncodingWish) -> Encodin
         raise VideoError(f"pix-fmt {pix_fmt!r}: {codec} takes {', '.join(names)}{deeper}")
     return replace(
         chosen,
-        crf=chosen.crf if crf is None else crf,
+        crf=None if wish.copy_quality else chosen.crf if crf is None else crf,
         preset=chosen.preset if preset is None else preset,
         pix_fmt=pix_fmt,
         options={**chosen.options, **wish.options},
     )
+
+
+_OF_SOURCE = {"h264": "h264", "hevc": "h265", "av1": "av1", "vp9": "vp9", "ffv1": "ffv1"}
+
+_GROWTH = 0.75
+"""Bits grow with this power of the pixels where quality stays: large ones have less new in each."""
+
+
+def like_source(output: Path, source: Source, wish: EncodingWish, pixels: int) -> EncodingWish:
+    """``wish`` with the codec of the source, where the container takes it, and the bit rate that fits
+    ``pixels`` of output.  Raises VideoError for settings that contradict it."""
+    if not wish.copy_quality:
+        return wish
+    if wish.crf is not None or wish.encoder is not None or "b" in wish.options:
+        raise VideoError("copy-quality chooses the bit rate: give no crf, encoder or option b beside it")
+    codec = wish.codec or _OF_SOURCE.get(source.codec)
+    if codec not in CONTAINERS.get(output.suffix.lower(), ()):
+        codec = wish.codec
+    if codec == "ffv1":
+        return replace(wish, codec=codec)
+    rate = bit_rate(source) * (pixels / (source.width * source.height)) ** _GROWTH
+    return replace(wish, codec=codec, options={**wish.options, "b": str(round(rate))})
 
 
 def _nearest_format(encoder: str, depth: int) -> str:

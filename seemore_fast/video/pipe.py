@@ -50,6 +50,10 @@ def pipe_video(
 
     Raises VideoError for what cannot be read or written; a stream of bytes may have got its beginning.
     """
+    if wish.copy_quality:
+        raise VideoError(
+            "copy-quality looks through the source first, which a pipe and pictures do not allow"
+        )
     said: set[str] = set()
 
     def say(message: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.stream import Disposition
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
@@ -92,6 +93,8 @@ class Source:
     rate: Fraction  # of the pictures that come out
     time_base: Fraction
     deinterlace: str | None  # "frame" or "field": pictures that come out of an interlaced frame
+    codec: str = ""  # FFmpeg's name
+    hardware: str | None = None  # what decodes, by FFmpeg's name; None: the processor
 
 
 @dataclass(frozen=True)
@@ -137,22 +140,43 @@ def url(path: Path) -> str:
     return f"file:{path}"
 
 
-def open_input(path: Path) -> Any:
-    """A PyAV container.  Raises VideoError if ``path`` is no media file that can be opened."""
+def open_input(path: Path, hardware: str | None = None) -> Any:
+    """A PyAV container, whose pictures ``hardware`` decodes (FFmpeg's name: cuda, vaapi ...).
+
+    Raises VideoError if ``path`` is no media file that can be opened, or there is no such hardware.
+    """
+    accelerated = None
+    if hardware is not None:
+        if hardware not in (known := hwdevices_available()):
+            raise VideoError(f"hwaccel must be one of {', '.join(known)}, got {hardware!r}")
+        accelerated = HWAccel(hardware, allow_software_fallback=False)
     try:
-        return av.open(url(path), metadata_errors="replace")
-    except (av.FFmpegError, OSError) as error:
+        return av.open(url(path), metadata_errors="replace", hwaccel=accelerated)
+    except (av.FFmpegError, OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
+        if hardware is not None and path.exists():
+            raise VideoError(f"{path}: {hardware} does not decode it here ({why})") from None
         raise VideoError(f"{path}: cannot be read as a video ({why})") from None
 
 
-def probe(path: Path, note: Note, deinterlace: str | None = None) -> Source:
-    """Opens the file and decodes its first frame; ``deinterlace`` as in `Source`.
+def probe(path: Path, note: Note, deinterlace: str | None = None, hardware: str | None = None) -> Source:
+    """Opens the file and decodes its first frame; ``deinterlace`` and ``hardware`` as in `Source`.
 
     Raises VideoError where there is no picture stream or decoder for it, or what `Looks` refuses.
     """
-    with open_input(path) as container:
-        return describe(container, path, note, deinterlace)[0]
+    with open_input(path, hardware) as container:
+        return replace(describe(container, path, note, deinterlace)[0], hardware=hardware)
+
+
+def bit_rate(source: Source) -> float:
+    """Bits a second of the picture stream, from the sizes of its packets.  Raises VideoError."""
+    with open_input(source.path) as container:
+        stream = container.streams[source.stream]
+        try:
+            sizes = [packet.size for packet in container.demux(stream) if packet.size]
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{source.path}: cannot be read on ({error.strerror})") from None
+        return 8 * sum(sizes) * float(stream.average_rate or stream.guessed_rate or 25) / max(len(sizes), 1)
 
 
 def describe(
@@ -194,6 +218,7 @@ def describe(
         rate=rate * split,
         time_base=stream.time_base / split,
         deinterlace=deinterlace,
+        codec=stream.codec_context.codec.canonical_name,
     )
     Looks(source, note).check(first)
     return source, packets, frames

@@ -133,6 +133,8 @@ def test_the_node_of_todays_schema(monkeypatch: pytest.MonkeyPatch) -> None:
         NodeOutput=lambda *values: values,
         Image=SimpleNamespace(Input=described("image"), Output=described("image")),
         Combo=SimpleNamespace(Input=described("combo")),
+        Int=SimpleNamespace(Input=described("int")),
+        Boolean=SimpleNamespace(Input=described("boolean")),
     )
     api.latest = latest
     for module in (api, latest):
@@ -141,6 +143,10 @@ def test_the_node_of_todays_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     (node,) = asyncio.run(asyncio.run(package.comfy_entrypoint()).get_node_list())
     schema = node.define_schema()
     assert schema.node_id in package.NODE_CLASS_MAPPINGS
-    assert [entry[1] for entry in schema.inputs] == ["image", "model", "dtype", "border"]
+    assert [entry[1] for entry in schema.inputs] == [
+        *("image", "model", "dtype", "border", "longest_side", "ensemble")
+    ]
+    (larger,) = node.execute(torch.rand(1, 8, 9, 3), "t-x4", "fp32", longest_side=20, ensemble=True)
+    assert larger.shape == (1, 18, 20, 3)
     (larger,) = node.execute(torch.rand(1, 8, 9, 3), "t-x4", "fp32", "reflect")
     assert larger.shape == (1, 32, 36, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -86,3 +87,34 @@ def test_the_command_takes_them(tmp_path, source):
     result = CliRunner().invoke(app, [*arguments, "--encoder-opts", "fast"])
     assert result.exit_code == 2
     assert "KEY=VALUE" in result.output
+
+
+@pytest.mark.parametrize(("codec", "name"), [("libx264", "h264"), ("libx265", "hevc"), ("ffv1", "ffv1")])
+def test_the_sources_quality_is_copied(tmp_path, codec, name):
+    lossy = {} if codec == "ffv1" else {"crf": "30"}
+    source = videos.write_clip(
+        tmp_path / "in.mkv",
+        codec=codec,
+        pix_fmt="yuv420p",
+        options=lossy,
+        pts=tuple(range(50)),
+        size=(160, 120),
+    )
+    output = enlarge(source, tmp_path / "out.mkv", copy_quality=True, segment=50)
+    with av.open(str(output)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == name
+    if codec != "ffv1":
+        sizes = [sum(len(data) for _, data in videos.packets(path, "video")) for path in (source, output)]
+        assert 1 < sizes[1] / sizes[0] < 2 * 4**0.75
+    with pytest.raises(VideoError, match="give no crf"):
+        enlarge(source, tmp_path / "no.mkv", copy_quality=True, crf=20)
+
+
+def test_hardware_that_is_not_there_is_named(tmp_path):
+    source = videos.write_clip(tmp_path / "in.mkv", codec="libx264", pix_fmt="yuv420p")
+    with pytest.raises(VideoError, match=r"hwaccel must be one of .*, got 'abacus'"):
+        enlarge(source, tmp_path / "out.mkv", hardware="abacus")
+    if os.path.exists("/dev/nvidia0"):
+        return
+    with pytest.raises(VideoError, match=r"in\.mkv: cuda does not decode it here"):
+        enlarge(source, tmp_path / "out.mkv", hardware="cuda")
