@@ -112,11 +112,14 @@ class TrainSet(_PictureSet):
     """``datasets: train``: ``gt_size`` is the HR patch side; batch size and workers count per process.
 
     Without ``dataroot_lq`` LR pictures are made of the HR ones.  ``cache_dir`` takes the decoded pictures.
+    Both may be lists of folders, of which ``folder_weights`` says how often each comes up; ``accum_iter``
+    batches make up one step.
     """
 
     type: Literal["PairedImageDataset"]
-    dataroot_gt: Text
-    dataroot_lq: Text | None = None
+    dataroot_gt: Text | Annotated[list[Text], Field(min_length=1)]
+    dataroot_lq: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    folder_weights: list[Annotated[Integer, Field(ge=1, le=1000)]] | None = None
     cache_dir: Text = "datasets/cache"
     gt_size: Count
     use_hflip: bool = False
@@ -124,9 +127,38 @@ class TrainSet(_PictureSet):
     use_shuffle: bool = True
     num_worker_per_gpu: Annotated[Integer, Field(ge=0, le=1024)] = 0
     batch_size_per_gpu: Count
+    accum_iter: Annotated[Integer, Field(ge=1, le=1024)] = 1
     dataset_enlarge_ratio: Count = 1
     prefetch_mode: Literal["cuda", "cpu"] | None = None
     pin_memory: bool = True
+
+    @model_validator(mode="after")
+    def _folders_fit(self) -> TrainSet:
+        many = len(_listed(self.dataroot_gt))
+        if self.dataroot_lq is not None and len(_listed(self.dataroot_lq)) != many:
+            raise PydanticCustomError(
+                "folders", "must be as many as dataroot_gt ({many})", {"key": "dataroot_lq", "many": many}
+            )
+        if self.folder_weights is not None and len(self.folder_weights) != many:
+            raise PydanticCustomError(
+                "weights", "must be as many as dataroot_gt ({many})", {"key": "folder_weights", "many": many}
+            )
+        if many > 1 and self.meta_info_file is not None:
+            raise PydanticCustomError("meta", "is for one folder only", {"key": "meta_info_file"})
+        return self
+
+    @property
+    def folders(self) -> list[tuple[str, str | None, int]]:
+        """Folders of HR and LR pictures, and their weights."""
+        large = _listed(self.dataroot_gt)
+        small: list[str | None] = (
+            [None] * len(large) if self.dataroot_lq is None else [*_listed(self.dataroot_lq)]
+        )
+        return list(zip(large, small, self.folder_weights or [1] * len(large), strict=True))
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 class Datasets(_Group):

@@ -85,7 +85,7 @@ class _Run:
             self.notes.append(f"resuming {state_file}")
         elif options.path.pretrain_network_g is not None:
             self.notes = _describe(pretrained.load(model, options.path), options.path.pretrain_network_g)
-        self.trainee = Trainee(model, training, device, everyone)
+        self.trainee = Trainee(model, training, device, everyone, dataset.accum_iter)
         self.done = 0
         if self.state is not None:
             self.trainee.restore(self.state)
@@ -198,23 +198,25 @@ def _sampler(
 ) -> tuple[list[str], Sampler]:
     """The training pictures' files and their sampler; see `pictures` for what is raised."""
     cache, patch = Path(dataset.cache_dir), dataset.gt_size // scale
-    if dataset.dataroot_lq is None:
-        files = pairs.find_pictures(dataset.dataroot_gt, dataset.meta_info_file)
+    files: list[Path] = []
+    paired: list[Pair] = []
+    weights: list[int] = []
+    for large_folder, small_folder, weight in dataset.folders:
+        if small_folder is None:
+            files += pairs.find_pictures(large_folder, dataset.meta_info_file)
+        else:
+            paired += pairs.find_pairs(
+                large_folder, small_folder, dataset.filename_tmpl, dataset.meta_info_file
+            )
+            files = [pair.gt for pair in paired if pair.gt is not None]
+        weights += [weight] * (len(files) - len(weights))
+    pairs.check_sizes(paired, scale)
 
-        def store() -> tuple[pictures.Pictures, pictures.Pictures]:
-            large = pictures.decoded(files, cache, report.preparing)
-            return large, pictures.reduced(large, files, scale, cache, report.preparing)
-
-    else:
-        paired: list[Pair] = pairs.find_pairs(
-            dataset.dataroot_gt, dataset.dataroot_lq, dataset.filename_tmpl, dataset.meta_info_file
-        )
-        pairs.check_sizes(paired, scale)
-        files = [pair.gt for pair in paired if pair.gt is not None]
-
-        def store() -> tuple[pictures.Pictures, pictures.Pictures]:
-            large = pictures.decoded(files, cache, report.preparing)
+    def store() -> tuple[pictures.Pictures, pictures.Pictures]:
+        large = pictures.decoded(files, cache, report.preparing)
+        if paired:
             return large, pictures.decoded([pair.lq for pair in paired], cache, report.preparing)
+        return large, pictures.reduced(large, files, scale, cache, report.preparing)
 
     gt, lq = everyone.one_first(store)
     small = [str(file) for file, size in zip(files, lq.sizes, strict=True) if size.min() < patch]
@@ -225,8 +227,9 @@ def _sampler(
         lq,
         scale,
         patch,
-        dataset.batch_size_per_gpu,
+        dataset.batch_size_per_gpu * dataset.accum_iter,
         seed,
+        weights=weights,
         shuffle=dataset.use_shuffle,
         hflip=dataset.use_hflip,
         rot=dataset.use_rot,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,12 +33,20 @@ class NotFinite(SeemoreError):
 class Trainee:
     """``model`` under ``training`` as an option file has it, on ``device``, with other ``processes``.
 
+    A step takes its batch in ``parts`` of equal size, whose gradients add up, in the memory of one.
     ``average`` is the moving average of its weights, None without ``ema_decay``.
     Raises BackendError for a precision that the device does not have.
     """
 
-    def __init__(self, model: SeemoRe, training: Training, device: torch.device, processes: Processes):
-        self.training = training
+    def __init__(
+        self,
+        model: SeemoRe,
+        training: Training,
+        device: torch.device,
+        processes: Processes,
+        parts: int = 1,
+    ):
+        self.training, self._parts = training, parts
         self.device = device
         self.model = model.to(device).train()
         decay = self.training.ema_decay
@@ -78,17 +87,15 @@ class Trainee:
 
         Raises NotFinite, on the CPU before the weights have changed, on a GPU within the next two steps.
         """
-        lq, gt = (patches.to(self.device, non_blocking=True).float() / 255 for patches in batch)
         rate = learning_rate(self.training, iteration)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        with self._precision:
-            out = self._network(lq)
-        terms = self._criterion(out, gt)
-        loss = terms.sum()
-        self._watch.look(iteration, loss)
-        self._scaler.scale(loss).backward()
+        terms = torch.zeros(len(self.terms), device=self.device)
+        parts = [Batch(*part) for part in zip(*(x.chunk(self._parts) for x in batch), strict=True)]
+        for index, part in enumerate(parts):
+            with self._last_only(index == len(parts) - 1):
+                terms += self._add_gradients(iteration, part, 1 / len(parts))
         if self.training.grad_clip:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip)
@@ -101,7 +108,24 @@ class Trainee:
                     list(self.model.parameters()),
                     1 - self.training.ema_decay,
                 )
+        return terms
+
+    def _add_gradients(self, iteration: int, batch: Batch, share: float) -> Tensor:
+        """The loss's terms of ``batch`` times ``share``, whose gradients are added to what there is."""
+        lq, gt = (patches.to(self.device, non_blocking=True).float() / 255 for patches in batch)
+        with self._precision:
+            out = self._network(lq)
+        terms = self._criterion(out, gt) * share
+        loss = terms.sum()
+        self._watch.look(iteration, loss)
+        self._scaler.scale(loss).backward()
         return terms.detach()
+
+    def _last_only(self, last: bool) -> AbstractContextManager[object]:
+        """Processes exchange gradients with the last part only."""
+        if last or not isinstance(self._network, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self._network.no_sync()
 
     def check(self) -> None:
         """Raises NotFinite if any loss so far was not finite."""

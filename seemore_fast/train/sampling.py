@@ -5,6 +5,7 @@ A global batch is cut into one piece for each process: two processes of 8 patche
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ class Batch(NamedTuple):
 class Sampler:
     """Patches of ``patch`` LR pixels a side out of ``gt`` and ``lq``, whose pictures belong together.
 
-    An epoch has one patch for each patch's worth of pixels, so that large pictures come up more often;
+    An epoch has one patch for each patch's worth of pixels, so that large pictures come up more often, and
+    those of larger ``weights`` (one each, whole numbers) as many times as often;
     ``shuffle`` draws a new order for each epoch.  Where in its picture a patch lies is drawn, and so is
     whether it is mirrored (``hflip``), mirrored vertically and transposed (each with ``rot``).  ``world``
     processes of ``batch`` patches each share a global batch; this is number ``rank``.
@@ -41,6 +43,7 @@ class Sampler:
         batch: int,
         seed: int,
         *,
+        weights: Sequence[int] | None = None,
         shuffle: bool = True,
         hflip: bool = False,
         rot: bool = False,
@@ -51,7 +54,8 @@ class Sampler:
         self._batch, self._rank, self._world = batch, rank, world
         self._seed = seed
         self._hflip, self._rot = hflip, rot
-        self._ends = np.cumsum(np.maximum(1, lq.sizes.prod(axis=1) // patch**2))
+        pieces = np.maximum(1, lq.sizes.prod(axis=1) // patch**2)
+        self._ends = np.cumsum(pieces * np.array(1 if weights is None else weights))
         self.epoch_length = int(self._ends[-1])
         # Kept by the instance, not by the class, which would keep the pictures.
         self._order = lru_cache(maxsize=2)(self._draw_order) if shuffle else lambda _: None

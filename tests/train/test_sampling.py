@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,13 @@ def test_lmdb_of_basicsr(job: Path) -> None:
     assert [pair.name for pair in paired] == names
     with pytest.raises(ImageError, match=r"photos\.lmdb/gone: no such key"):
         pairs.read_rgb(folder / "gone")
+
+
+def test_weights_say_how_often_a_picture_comes_up(job: Path) -> None:
+    large, small = both(job)
+    even, tripled = (Sampler(large, small, 2, 16, 1, 0, weights=w) for w in (None, [1, 3]))
+    seen = [
+        Counter(sampler.pictures(i + 1)[0] for i in range(sampler.epoch_length))
+        for sampler in (even, tripled)
+    ]
+    assert seen[1] == {0: seen[0][0], 1: 3 * seen[0][1]}

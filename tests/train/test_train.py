@@ -315,3 +315,27 @@ def test_an_official_train_file_runs(job: Path) -> None:
     torch.set_num_threads(1)
     train(schema.load(file, ["datasets:train:batch_size_per_gpu=1", "train:total_iter=1", "num_gpu=0"]))
     assert (job / "experiments/SeemoRe_T_x2/models/net_g_latest.pth").exists()
+
+
+def test_batches_add_up_to_a_larger_one(job: Path) -> None:
+    run("name=whole", "train:grad_clip=0.5")
+    for name, batch, parts in (("parts", 2, 2), ("single", 1, 4)):
+        size = f"datasets:train:batch_size_per_gpu={batch}"
+        run(f"name={name}", size, f"datasets:train:accum_iter={parts}", "train:grad_clip=0.5")
+        whole, added = (weights(f"experiments/{n}/models/net_g_8.pth")["params"] for n in ("whole", name))
+        for key in whole:
+            torch.testing.assert_close(added[key], whole[key], rtol=1e-3, atol=2e-4)
+        told = [[float(x) for x in line[2:]] for line in (*losses("whole"), *losses(name))]
+        assert np.allclose(told[:8], told[8:], rtol=2e-3)
+
+
+def test_several_folders_train_together(job: Path) -> None:
+    (job / "more").mkdir()
+    (job / "photos/1.png").rename(job / "more/1.png")
+    force = ["datasets:train:dataroot_gt=[photos, more]", "datasets:train:folder_weights=[1, 2]"]
+    run(*force, "name=many")
+    (log,) = Path("experiments/many").glob("*.log")
+    assert "2 training pictures, 13 patches' worth of pixels" in log.read_text()  # 3 and twice 5
+    for key, value in (("folder_weights", "[1]"), ("dataroot_lq", "photos"), ("meta_info_file", "a.txt")):
+        with pytest.raises(SeemoreError, match=rf"datasets:train:{key}"):
+            run(*force, f"datasets:train:{key}={value}")
