@@ -1,11 +1,9 @@
-"""The CUDA engine in the simulator: each precision against the float64 reference, in several orders.
+"""The CUDA engine in the simulator, on networks of every shape: each precision against the float64 reference.
 
 What a GPU alone can show (memory ordering, speed) is left to benchmarks on one.
 """
 
 from __future__ import annotations
-
-import copy
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.errors import BackendError
 from seemore_fast.network import fold, reference
 from tests.support import cudasim, golden
+from tests.support.golden import run, twice_half
 
 pytestmark = pytest.mark.usefixtures("compiler")
 
@@ -28,11 +27,6 @@ WIDE = 72
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
 
 
-def crop(x: Tensor) -> Tensor:
-    """A few tiles' worth, with odd sides."""
-    return x[..., :21, :19].float().contiguous()
-
-
 def networks(**config) -> tuple[reference.SeemoRe, reference.SeemoRe]:
     """One in float32, and the oracle."""
     config = {**SMALL, **config}
@@ -40,19 +34,6 @@ def networks(**config) -> tuple[reference.SeemoRe, reference.SeemoRe]:
         golden.fill(reference.SeemoRe(**config), 11).eval(),
         golden.fill(reference.SeemoRe(**config), 11).double().eval(),
     )
-
-
-def run(model: torch.nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x)
-
-
-def twice_half(
-    network: reference.SeemoRe, x: Tensor, want: Tensor, dtype: torch.dtype = torch.float16
-) -> float:
-    """Twice the error of PyTorch itself in float16, or ``dtype``: what ours may have there."""
-    narrow = copy.deepcopy(network).to(dtype)
-    return 2 * golden.relative_l2(run(narrow, x.to(narrow.mean.dtype)), want)
 
 
 def experts_of(network: reference.SeemoRe, x: Tensor) -> list[int]:
@@ -64,36 +45,6 @@ def experts_of(network: reference.SeemoRe, x: Tensor) -> list[int]:
     for hook in hooks:
         hook.remove()
     return found
-
-
-@pytest.mark.parametrize("name", golden.EVALUATION)
-def test_golden_networks(name):
-    """Five orders of execution give the same bits; in one of them every access to memory is checked."""
-    case = golden.load(name)
-    x = crop(case.x)
-    want = run(case.fill(reference.SeemoRe(**case.config)).double(), x.double())
-    engine = cudasim.Simulated(case.fill(reference.SeemoRe(**case.config)))
-    first = engine(x, seed=1)
-    assert golden.relative_l2(first, want) <= LIMIT
-    for seed in (2, 3, 4, 5):
-        assert torch.equal(engine(x, seed=seed, check=False), first), f"seed {seed}"
-
-
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("tf32", None), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
-)
-@pytest.mark.parametrize("name", golden.EVALUATION)
-def test_low_precision(name, precision, dtype):
-    """RMS error at most twice PyTorch's own (for TF32 that of float16, which has as many bits)."""
-    case = golden.load(name)
-    x = crop(case.x)
-    oracle = case.fill(reference.SeemoRe(**case.config))
-    want = run(oracle.double(), x.double())
-    allowed = twice_half(oracle, x, want, dtype or torch.float16)
-    engine = cudasim.Simulated(case.fill(reference.SeemoRe(**case.config)), precision)
-    got = engine(x)
-    assert golden.relative_l2(got, want) <= allowed
-    assert torch.equal(engine(x, seed=2, check=False), got)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +97,8 @@ def test_more_tiles_than_lanes(compiler):
     network, oracle = networks(num_layers=1, recursive=1)
     x = torch.rand(1, 3, 132, 136)
     got = cudasim.Simulated(network, "fp16")(x, check=compiler == "nvcc")
-    assert golden.relative_l2(got, run(oracle, x.double())) <= 1e-2
+    want = run(oracle, x.double())
+    assert golden.relative_l2(got, want) <= twice_half(network, x, want)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
@@ -182,7 +134,7 @@ def test_a_batch_is_its_images(wide):
     config = {**case.config, "embedding_dim": WIDE, "num_layers": 2} if wide else case.config
     network = case.fill(reference.SeemoRe(**config))
     engine = cudasim.Simulated(network, "fp16")
-    x = crop(case.x)
+    x = golden.crop(case.x)
     other = x * torch.tensor([1.0, 0.2, 0.0])[:, None, None]
     assert experts_of(network, x) != experts_of(network, other)
     alone = [engine(image, check=False) for image in (other, x)]

@@ -6,6 +6,7 @@ Test modules use this as ``from tests.support import golden``.
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from dataclasses import dataclass
@@ -72,3 +73,19 @@ def fill(network: nn.Module, seed: int) -> nn.Module:
     made = {key: torch.from_numpy(recipe(key, tuple(value.shape), seed)) for key, value in state.items()}
     network.load_state_dict(made)
     return network
+
+
+def crop(x: Tensor, height: int = 21, width: int = 19) -> Tensor:
+    """A few tiles' worth of a golden file's pictures: [N, 3, height, width] float32."""
+    return x[..., :height, :width].float().contiguous()
+
+
+def run(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
+
+
+def twice_half(network: nn.Module, x: Tensor, want: Tensor, dtype: torch.dtype = torch.float16) -> float:
+    """Twice the error of PyTorch itself in float16, or ``dtype``: what ours may have there."""
+    narrow = copy.deepcopy(network).to(dtype)
+    return 2 * relative_l2(run(narrow, x.to(narrow.mean.dtype)), want)
