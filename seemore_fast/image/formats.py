@@ -183,6 +183,8 @@ def vips() -> ModuleType:
     try:
         import pyvips
     except (ImportError, OSError) as error:
+        if short_of_memory(_LIBVIPS):
+            raise ImageError("not enough memory to load libvips") from None
         raise ImageError(f"reading and writing pictures needs pyvips[binary] ({error})") from None
     # Its cache knows files by their names only, and would give the old content of one that has changed.
     pyvips.cache_set_max(0)
@@ -190,6 +192,7 @@ def vips() -> ModuleType:
     return pyvips
 
 
+_LIBVIPS = 64 << 20  # bytes of address space that it takes
 _CODEC = 48 << 20  # bytes that decoders and encoders may take beside the pixels
 
 

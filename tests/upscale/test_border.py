@@ -26,6 +26,20 @@ def test_flat_pictures_stay_flat(colour: tuple[int, ...], border: str) -> None:
     assert np.abs(upscaler("zero").up(image).astype(int) - colour).max() > 1, "what the border is for"
 
 
+@pytest.mark.parametrize("colour", [(0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0)])
+def test_no_frame_around_other_colours(colour: tuple[int, ...]) -> None:
+    """The network itself may err on a colour, but then everywhere alike."""
+    image = np.full((32, 32, 3), colour, np.uint8)
+
+    def frame(border: str) -> int:
+        larger = upscaler(border).up(image).astype(int)
+        middle = larger[64:68, 64:68]
+        return int(np.abs(larger - np.tile(middle, (32, 32, 1))).max())
+
+    assert frame("reflect") <= 1
+    assert frame("zero") > 10
+
+
 def texture() -> np.ndarray:
     yy, xx = np.mgrid[:40, :48] * 2 * np.pi
     waves = [np.sin(yy / 40 * k + xx / 48 * (3 - k)) for k in (1, 2, 3)]
