@@ -192,6 +192,8 @@ def vips() -> ModuleType:
     return pyvips
 
 
+_THREADS = 256 << 20
+"""So many bytes of a bounded address space: the C library sets 64 MB aside for each thread that allocates."""
 _LIBVIPS = 64 << 20  # bytes of address space that it takes
 _CODEC = 48 << 20  # bytes that decoders and encoders may take beside the pixels
 
@@ -201,7 +203,7 @@ def short_of_memory(pixels: int) -> bool:
 
     To be asked first: GLib, under libvips, ends the process where an allocation fails.
     """
-    return machine.free_memory() < pixels + _CODEC
+    return machine.free_memory() < pixels + (_THREADS if machine.limited() else _CODEC)
 
 
 def reason(error: Exception, unknown: str | None = None) -> str:

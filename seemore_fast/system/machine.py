@@ -37,6 +37,11 @@ def free_memory(root: Path = Path("/")) -> int:
     return max(min([psutil.virtual_memory().available, *_left_in_groups(root), *_left_by_limits()]), 0)
 
 
+def limited() -> bool:
+    """Whether the process's own limits (``ulimit -v``, ``-d``) bound what it may take."""
+    return bool(list(_left_by_limits()))
+
+
 def _left_in_groups(root: Path) -> Iterator[int]:
     """For the process's control group and each one around it, of version 1 or 2: limit minus use."""
     try:

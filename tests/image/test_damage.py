@@ -250,3 +250,9 @@ def test_too_little_memory_is_told_before_the_codec_runs(tmp_path, monkeypatch: 
         with pytest.raises(ImageError, match=f"{name}: not enough memory to encode it"):
             write(tmp_path / name, Image(photo()))
     assert not list(tmp_path.iterdir())
+    # A bounded address space is used up faster: the C library sets 64 MB of it aside for each thread.
+    monkeypatch.setattr(machine, "free_memory", lambda: 255 << 20)
+    assert read("a", data=whole).pixels.shape == (192, 192, 3)
+    monkeypatch.setattr(machine, "limited", lambda: True)
+    with pytest.raises(ImageError, match="a: not enough memory to decode 192x192 pixels"):
+        read("a", data=whole)

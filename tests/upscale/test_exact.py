@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import namedtuple
 
 import pytest
@@ -378,3 +379,26 @@ def test_near_ties_are_decided_in_float64():
     layer.gate.body["2"].weight.data = torch.tensor([[1.0, 0.0], [1.0, 1e-7], [1.0, 0.0]])
     assert route(layer, torch.tensor([1e6, 1e6], dtype=torch.float64), 10**6).experts == [1, 0]
     assert route(layer, torch.tensor([5.0, 0.0], dtype=torch.float64), 1).experts == [0, 1]
+
+
+def test_sixteen_bits_on_disk_where_the_network_computes_in_them(tmp_path, caplog):
+    """bfloat16's own error is 4e-3: the file's adds less than as much again."""
+    model, x = oracle().float(), torch.rand(1, 3, 99, 65)
+    want = run(model, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        in_memory = tiled(model, x, 32)
+        in_file = tiled(model, x, 32, memory=0, folder=tmp_path)
+    assert not torch.equal(in_file, in_memory), "the file has 16 bits"
+    error, allowed = ((got - want).square().mean().sqrt() for got in (in_file, in_memory))
+    assert error <= 2 * allowed
+    tiled(model, x, 32, memory=0, folder=tmp_path)
+    halved, whole = (float(re.search(r"([\d.]+) GB", text)[1]) for text in caplog.messages)
+    assert halved <= whole
+
+
+def test_the_time_is_foretold(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(exact, "_TRIAL", 64)
+    tiled(oracle().float(), torch.rand(1, 3, 260, 256), 128, memory=0, folder=tmp_path)
+    assert re.search(
+        r"sweeps of \d+ tiles, in about \d+ (s|min), with a temporary file of", caplog.messages[0]
+    )
