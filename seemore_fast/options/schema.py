@@ -6,20 +6,13 @@ written as ``--force_yml`` takes it (``val:metrics:psnr:crop_border``).
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -28,162 +21,12 @@ from pydantic_core import PydanticCustomError
 
 from seemore_fast.errors import SeemoreError
 from seemore_fast.network.reference import LIMITS, expert_ranks
+from seemore_fast.options.datasets import Datasets
+from seemore_fast.options.groups import Count, FolderName, Group, Integer, Text, Weight
 from seemore_fast.options.yaml_lines import KeyPath, parse_file, parse_value
 
 
-def _integral(value: Any) -> Any:
-    """5e3 is how option files write 5000."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _no_path(value: str) -> str:
-    """Names become folders and files below ``results``; none may lead elsewhere."""
-    if not value.strip(". ") or re.search(r"[/\\\x00-\x1f]", value) or len(value.encode()) > 200:
-        raise PydanticCustomError("folder_name", "must do as the name of a folder")
-    return value
-
-
-Integer = Annotated[int, BeforeValidator(_integral)]
-Count = Annotated[Integer, Field(ge=1, le=10**12)]
-Weight = Annotated[float, Field(ge=0)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-FolderName = Annotated[str, AfterValidator(_no_path)]
-
-
-class _Group(BaseModel):
-    """A mapping of the file: keys are known, values of the right type as they stand."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_all_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict) and cls.model_config["extra"] == "forbid":
-            for key in data:
-                if key not in cls.model_fields:
-                    raise _unknown(key, list(cls.model_fields))
-        return data
-
-
-def _unknown(key: Any, known: Sequence[str]) -> PydanticCustomError:
-    close = difflib.get_close_matches(str(key), known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-    return PydanticCustomError("unknown_key", "is unknown; {hint}", {"key": key, "hint": hint})
-
-
-class IOBackend(_Group):
-    """How a dataset is stored."""
-
-    type: Literal["disk", "lmdb"]
-
-
-class _PictureSet(_Group):
-    """What the sets under ``datasets`` have in common."""
-
-    __test__ = False  # pytest would take the class for a test
-
-    task: str | None = None
-    name: FolderName
-    filename_tmpl: Text = "{}"
-    meta_info_file: Text | None = None
-    io_backend: IOBackend = IOBackend(type="disk")
-
-
-class TestSet(_PictureSet):
-    """``datasets: val*``, ``test*``: paired folders; HR is cropped to the size of LR times the scale.
-
-    A ``SingleImageDataset`` has no HR pictures: its pictures are enlarged, not measured.
-    """
-
-    type: Literal["PairedImageDataset", "SingleImageDataset"]
-    dataroot_gt: Text | None = None
-    dataroot_lq: Text
-
-    @model_validator(mode="after")
-    def _hr_where_there_is_some(self) -> TestSet:
-        if self.type == "PairedImageDataset" and self.dataroot_gt is None:
-            raise PydanticCustomError("missing", "is missing", {"key": "dataroot_gt"})
-        if self.type == "SingleImageDataset" and self.dataroot_gt is not None:
-            raise PydanticCustomError("single", "is not for a SingleImageDataset", {"key": "dataroot_gt"})
-        return self
-
-
-class TrainSet(_PictureSet):
-    """``datasets: train``: ``gt_size`` is the HR patch side; batch size and workers count per process.
-
-    Without ``dataroot_lq`` LR pictures are made of the HR ones.  ``cache_dir`` takes the decoded pictures.
-    Both may be lists of folders, of which ``folder_weights`` says how often each comes up; ``accum_iter``
-    batches make up one step.
-    """
-
-    type: Literal["PairedImageDataset"]
-    dataroot_gt: Text | Annotated[list[Text], Field(min_length=1)]
-    dataroot_lq: Text | Annotated[list[Text], Field(min_length=1)] | None = None
-    folder_weights: list[Annotated[Integer, Field(ge=1, le=1000)]] | None = None
-    cache_dir: Text = "datasets/cache"
-    gt_size: Count
-    use_hflip: bool = False
-    use_rot: bool = False
-    use_shuffle: bool = True
-    num_worker_per_gpu: Annotated[Integer, Field(ge=0, le=1024)] = 0
-    batch_size_per_gpu: Count
-    accum_iter: Annotated[Integer, Field(ge=1, le=1024)] = 1
-    dataset_enlarge_ratio: Count = 1
-    prefetch_mode: Literal["cuda", "cpu"] | None = None
-    pin_memory: bool = True
-
-    @model_validator(mode="after")
-    def _folders_fit(self) -> TrainSet:
-        many = len(_listed(self.dataroot_gt))
-        if self.dataroot_lq is not None and len(_listed(self.dataroot_lq)) != many:
-            raise PydanticCustomError(
-                "folders", "must be as many as dataroot_gt ({many})", {"key": "dataroot_lq", "many": many}
-            )
-        if self.folder_weights is not None and len(self.folder_weights) != many:
-            raise PydanticCustomError(
-                "weights", "must be as many as dataroot_gt ({many})", {"key": "folder_weights", "many": many}
-            )
-        if many > 1 and self.meta_info_file is not None:
-            raise PydanticCustomError("meta", "is for one folder only", {"key": "meta_info_file"})
-        return self
-
-    @property
-    def folders(self) -> list[tuple[str, str | None, int]]:
-        """Folders of HR and LR pictures, and their weights."""
-        large = _listed(self.dataroot_gt)
-        small: list[str | None] = (
-            [None] * len(large) if self.dataroot_lq is None else [*_listed(self.dataroot_lq)]
-        )
-        return list(zip(large, small, self.folder_weights or [1] * len(large), strict=True))
-
-
-def _listed(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-class Datasets(_Group):
-    """``train`` and any number of ``val``, ``val_1``, ``test_1`` and so on, in the file's order."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, TestSet] = Field(init=False)
-
-    train: TrainSet | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_all_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, dict) else ():
-            if key != "train" and not re.fullmatch(r"(val|test)(_\w+)?", str(key)):
-                raise _unknown(key, ["train", "val", "val_1", "test", "test_1"])
-        return data
-
-    @property
-    def tests(self) -> list[TestSet]:
-        """All sets but ``train``."""
-        return list(self.__pydantic_extra__.values())
-
-
-class Network(_Group):
+class Network(Group):
     """``network_g``: the constructor's arguments, with its defaults."""
 
     type: Literal["SeemoRe"]
@@ -221,7 +64,7 @@ class Network(_Group):
         return self.model_dump(exclude={"type"})
 
 
-class Paths(_Group):
+class Paths(Group):
     """``path``: weights, and the state to resume from."""
 
     pretrain_network_g: Text | None = None
@@ -230,19 +73,18 @@ class Paths(_Group):
     resume_state: Text | None = None
 
 
-class Optimizer(_Group):
+class Optimizer(Group):
     """``train: optim_g``."""
 
     type: Literal["Adam", "AdamW"]
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Weight = 0.0
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
-        0.9,
-        0.999,
-    ]
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
+        default=[0.9, 0.999]
+    )
 
 
-class MultiStepLR(_Group):
+class MultiStepLR(Group):
     """The learning rate times ``gamma`` at each milestone (iterations)."""
 
     type: Literal["MultiStepLR"]
@@ -250,12 +92,12 @@ class MultiStepLR(_Group):
     gamma: Annotated[float, Field(gt=0)] = 0.1
 
 
-class CosineAnnealingRestartLR(_Group):
+class CosineAnnealingRestartLR(Group):
     """Cosines of ``periods`` iterations down to ``eta_min``, each starting at its weight times the rate."""
 
     type: Literal["CosineAnnealingRestartLR"]
     periods: Annotated[list[Count], Field(min_length=1)]
-    restart_weights: list[Weight] = [1.0]
+    restart_weights: list[Weight] = Field(default=[1.0])
     eta_min: Weight = 0.0
 
     @model_validator(mode="after")
@@ -266,7 +108,7 @@ class CosineAnnealingRestartLR(_Group):
         return self
 
 
-class Loss(_Group):
+class Loss(Group):
     """A term of the loss."""
 
     loss_weight: Weight = 1.0
@@ -285,7 +127,7 @@ class FFTLoss(Loss):
     type: Literal["FFTLoss"]
 
 
-class Training(_Group):
+class Training(Group):
     """``train``; ``ema_decay`` 0 means no moving average, ``warmup_iter`` -1 no warm-up.
 
     ``precision`` is that of the network's arithmetic; ``grad_clip`` the largest norm of all gradients
@@ -309,7 +151,7 @@ class Training(_Group):
         return self
 
 
-class Metric(_Group):
+class Metric(Group):
     """One of ``val: metrics``; the border is cut before the conversion to luma."""
 
     type: Literal["calculate_psnr", "calculate_ssim"]
@@ -318,7 +160,7 @@ class Metric(_Group):
     better: Literal["higher", "lower"] = "higher"
 
 
-class Validation(_Group):
+class Validation(Group):
     """``val``; ``use_chop`` and ``pbar`` are read and have no effect."""
 
     val_freq: Count | None = None
@@ -329,14 +171,14 @@ class Validation(_Group):
     metrics: dict[str, Metric] | None = None
 
 
-class WandB(_Group):
+class WandB(Group):
     """``logger: wandb``."""
 
     project: str | None = None
     resume_id: str | None = None
 
 
-class Logger(_Group):
+class Logger(Group):
     """``logger``; frequencies in iterations."""
 
     print_freq: Count = 200
@@ -345,14 +187,14 @@ class Logger(_Group):
     wandb: WandB | None = None
 
 
-class Distributed(_Group):
+class Distributed(Group):
     """``dist_params``."""
 
     backend: Literal["nccl", "gloo"] = "nccl"
     port: Annotated[Integer, Field(ge=1, le=65535)] = 29500
 
 
-class Options(_Group):
+class Options(Group):
     """A whole file."""
 
     name: FolderName

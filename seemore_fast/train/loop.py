@@ -16,7 +16,8 @@ from seemore_fast.data.pairs import Pair
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.model import SeemoRe
 from seemore_fast.options import pretrained
-from seemore_fast.options.schema import Options, Training, TrainSet
+from seemore_fast.options.datasets import TrainSet
+from seemore_fast.options.schema import Options, Training
 from seemore_fast.system.ahead import map_ahead
 from seemore_fast.train import pictures, processes
 from seemore_fast.train.experiment import Experiment, load_state
@@ -233,6 +234,7 @@ def _sampler(
         shuffle=dataset.use_shuffle,
         hflip=dataset.use_hflip,
         rot=dataset.use_rot,
+        degradations=dataset.degradations,
         rank=everyone.rank,
         world=everyone.world,
     )

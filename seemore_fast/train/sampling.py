@@ -14,7 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seemore_fast.options.datasets import Degradations
+from seemore_fast.train.degrade import degraded
 from seemore_fast.train.pictures import Pictures
+
+_DEGRADING = 1
 
 
 class Batch(NamedTuple):
@@ -30,7 +34,8 @@ class Sampler:
     An epoch has one patch for each patch's worth of pixels, so that large pictures come up more often, and
     those of larger ``weights`` (one each, whole numbers) as many times as often;
     ``shuffle`` draws a new order for each epoch.  Where in its picture a patch lies is drawn, and so is
-    whether it is mirrored (``hflip``), mirrored vertically and transposed (each with ``rot``).  ``world``
+    whether it is mirrored (``hflip``), mirrored vertically and transposed (each with ``rot``).  LR patches
+    suffer ``degradations``.  ``world``
     processes of ``batch`` patches each share a global batch; this is number ``rank``.
     """
 
@@ -47,13 +52,14 @@ class Sampler:
         shuffle: bool = True,
         hflip: bool = False,
         rot: bool = False,
+        degradations: Degradations | None = None,
         rank: int = 0,
         world: int = 1,
     ):
         self._gt, self._lq, self._scale, self._patch = gt, lq, scale, patch
         self._batch, self._rank, self._world = batch, rank, world
         self._seed = seed
-        self._hflip, self._rot = hflip, rot
+        self._hflip, self._rot, self._degradations = hflip, rot, degradations
         pieces = np.maximum(1, lq.sizes.prod(axis=1) // patch**2)
         self._ends = np.cumsum(pieces * np.array(1 if weights is None else weights))
         self.epoch_length = int(self._ends[-1])
@@ -84,6 +90,8 @@ class Sampler:
                     patch = patch[::-1]
                 if self._rot and turn:
                     patch = patch.swapaxes(0, 1)
+                if out is lq and self._degradations is not None:
+                    patch = degraded(patch, self._degradations, self._random(2 * n, _DEGRADING))
                 out[slot] = patch.transpose(2, 0, 1)
         return Batch(torch.from_numpy(lq), torch.from_numpy(gt))
 
@@ -101,6 +109,8 @@ class Sampler:
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
         return self._random(2 * epoch + 1).permutation(self.epoch_length)
 
-    def _random(self, stream: int) -> np.random.Generator:
-        """A generator of its own for each ``stream``: even numbers are patches, odd ones epochs."""
-        return np.random.Generator(np.random.Philox(key=np.array([self._seed, stream], np.uint64)))
+    def _random(self, stream: int, use: int = 0) -> np.random.Generator:
+        """A generator of its own for each ``stream``: even numbers are patches, odd ones epochs; and for each
+        ``use`` of one, so that degradations do not move the patches."""
+        key = np.array([self._seed, stream], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, use]))

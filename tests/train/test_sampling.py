@@ -14,6 +14,7 @@ from PIL import Image
 from seemore_fast.data import pairs
 from seemore_fast.data.resize import imresize
 from seemore_fast.errors import ImageError, SeemoreError
+from seemore_fast.options.datasets import Degradations
 from seemore_fast.system.ahead import map_ahead
 from seemore_fast.train import pictures
 from seemore_fast.train.sampling import Sampler
@@ -174,3 +175,27 @@ def test_weights_say_how_often_a_picture_comes_up(job: Path) -> None:
         for sampler in (even, tripled)
     ]
     assert seen[1] == {0: seen[0][0], 1: 3 * seen[0][1]}
+
+
+def test_degradations_spoil_lr_patches_only_and_the_same_each_time(job: Path) -> None:
+    plain = sampler(job, batch=6).batch(3)
+    for more in (
+        {"blur_prob": 1.0, "blur_sigma": [0.8, 2.0]},
+        {"noise_prob": 1.0},
+        {"jpeg_prob": 1.0, "jpeg_range": [10.0, 20.0]},
+    ):
+        wish = Degradations(**more)
+        one, again = (sampler(job, batch=6, degradations=wish).batch(3) for _ in range(2))
+        assert torch.equal(one.lq, again.lq)
+        assert torch.equal(one.gt, plain.gt), "the patches stay where they were"
+        differences = (one.lq.float() - plain.lq.float()).abs().mean((1, 2, 3))
+        assert (differences > 0.2).all()
+        assert len(set(differences.tolist())) == 6, "each has a strength of its own"
+        parts = [sampler(job, batch=2, rank=r, world=3, degradations=wish).batch(3) for r in range(3)]
+        assert torch.equal(one.lq, torch.cat([part.lq for part in parts]))
+    never = sampler(job, batch=6, degradations=Degradations()).batch(3)
+    assert torch.equal(never.lq, plain.lq)
+    half = sampler(job, batch=200, degradations=Degradations(noise_prob=0.5)).batch(1)
+    clean = sampler(job, batch=200).batch(1)
+    spoilt = (half.lq != clean.lq).flatten(1).any(1).sum()
+    assert 70 < spoilt < 130

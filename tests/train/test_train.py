@@ -329,6 +329,20 @@ def test_batches_add_up_to_a_larger_one(job: Path) -> None:
         assert np.allclose(told[:8], told[8:], rtol=2e-3)
 
 
+def test_degradations_resume_and_are_checked(job: Path) -> None:
+    force = [
+        "datasets:train:degradations={blur_prob: 0.5, noise_prob: 1.0, jpeg_prob: 0.7}",
+        "val:val_freq=~",
+    ]
+    run(*force, "name=whole")
+    run(*force, "train:total_iter=4")
+    run(*force, auto_resume=True)
+    assert_equal_files("experiments/whole/models/net_g_8.pth", "experiments/tiny/models/net_g_8.pth")
+    for key, value in (("jpeg_range", "[0, 50]"), ("blur_sigma", "[2.0, 1.0]"), ("noise_prob", "1.5")):
+        with pytest.raises(SeemoreError, match=rf"datasets:train:degradations:{key}"):
+            run(f"datasets:train:degradations:{key}={value}")
+
+
 def test_several_folders_train_together(job: Path) -> None:
     (job / "more").mkdir()
     (job / "photos/1.png").rename(job / "more/1.png")
