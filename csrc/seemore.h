@@ -14,7 +14,11 @@
 extern "C" {
 #endif
 
+#if defined(_WIN32)
+#define SM_API __declspec(dllexport)
+#else
 #define SM_API __attribute__((visibility("default")))
+#endif
 
 typedef enum sm_status {
   SM_OK = 0,
@@ -30,9 +34,9 @@ SM_API const char* sm_last_error(void);
 
 /* ---- Instruction sets ------------------------------------------------------------------------------------
  *
- * Kernels are compiled for "v2", "v3", "v4" (x86-64 levels) and "v4bf16" (v4 with AVX512-BF16), elsewhere as
- * "portable".  The best that CPU and operating system support is taken, unless the environment variable
- * SEEMORE_ISA names another.
+ * Kernels are compiled for "v2", "v3", "v4" (x86-64 levels) and "v4bf16" (v4 with AVX512-BF16), on ARM64 for
+ * "neon" and "neonbf16" (with BF16), elsewhere as "portable".  The best that CPU and operating system support
+ * is taken, unless the environment variable SEEMORE_ISA names another.
  */
 
 /* Name of the instruction set in use. NULL (and sm_last_error) if SEEMORE_ISA names none that works here. */

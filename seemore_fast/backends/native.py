@@ -24,6 +24,14 @@ else:
     error = None
 
 
+NO_BF16 = "this CPU (or SEEMORE_ISA) has no BF16 (AVX512-BF16, or ARM's)"
+
+
+def has_bf16() -> bool:
+    """Whether the instruction set in use multiplies bfloat16; raises BackendError with none in use."""
+    return str(require().isa()).endswith("bf16")
+
+
 def require() -> ModuleType:
     """``lib``; raises BackendError with the load error where there is none."""
     if lib is None:

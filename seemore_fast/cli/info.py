@@ -79,7 +79,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     return [
         *((name, version or "not installed") for name, version in found["versions"].items()),
-        ("platform", found["platform"]),
+        ("platform", f"{found['platform']} (tier {found['tier']})"),
         ("CPU", found["cpu"]),
         ("cores, threads", f"{found['cores']}, {found['threads']}"),
         ("instruction set", isa),

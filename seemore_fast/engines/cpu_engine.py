@@ -88,9 +88,9 @@ class Engine:
         With ``bf16`` matrix products take bfloat16 operands where the CPU can (a warning says so where it
         cannot).  Raises BackendError for a configuration beyond the native engine's limits.
         """
-        if bf16 and native.require().isa() != "v4bf16":
+        if bf16 and not native.has_bf16():
             warnings.warn(
-                "this CPU (or SEEMORE_ISA) has no AVX512-BF16: computing in float32 instead of bfloat16",
+                f"{native.NO_BF16}: computing in float32 instead of bfloat16",
                 stacklevel=5,
             )
             bf16 = False

@@ -27,6 +27,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "platform": platform.platform(),
+        "tier": _tier(),
         "cpu": machine.processor(),
         "cores": machine.cores(),
         "threads": torch.get_num_threads(),
@@ -56,6 +57,16 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _tier() -> str:
+    """How well this platform is tested (docs/platforms.md)."""
+    where = (platform.system(), platform.machine().lower())
+    if where == ("Linux", "x86_64"):
+        return "1: everything is tested on it"
+    if where in (("Linux", "aarch64"), ("Linux", "arm64")):
+        return "2: the native library is tested on it, in an emulator"
+    return "3: not tested on it"
 
 
 def _native_library() -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import platform
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ from seemore_fast import ops
 from seemore_fast.backends import native
 from seemore_fast.errors import BackendError
 
-LEVELS = ["v2", "v3", "v4", "v4bf16", "portable"]
+LEVELS = ["v2", "v3", "v4", "v4bf16", "neon", "neonbf16", "portable"]
 
 
 def in_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +39,27 @@ def test_isas_are_known_and_ordered():
     isas = native.require().isas()
     assert isas
     assert isas == [level for level in LEVELS if level in isas]
+
+
+def test_instruction_sets_are_those_that_linux_sees():
+    """By the flags in /proc/cpuinfo, which leave out what the system does not save."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = (
+        re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.M) if cpuinfo.is_file() else None
+    )
+    if found is None:
+        pytest.skip("there is no /proc/cpuinfo that tells of the processor")
+    flags = set(found[1].split())
+    needed = {
+        "v2": {"pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "lahf_lm"},
+        "v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
+        "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+        "v4bf16": {"avx512_bf16"},
+    }
+    if platform.machine() == "aarch64":
+        needed = {"neon": {"asimd"}, "neonbf16": {"bf16"}}
+    usable = list(itertools.takewhile(lambda isa: needed[isa] <= flags, needed))
+    assert native.require().isas() == (usable or ["portable"])
 
 
 def test_the_best_isa_is_the_default():

@@ -20,6 +20,7 @@ from seemore_fast import image
 from seemore_fast.backends import choice, native
 from seemore_fast.cli import app
 from seemore_fast.image import Image, read, write
+from seemore_fast.measure import environment
 from seemore_fast.measure.environment import without_paths
 from seemore_fast.model import SeemoRe, load
 from seemore_fast.network import checkpoint, weights
@@ -383,6 +384,23 @@ def test_info_as_table_says_why_a_backend_is_missing(monkeypatch: pytest.MonkeyP
     assert ["backend", "cuda", "missing:", "no", "cuda", "in", "cuda.so"] in rows
     assert ["backend", "reference", "available"] in rows
     assert ["SEEMORE_BACKEND", "reference"] in rows
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "tier"),
+    [
+        ("Linux", "x86_64", "1"),
+        ("Linux", "aarch64", "2"),
+        ("Windows", "AMD64", "3"),
+        ("Darwin", "arm64", "3"),
+    ],
+)
+def test_info_names_the_platform_s_tier(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, tier: str
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert environment._tier().startswith(f"{tier}: ")
 
 
 def test_info_survives_an_instruction_set_that_is_not_there() -> None:

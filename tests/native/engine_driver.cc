@@ -273,7 +273,7 @@ int main(int argc, char** argv) {
   for (int i = 0; argc == 1 && sm_usable_isa(i); ++i) isas.push_back(sm_usable_isa(i));
   for (const char* isa : isas) {
     EXPECT(sm_set_isa(isa) == SM_OK);
-    for (int bf16 = 0; bf16 <= (strcmp(isa, "v4bf16") == 0); ++bf16) {
+    for (int bf16 = 0; bf16 <= (std::strstr(isa, "bf16") != nullptr); ++bf16) {
       exercise({2, 3, 3, 2, 12, 11, 2, 1}, bf16,
                {{1, 16, 16, false}, {2, 19, 37, true}, {1, 16, 353, false}});
       exercise({1, 1, 1, 1, 96, 3, 1, 1}, bf16, {{1, 4, 4, false}, {1, 16, 17, false}});

@@ -1,7 +1,9 @@
 // Stress of the thread pool, for the thread sanitizer and for fork(); run by tests/house/test_build.py.
 // Exits 0 if every parallel() call ran each share of the work exactly once, and barriers held.
+#if !defined(_WIN32)
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #include <atomic>
 #include <cstdio>
@@ -67,6 +69,7 @@ int main(int argc, char**) {
   seemore::parallel(3, nested, nullptr);
 
   if (argc > 1) return 0;  // the thread sanitizer does not follow fork() of a process with threads
+#if !defined(_WIN32)
   const pid_t child = fork();
   if (child == 0) {
     for (int i = 0; i < 20; ++i) run(4);
@@ -76,5 +79,6 @@ int main(int argc, char**) {
   waitpid(child, &status, 0);
   EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
   run(4);
+#endif
   return 0;
 }

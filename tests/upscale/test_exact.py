@@ -18,7 +18,7 @@ from seemore_fast.upscale import exact
 from seemore_fast.upscale.exact.grid import Axis, grid_for
 from seemore_fast.upscale.exact.route import route
 from tests.support import golden
-from tests.support.isas import ISAS
+from tests.support.isas import HAS_BF16, ISAS
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 2, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
 
@@ -198,7 +198,7 @@ def test_native_bytes():
 
 
 @needs_native
-@pytest.mark.skipif("v4bf16" not in ISAS, reason="this CPU has no AVX512-BF16")
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
 def test_native_bfloat16():
     ours = fast(embedding_dim=20)
     x = pictures(3, 99, 131).float()

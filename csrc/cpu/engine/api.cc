@@ -144,8 +144,10 @@ sm_status sm_engine_create(const sm_network* net, int bf16, sm_engine** out) {
   const IsaTables* isa = tables();
   if (!isa) return SM_ERROR_UNSUPPORTED;
   if (bf16 && !isa->engine->bf16)
-    return fail(SM_ERROR_UNSUPPORTED,
-                "bf16 needs a CPU with AVX512-BF16 (instruction set v4bf16); in use is %s", sm_isa());
+    return fail(
+        SM_ERROR_UNSUPPORTED,
+        "bf16 needs a CPU with AVX512-BF16 (instruction set v4bf16) or ARM's BF16 (neonbf16); in use is %s",
+        sm_isa());
   try {
     auto engine = std::make_unique<sm_engine>();
     pack(*net, bf16 != 0, *engine);

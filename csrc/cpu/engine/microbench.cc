@@ -64,18 +64,18 @@ struct Bench {
 // one for each element.
 
 double fma(Bench& bench) {
-  constexpr int kChains = VL == 16 ? 24 : 12;  // enough to hide the latency, and what the registers hold
+  constexpr int kChains = kAccumulators;  // enough to hide the latency
   vf acc[kChains];
   const float* p = bench.in[0].p;
-#pragma GCC unroll 24
+  SM_UNROLL(24)
   for (int i = 0; i < kChains; ++i) acc[i] = load(p + i * VL);
-  const vf factor = load(p), term = load(p + 1);
+  const vf factor = load(p);
   constexpr int kSteps = 1000;
   for (int step = 0; step < kSteps; ++step) {
-#pragma GCC unroll 24
-    for (int i = 0; i < kChains; ++i) acc[i] = acc[i] * factor + term;
+    SM_UNROLL(24)
+    for (int i = 0; i < kChains; ++i) acc[i] += acc[i] * factor;  // ARM64's sums overwrite the addend
   }
-#pragma GCC unroll 24
+  SM_UNROLL(24)
   for (int i = 0; i < kChains; ++i) store(bench.out[0].p + i * VL, acc[i]);
   return 2.0 * kChains * VL * kSteps;
 }
@@ -148,7 +148,7 @@ constexpr Kernel kKernels[] = {
     {"fma", fma},
     {"product", product<Fp32>},
     {"conv", conv<Fp32>},
-#if defined(__AVX512BF16__)
+#if defined(SM_HAS_BF16)
     {"product_bf16", product<Bf16>},
     {"conv_bf16", conv<Bf16>},
 #endif

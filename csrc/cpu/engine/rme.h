@@ -98,7 +98,7 @@ struct RmeStage {
         each_column(from, to, [&]<int N>(Vectors<N>, int x) SM_LAMBDA_INLINE {
           vf value[2][N];
           stripe_column<Op>(group.stripe_v, in, value, c, x);
-#pragma GCC unroll 2
+          SM_UNROLL(2)
           for (int i = 0; i < 2; ++i)
             for (int n = 0; n < N; ++n) {
               value[i][n] = gelu(value[i][n]);

@@ -100,7 +100,7 @@ size_t largest_scratch(const Model& m, const Plan& plan) {
 }
 
 size_t scratch_floats(const Model& m, const Plan& plan) {
-#if defined(__AVX512BF16__)
+#if defined(SM_HAS_BF16)
   if (m.bf16) return largest_scratch<Bf16>(m, plan);
 #endif
   return largest_scratch<Fp32>(m, plan);
@@ -108,7 +108,7 @@ size_t scratch_floats(const Model& m, const Plan& plan) {
 
 void forward(Run& run, int thread, int threads) {
   Worker worker(run, thread, threads);
-#if defined(__AVX512BF16__)
+#if defined(SM_HAS_BF16)
   if (run.model->bf16) return network<Bf16>(worker);
 #endif
   network<Fp32>(worker);
@@ -116,7 +116,7 @@ void forward(Run& run, int thread, int threads) {
 
 void tile(Run& run, int thread, int threads) {
   Worker worker(run, thread, threads);
-#if defined(__AVX512BF16__)
+#if defined(SM_HAS_BF16)
   if (run.model->bf16) return phase<Bf16>(worker);
 #endif
   phase<Fp32>(worker);
@@ -125,7 +125,7 @@ void tile(Run& run, int thread, int threads) {
 }  // namespace
 
 const EngineTable* table() {
-#if defined(__AVX512BF16__)
+#if defined(SM_HAS_BF16)
   constexpr bool kBf16 = true;
 #else
   constexpr bool kBf16 = false;

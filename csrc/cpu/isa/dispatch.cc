@@ -6,8 +6,12 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/isa/features.h"
+
 #if defined(__x86_64__)
 #define SM_EACH_ISA(X) X(v2) X(v3) X(v4) X(v4bf16)
+#elif defined(__aarch64__)
+#define SM_EACH_ISA(X) X(neon) X(neonbf16)
 #else
 #define SM_EACH_ISA(X) X(portable)
 #endif
@@ -35,13 +39,14 @@ struct Isa {
   IsaTables tables;
 };
 
-// GCC's run-time library asks XGETBV as well as CPUID: an operating system that does not save the wide
-// registers counts as a CPU without them.
 #if defined(__x86_64__)
-bool usable_v2() { return __builtin_cpu_supports("x86-64-v2"); }
-bool usable_v3() { return __builtin_cpu_supports("x86-64-v3"); }
-bool usable_v4() { return __builtin_cpu_supports("x86-64-v4"); }
-bool usable_v4bf16() { return usable_v4() && __builtin_cpu_supports("avx512bf16"); }
+bool usable_v2() { return x86_level() >= X86Level::kV2; }
+bool usable_v3() { return x86_level() >= X86Level::kV3; }
+bool usable_v4() { return x86_level() >= X86Level::kV4; }
+bool usable_v4bf16() { return x86_level() >= X86Level::kV4Bf16; }
+#elif defined(__aarch64__)
+bool usable_neon() { return true; }
+bool usable_neonbf16() { return arm_has_bf16(); }
 #else
 bool usable_portable() { return true; }
 #endif

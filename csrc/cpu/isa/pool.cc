@@ -3,8 +3,9 @@
 // deadlock.
 #include "cpu/isa/pool.h"
 
+#if !defined(_WIN32)
 #include <pthread.h>
-#include <sched.h>
+#endif
 
 #include <atomic>
 #include <mutex>
@@ -99,6 +100,7 @@ struct Pool {
 Pool& pool() {
   static Pool* const instance = [] {
     static Pool* made = new Pool;
+#if !defined(_WIN32)
     // fork() copies only the calling thread: hold the lock across it, and let the child start afresh.
     pthread_atfork([] { made->mutex.lock(); }, [] { made->mutex.unlock(); },
                    [] {
@@ -106,6 +108,7 @@ Pool& pool() {
                      made->workers = 0;
                      made->mutex.unlock();
                    });
+#endif
     return made;
   }();
   return *instance;
@@ -141,7 +144,7 @@ void Barrier::wait(int threads) {
     if (i < kSpins) {
       pause();
     } else {
-      sched_yield();  // more threads than cores: let the late ones run
+      std::this_thread::yield();  // more threads than cores: let the late ones run
     }
   }
 }

@@ -15,10 +15,25 @@
 
 #if defined(__SSSE3__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #define SM_INLINE inline __attribute__((always_inline))
 #define SM_LAMBDA_INLINE __attribute__((always_inline))
+
+// Before a loop over vectors in registers, which must vanish.  GCC wants the most rounds there may be.
+#if defined(__clang__)
+#define SM_UNROLL(most) _Pragma("clang loop unroll(full)")
+#else
+#define SM_PRAGMA(text) _Pragma(#text)
+#define SM_UNROLL(most) SM_PRAGMA(GCC unroll most)
+#endif
+
+// Products of bf16 pairs, accumulated in fp32: struct Bf16 in cpu/rows/operand.h.
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define SM_HAS_BF16
+#endif
 
 namespace seemore {
 namespace SM_ISA {
@@ -31,6 +46,13 @@ constexpr int VL = 8;
 constexpr int VL = 4;
 #endif
 
+// Vectors that the registers hold.
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
@@ -38,13 +60,22 @@ typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_a
 SM_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 SM_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 SM_INLINE vf splat(float s) { return s - vf{}; }
-// Both return the second operand where either is NaN: put the value that must propagate last.
+SM_INLINE vi splat_bits(float s) {
+  int32_t bits;
+  memcpy(&bits, &s, sizeof bits);
+  return bits - vi{};
+}
+// On x86 both return the second operand where either is NaN, on ARM NaN: put the value that must propagate
+// last.
 #if defined(__AVX512F__)
 SM_INLINE vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
 SM_INLINE vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
 #elif defined(__AVX2__)
 SM_INLINE vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
 SM_INLINE vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
+#elif defined(__ARM_NEON)
+SM_INLINE vf vmax(vf a, vf b) { return (vf)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+SM_INLINE vf vmin(vf a, vf b) { return (vf)vminq_f32((float32x4_t)a, (float32x4_t)b); }
 #else
 SM_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 SM_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
@@ -57,6 +88,8 @@ SM_INLINE vf rsqrt(vf a) {
   return 1.0f / _mm512_sqrt_ps(a);
 #elif defined(__AVX2__)
   return 1.0f / _mm256_sqrt_ps(a);
+#elif defined(__ARM_NEON)
+  return 1.0f / (vf)vsqrtq_f32((float32x4_t)a);
 #else
   vf r;
   for (int i = 0; i < VL; ++i) r[i] = 1.0f / __builtin_sqrtf(a[i]);
@@ -110,6 +143,9 @@ SM_INLINE vf permute(vf v, vi index) {
 #elif defined(__SSSE3__)
   const vi bytes = index * 0x04040404 + 0x03020100;
   return (vf)_mm_shuffle_epi8((__m128i)v, (__m128i)bytes);
+#elif defined(__ARM_NEON)
+  const vi bytes = index * 0x04040404 + 0x03020100;
+  return (vf)vqtbl1q_u8((uint8x16_t)v, (uint8x16_t)bytes);
 #else
   vf picked;
   for (int i = 0; i < VL; ++i) picked[i] = v[index[i]];

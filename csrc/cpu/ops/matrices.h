@@ -58,7 +58,7 @@ void convolve(const Geometry& g, const Matrix& a, const Field& in, const Field& 
 constexpr int kSumRows = 4;
 
 // Tile of products that are summed: as many accumulators as registers leave room for.
-constexpr int kTileX = VL == 16 ? 6 : 2;
+constexpr int kTileX = kRegisters == 32 ? 6 : 2;
 
 // out(i, j) = sum over pixels of y[i] * x[j], for i < count_y, j < count_x.  y(i), x(j): where channel i, or
 // shifted channel j, of row 0 starts; rows follow at the fields' strides.
@@ -79,10 +79,10 @@ void correlate(const Geometry& g, int count_y, ptrdiff_t stride_y, const Y& y, i
           for (int column = 0; column < g.padded_w; column += VL) {
             vf vx[kTileX];
             for (int j = 0; j < kTileX; ++j) vx[j] = load(from_x[j] + r * stride_x + column);
-#pragma GCC unroll 4
+            SM_UNROLL(4)
             for (int i = 0; i < kTileY; ++i) {
               const vf vy = load(from_y[i] + r * stride_y + column);
-#pragma GCC unroll 6
+              SM_UNROLL(6)
               for (int j = 0; j < kTileX; ++j) sum[i][j] += vy * vx[j];
             }
           }

@@ -90,7 +90,7 @@ bool run(const sm_op_params& p) {
   }
   using WeightSizes = decltype(Op::sizes(p));
   using SavedSizes = decltype(Op::saved(p));
-  constexpr int kImages = Op::kImages, kWeights = WeightSizes::kCount, kSaved = SavedSizes::kCount;
+  static constexpr int kImages = Op::kImages, kWeights = WeightSizes::kCount, kSaved = SavedSizes::kCount;
   struct Shared {
     const sm_op_params& p;
     Geometry g;

@@ -14,28 +14,30 @@ template <int R, int V, class At>
 SM_INLINE void stencil_block(const float* weight, int step, int rows, int columns, float start, const At& at,
                              vf (&result)[R][V]) {
   vf acc[R][V];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
+  SM_UNROLL(4)
+  for (int r = 0; r < R; ++r) {
+    SM_UNROLL(2)
     for (int v = 0; v < V; ++v) acc[r][v] = splat(start);
+  }
   for (int i = 0; i < rows; ++i) {
     const float* from[R];
-#pragma GCC unroll 4
+    SM_UNROLL(4)
     for (int r = 0; r < R; ++r) from[r] = at(i, r);
     for (int j = 0; j < columns; ++j, weight += step) {
       const vf tap = splat(*weight);
-#pragma GCC unroll 4
+      SM_UNROLL(4)
       for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+        SM_UNROLL(2)
         for (int v = 0; v < V; ++v) acc[r][v] += load(from[r] + v * VL) * tap;
         ++from[r];
       }
     }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
+  SM_UNROLL(4)
+  for (int r = 0; r < R; ++r) {
+    SM_UNROLL(2)
     for (int v = 0; v < V; ++v) result[r][v] = acc[r][v];
+  }
 }
 
 // The same for `rows` taps in a column, every row of the image loaded once: row(i) is where its row i begins,
@@ -47,23 +49,24 @@ SM_INLINE void column_block(const float* weight, int step, int taps, float start
     return stencil_block<R, V>(
         weight, step, taps, 1, start, [&](int i, int r) SM_LAMBDA_INLINE { return row(i + r); }, result);
   vf acc[R][V];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
+  SM_UNROLL(4)
+  for (int r = 0; r < R; ++r) {
+    SM_UNROLL(2)
     for (int v = 0; v < V; ++v) acc[r][v] = splat(start);
+  }
   // tap[r]: the one of row r of the result that meets the row at hand.
   vf tap[R];
   auto add = [&]<int kFrom, int kTo>(Vectors<kFrom>, Vectors<kTo>, int i) SM_LAMBDA_INLINE {
     const float* const from = row(i);
-#pragma GCC unroll 2
+    SM_UNROLL(2)
     for (int v = 0; v < V; ++v) {
       const vf value = load(from + v * VL);
-#pragma GCC unroll 4
+      SM_UNROLL(4)
       for (int r = kFrom; r < kTo; ++r) acc[r][v] += value * tap[r];
     }
   };
   auto shift = [&]() SM_LAMBDA_INLINE {
-#pragma GCC unroll 4
+    SM_UNROLL(4)
     for (int r = R - 1; r > 0; --r) tap[r] = tap[r - 1];
   };
   auto begin = [&]<int kRow>(Vectors<kRow>) SM_LAMBDA_INLINE {
@@ -90,10 +93,11 @@ SM_INLINE void column_block(const float* weight, int step, int taps, float start
   end(Vectors<1>());
   end(Vectors<2>());
   end(Vectors<3>());
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
+  SM_UNROLL(4)
+  for (int r = 0; r < R; ++r) {
+    SM_UNROLL(2)
     for (int v = 0; v < V; ++v) result[r][v] = acc[r][v];
+  }
 }
 
 // Calls f(Vectors<n>(), x) over [0, width), a multiple of VL: two vectors at a time, then one.

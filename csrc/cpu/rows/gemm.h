@@ -1,6 +1,7 @@
 // Rows of pixels times packed matrices, in fp32 or bf16 operands.
 //
-// The micro-kernel keeps 12 output channels x 2 vectors of pixels in registers (6 x 2 with 16 registers).
+// The micro-kernel keeps 12 output channels x 2 vectors of pixels in registers (6 x 2 with 16 registers).  On
+// ARM64 its multiply-adds take a weight from a lane, so that three loads bring all twelve.
 #pragma once
 
 #include "cpu/isa/gelu.h"
@@ -10,8 +11,9 @@
 namespace seemore {
 namespace SM_ISA {
 
-constexpr int kTileVectors = 2;                    // of pixels, in one call of the micro-kernel
-constexpr int kAccumulators = VL == 16 ? 24 : 12;  // vectors of sums that the registers hold
+constexpr int kTileVectors = 2;                            // of pixels, in one call of the micro-kernel
+constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;  // vectors of sums that the registers hold
+constexpr int kLine = 16;                                  // floats of a cache line
 
 enum class Epilogue {
   kStore,        // out = W x + b
@@ -35,6 +37,24 @@ SM_INLINE Taps nine_taps(const Row in[3]) {
   return taps;
 }
 
+// One step's weights for MR output channels, [MR].
+template <int MR>
+struct StepWeights {
+#if defined(__ARM_NEON)
+  vf vectors[MR / VL];
+
+  SM_INLINE explicit StepWeights(const float* w) {
+    for (int i = 0; i < MR / VL; ++i) vectors[i] = load(w + i * VL);
+  }
+  SM_INLINE float operator[](int i) const { return vectors[i / VL][i % VL]; }
+#else
+  const float* w;
+
+  SM_INLINE explicit StepWeights(const float* w_) : w(w_) {}
+  SM_INLINE float operator[](int i) const { return w[i]; }
+#endif
+};
+
 // kAhead > 0: asks for the operands that many columns further on, too.
 template <class Op, int MR, int NV, Epilogue E, int kAhead = 0>
 SM_INLINE void tile(const float* w, int step, const float* bias, const Taps& in, int taps, int k, int x,
@@ -43,19 +63,21 @@ SM_INLINE void tile(const float* w, int step, const float* bias, const Taps& in,
   constexpr bool kGelu = E == Epilogue::kGeluOperand || E == Epilogue::kGeluResidual;
   constexpr bool kOperand = E == Epilogue::kOperand || E == Epilogue::kGeluOperand;
   constexpr int kPack = kOperand ? Op::kPack : 1;
+  constexpr int kFetch = NV * VL < kLine ? kLine : NV * VL;  // how far ahead lines are asked for
   // Copies, for the compiler must assume that stores change what it has by reference.
   float* to = out.at(m0 / kPack, x);
   const float* from = kAdds ? residual.at(m0, x) : nullptr;
   const ptrdiff_t to_pitch = out.pitch, from_pitch = residual.pitch;
   vf acc[MR][NV];
-#pragma GCC unroll 12
+  SM_UNROLL(12)
   for (int i = 0; i < MR; ++i)
     for (int v = 0; v < NV; ++v) {
       acc[i][v] = splat(bias[i]);
       // Stores retire in order: 24 of them to lines that come one after the other from the L2 or L3 cache
       // can take longer than the products.  Asked for here, the lines come together, and meanwhile.
-      if (i % kPack == 0) __builtin_prefetch(to + i / kPack * to_pitch + (NV + v) * VL, 1);
-      if (kAdds) __builtin_prefetch(from + i * from_pitch + (NV + v) * VL, 0);
+      if (VL < 8 && v > 0) continue;  // that line was asked for
+      if (i % kPack == 0) __builtin_prefetch(to + i / kPack * to_pitch + kFetch + v * VL, 1);
+      if (kAdds) __builtin_prefetch(from + i * from_pitch + kFetch + v * VL, 0);
     }
   for (int t = 0; t < taps; ++t) {
     const float* p = in.p[t] + x;
@@ -63,14 +85,15 @@ SM_INLINE void tile(const float* w, int step, const float* bias, const Taps& in,
       vf xv[NV];
       for (int v = 0; v < NV; ++v) xv[v] = load(p + v * VL);
       if (kAhead > 0) __builtin_prefetch(p + kAhead);
-#pragma GCC unroll 12
+      const StepWeights<MR> weights(w);
+      SM_UNROLL(12)
       for (int i = 0; i < MR; ++i)
-        for (int v = 0; v < NV; ++v) acc[i][v] = Op::multiply_add(acc[i][v], xv[v], w + i);
+        for (int v = 0; v < NV; ++v) acc[i][v] = Op::multiply_add(acc[i][v], xv[v], weights[i]);
       p += in.pitch;
       w += step;
     }
   }
-#pragma GCC unroll 6
+  SM_UNROLL(6)
   for (int i = 0; i < MR; i += 2) {
     for (int v = 0; v < NV; ++v) {
       vf first = acc[i][v], second = acc[i + 1][v];

@@ -10,7 +10,7 @@ namespace SM_ISA {
 // Matrix operands as fp32: one channel a unit.
 struct Fp32 {
   static constexpr int kPack = 1;
-  SM_INLINE static vf multiply_add(vf acc, vf x, const float* w) { return acc + x * *w; }
+  SM_INLINE static vf multiply_add(vf acc, vf x, float w) { return acc + x * w; }
   // Stores channels c and c + 1 of an operand row.
   SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
     store(row.at(c, x), first);
@@ -23,14 +23,22 @@ struct Fp32 {
   }
 };
 
-#if defined(__AVX512BF16__)
-// Matrix operands as pairs of bf16 channels, side by side in 32 bits: what vdpbf16ps multiplies.
+#if defined(SM_HAS_BF16)
+// Matrix operands as pairs of bf16 channels, side by side in 32 bits: what vdpbf16ps and bfdot multiply.
 struct Bf16 {
   static constexpr int kPack = 2;
-  SM_INLINE static vf multiply_add(vf acc, vf x, const float* w) {
-    int32_t pair;
-    memcpy(&pair, w, 4);
-    return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)_mm512_set1_epi32(pair));
+#if defined(__ARM_NEON)
+  SM_INLINE static vf multiply_add(vf acc, vf x, float w) {
+    return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)x, (bfloat16x8_t)splat(w));
+  }
+  SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
+    const uint16x4_t low = (uint16x4_t)vcvt_bf16_f32((float32x4_t)first);
+    const uint16x4_t high = (uint16x4_t)vcvt_bf16_f32((float32x4_t)second);
+    store(row.at(c / 2, x), (vf)vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
+  }
+#else
+  SM_INLINE static vf multiply_add(vf acc, vf x, float w) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)splat_bits(w));
   }
   SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
@@ -39,6 +47,7 @@ struct Bf16 {
                          0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
     store(row.at(c / 2, x), (vf)_mm512_permutexvar_epi16(low, both));
   }
+#endif
   SM_INLINE static void get(const Row& row, int c, int x, vf& first, vf& second) {
     split(load(row.at(c / 2, x)), first, second);
   }

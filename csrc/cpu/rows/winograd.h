@@ -41,7 +41,7 @@ struct Winograd<Fp32> {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(SM_HAS_BF16)
 template <>
 struct Winograd<Bf16> {
   static constexpr int kRows = 2, kProducts = 4;
@@ -96,7 +96,7 @@ struct RowConv {
     for (int c = 0; c < channels; c += 2)
       for (int x = x0; x < x1; x += VL) {
         vf result[2][kProducts];
-#pragma GCC unroll 2
+        SM_UNROLL(2)
         for (int i = 0; i < 2; ++i) {
           vf d[kInputs];
           for (int r = 0; r < kInputs; ++r) d[r] = load(in[r].at(c + i, x));
@@ -122,7 +122,7 @@ struct RowConv {
       for (int i = 0; i < rows; i += 2)
         for (int v = 0; v < NV * VL; v += VL) {
           vf y[2][kRows];
-#pragma GCC unroll 2
+          SM_UNROLL(2)
           for (int n = 0; n < 2; ++n) {
             vf p[kProducts];
             for (int j = 0; j < kProducts; ++j) p[j] = load(&products[j][i + n][v]);

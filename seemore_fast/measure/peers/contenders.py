@@ -129,8 +129,8 @@ def _file(case: Case) -> Path:
 def _no_engine(dtype: str) -> str | None:
     if (why := choice.missing("cpu")) is not None:
         return why
-    if dtype == "bf16" and native.require().isa() != "v4bf16":
-        return "this CPU (or SEEMORE_ISA) has no AVX512-BF16"
+    if dtype == "bf16" and not native.has_bf16():
+        return native.NO_BF16
     return None
 
 
