@@ -25,7 +25,15 @@ from seemore_fast.image.formats import HEAD, Format, brands, vips
 from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits, upright
 
 _ORIENTATION = 0x0112
-_FAULTS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Pillow.DecompressionBombError)
+_FAULTS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    Pillow.DecompressionBombError,
+)
 
 
 class Damaged(Exception):
@@ -71,7 +79,10 @@ def count(animation: Any) -> int:
 
 def read(file: IO[bytes], animation: Any, most: int | None = None) -> Image:
     """All frames, or the first ``most``, stacked.  Raises Damaged."""
-    exif = animation.getexif()
+    try:
+        exif = animation.getexif()
+    except _FAULTS as error:  # it decodes the first frame
+        raise Damaged(_worded(error), 0) from None
     blobs = {"icc": animation.info.get("icc_profile"), "xmp": animation.info.get("xmp")}
     orientation = exif.pop(_ORIENTATION, 1)
     png = animation.format == "PNG"

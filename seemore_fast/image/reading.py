@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -168,8 +168,11 @@ def _opened(path: Path, data: bytes | None) -> Iterator[IO[bytes]]:
         raise ImageError(f"{str(path)[:200]}: {error.strerror}") from None
     except ValueError as error:  # a null byte in the name
         raise ImageError(f"{path}: no file can be called so ({error})") from None
-    with opened:
+    try:
         yield opened
+    finally:
+        with suppress(OSError):  # libvips has moved the descriptor under the buffer, which goes astray
+            opened.close()
 
 
 def _format(path: Path, file: IO[bytes]) -> Format:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
+from PIL import features
 
 from seemore_fast.backends import native
 from seemore_fast.errors import ImageError
@@ -234,6 +235,41 @@ def test_damage_can_be_accepted(whole: bytes) -> None:
     assert picture.pixels.shape == (192, 192, 3)
     assert picture.notes[0].startswith("damaged (")
     np.testing.assert_allclose(picture.pixels[:60, :60], read("a", data=whole).pixels[:60, :60], atol=60)
+
+
+def moving(format_: str) -> bytes:
+    file = io.BytesIO()
+    frames = [Pillow.fromarray(np.roll(photo(48), shift, axis=1)) for shift in (0, 9, 30)]
+    frames[0].save(file, format_, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        *(saved(name) for name in ("PNG", "WebP", "GIF", "BMP")),
+        *(saved("TIFF", compression=name) for name in ("jpeg", "tiff_lzw", "packbits")),
+        tiff(tile=(64, 64), compression="zlib"),
+        tiff(bigtiff=True),
+        *(moving(name) for name in ("PNG", "WebP", "GIF")),
+        *([saved("AVIF"), moving("AVIF")] if features.check("avif") else []),
+    ],
+    ids=lambda data: data[:12].decode("latin-1"),
+)
+def test_whatever_is_damaged_is_a_picture_or_an_image_error(whole: bytes) -> None:
+    """Through a temporary file, as from a pipe."""
+    refusals = []
+    for seed in range(25):
+        draw = random.Random(seed)
+        at, length = draw.randrange(8, len(whole) - 40), draw.choice((1, 4, 40))
+        middle = draw.choice((b"", bytes(draw.randrange(256) for _ in range(length))))
+        data = whole[:at] + (b"" if draw.randrange(3) == 0 else middle + whole[at + length :])
+        try:
+            assert read("a", 10**7, data=data).pixels.size > 0
+        except ImageError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 3
+    assert all(said.startswith("a: ") and "\n" not in said for said in refusals)
 
 
 def test_too_little_memory_is_told_before_the_codec_runs(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
