@@ -102,6 +102,10 @@ class _Run:
             self.report.open_log(self.experiment.folder / f"train_{self.options.name}_{stamp}.log")
             if self.options.logger.use_tb_logger:
                 self.report.open_board(self.experiment.tensorboard, self.done)
+            wandb = self.options.logger.wandb
+            if wandb is not None and wandb.project is not None:
+                config = self.options.model_dump(mode="json")
+                self.report.open_wandb(wandb.project, self.options.name, wandb.resume_id, config)
         self._introduce()
         total, every = self.training.total_iter, self.options.logger
         val_freq = self.options.val.val_freq if self.validation.sets else None
@@ -160,9 +164,6 @@ class _Run:
         self.report.say(f"{name}: {parameters:,} parameters, {self.training.precision} {who}")
         pieces, shown = self.sampler.epoch_length, len(self.names)
         self.report.say(f"{shown} training pictures, {pieces:,} patches' worth of pixels")
-        wandb = self.options.logger.wandb
-        if wandb is not None and wandb.project is not None:
-            self.report.say("nothing goes to wandb; TensorBoard has the same figures (use_tb_logger)")
         for note in self.notes:
             self.report.say(note)
 

@@ -26,6 +26,7 @@ class Report:
         self._console = Screen(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._log: logging.FileHandler | None = None
         self._board: Any = None
+        self._wandb: Any = None
         self._bar: Progress | None = None
         self._marks: list[tuple[float, int]] = []
         if talking and self._console.is_terminal:
@@ -47,6 +48,8 @@ class Report:
             self._log.emit(_record(f"stopped: {error or kind.__name__}"))
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
         if self._log is not None:
             self._log.close()
 
@@ -71,6 +74,29 @@ class Report:
             self.say(f"no TensorBoard files: {error}")
             return
         self._board = SummaryWriter(folder, purge_step=iteration + 1)
+
+    def open_wandb(self, project: str, run: str, resume_id: str | None, config: Mapping[str, Any]) -> None:
+        """Scalars also go to Weights & Biases, as run ``run`` of ``project``, or on with ``resume_id``.
+
+        Raises PackageError without it, SeemoreError where it refuses.
+        """
+        if not self._talking:
+            return
+        with need("logger:wandb", "wandb"):
+            import wandb
+        try:
+            self._wandb = wandb.init(
+                project=project,
+                name=run,
+                id=resume_id,
+                resume="allow",
+                config=dict(config),
+                settings=wandb.Settings(silent=True),
+            )
+        except Exception as error:  # a dozen of its own
+            why = str(error).strip().split("\n")[0]
+            raise SeemoreError(f"logger:wandb: {why} (WANDB_MODE=offline keeps figures here)") from None
+        self.say(f"wandb has this run as {self._wandb.id} (logger:wandb:resume_id goes on with it)")
 
     def say(self, text: str) -> None:
         """One line."""
@@ -106,10 +132,12 @@ class Report:
         self.scalars(iteration, {"lr": rate, **{f"losses/{name}": value for name, value in terms.items()}})
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """For TensorBoard."""
+        """For TensorBoard and wandb."""
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, iteration)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=iteration)
 
     def _pace(self, iteration: int | None = None) -> str:
         """Iterations a second, and the time that is left at this speed."""

@@ -353,3 +353,32 @@ def test_several_folders_train_together(job: Path) -> None:
     for key, value in (("folder_weights", "[1]"), ("dataroot_lq", "photos"), ("meta_info_file", "a.txt")):
         with pytest.raises(SeemoreError, match=rf"datasets:train:{key}"):
             run(*force, f"datasets:train:{key}={value}")
+
+
+def test_wandb_gets_what_the_log_gets(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    logged: dict[int, dict[str, float]] = {}
+    begun: list[dict] = []
+    ended: list[int] = []
+
+    def init(**arguments):
+        begun.append(arguments)
+        return SimpleNamespace(
+            id="abc",
+            log=lambda values, step: logged.setdefault(step, {}).update(values),
+            finish=lambda exit_code: ended.append(exit_code),
+        )
+
+    stand_in = SimpleNamespace(init=init, Settings=lambda **more: more)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    run("logger:wandb:project=cats", "logger:wandb:resume_id=abc")
+    assert (begun[0]["project"], begun[0]["name"], begun[0]["id"]) == ("cats", "tiny", "abc")
+    assert begun[0]["config"]["train"]["total_iter"] == 8
+    assert [f"{logged[i]['losses/l_pix']:.4e}" for i in range(1, 9)] == [line[2] for line in losses("tiny")]
+    assert logged.keys() == set(range(1, 9))
+    assert "held/psnr" in logged[8]
+    assert ended == [0]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SeemoreError, match=r"pip install 'seemore-fast\[wandb\]'"):
+        run("logger:wandb:project=cats", "name=other")
