@@ -140,7 +140,7 @@ def split(sums: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def asked(gradients: Sequence[Tensor], inputs: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
+def needed(gradients: Sequence[Tensor], inputs: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
     """The gradients that are needed, in the dtypes of their inputs."""
     every = zip(gradients, inputs, needs, strict=True)
     return [gradient.to(value.dtype) for gradient, value, need in every if need]

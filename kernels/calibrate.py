@@ -15,7 +15,7 @@ from seemore_fast.network.parameters import CalibrateWeights, Layer, flatten, un
 
 from . import _device as d
 from . import depthwise, pointwise
-from ._configs import asked, launch, planes, planes_grid, sharing, split
+from ._configs import launch, needed, planes, planes_grid, sharing, split
 from .pointwise import Pre
 
 
@@ -28,7 +28,7 @@ def forward(*inputs) -> tuple[Tensor]:
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     x, *tensors, recursive, needs = inputs
     dx, weights = gradients(grad, x, unflatten(CalibrateWeights, tensors), recursive)
-    return asked([dx, *flatten(weights)], [x, *tensors], needs)
+    return needed([dx, *flatten(weights)], [x, *tensors], needs)
 
 
 def calibrate(k: Tensor, w: CalibrateWeights, recursive: int) -> Tensor:

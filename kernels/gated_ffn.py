@@ -14,7 +14,7 @@ from torch import Tensor
 from seemore_fast.network.parameters import FFNWeights, Layer, flatten, unflatten
 
 from . import depthwise, pointwise
-from ._configs import asked
+from ._configs import needed
 from .pointwise import NONE, Pre
 
 
@@ -34,7 +34,7 @@ def forward(x: Tensor, *tensors: Tensor) -> tuple[Tensor]:
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     x, *tensors, needs = inputs
     found = gradients(grad, x, unflatten(FFNWeights, tensors))
-    return asked([found.x, *flatten(found.weights)], [x, *tensors], needs)
+    return needed([found.x, *flatten(found.weights)], [x, *tensors], needs)
 
 
 def feed_forward(x: Tensor, w: FFNWeights, norm: Pre = NONE, residual: Tensor | None = None) -> Tensor:

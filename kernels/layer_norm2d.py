@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _device as d
-from ._configs import asked, launch, planes, sharing, split, tiles
+from ._configs import launch, needed, planes, sharing, split, tiles
 
 
 def forward(*inputs) -> tuple[Tensor]:
@@ -18,7 +18,7 @@ def forward(*inputs) -> tuple[Tensor]:
 
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     *tensors, eps, needs = inputs
-    return asked(gradients(grad, *tensors[:2], eps), tensors, needs)
+    return needed(gradients(grad, *tensors[:2], eps), tensors, needs)
 
 
 def normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from seemore_fast.network.parameters import ExpertsWeights, Layer, convert, flatten, unflatten
 
 from . import _device as d
-from ._configs import asked, dot, launch, planes, sharing, tiles
+from ._configs import dot, launch, needed, planes, sharing, tiles
 from .dense_weights import weight_gradients
 
 
@@ -35,7 +35,7 @@ def forward(x: Tensor, k: Tensor, *tensors: Tensor) -> tuple[Tensor]:
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     x, k, *tensors, needs = inputs
     found = gradients(grad, x, k, unflatten(ExpertsWeights, tensors))
-    return asked([found.x, found.k, *flatten(found.weights)], [x, k, *tensors], needs)
+    return needed([found.x, found.k, *flatten(found.weights)], [x, k, *tensors], needs)
 
 
 def experts(x: Tensor, k: Tensor, weights: ExpertsWeights, mixture: Mixture | None = None) -> Tensor:

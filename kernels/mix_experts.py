@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seemore_fast.network.parameters import Layer, MixtureWeights, flatten, unflatten
 
-from ._configs import asked, launch, planes, sharing, split
+from ._configs import launch, needed, planes, sharing, split
 from .low_rank_experts import Mixture, experts
 from .low_rank_experts import gradients as expert_gradients
 
@@ -37,7 +37,7 @@ def backward(grad: Tensor, weights: Tensor, mean: Tensor, *inputs) -> list[Tenso
     x, k, *tensors, ranks, _, needs = inputs
     found = gradients(grad, weights, mean, x, k, unflatten(MixtureWeights, tensors), ranks)
     dx = found.x.add_(found.x_offset[:, :, None, None])
-    return asked([dx, found.k, *flatten(found.weights)], [x, k, *tensors], needs)
+    return needed([dx, found.k, *flatten(found.weights)], [x, k, *tensors], needs)
 
 
 def mix(

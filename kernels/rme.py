@@ -27,7 +27,7 @@ from . import (
     pointwise,
     striped_conv2d,
 )
-from ._configs import asked
+from ._configs import needed
 from .pointwise import Pre
 
 
@@ -75,7 +75,7 @@ def backward(grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tenso
         norm_2=Layer(*ffn.norm),
         ffn=ffn.weights,
     )
-    return asked([dx, *flatten(found)], [x, *tensors], needs)
+    return needed([dx, *flatten(found)], [x, *tensors], needs)
 
 
 def _halves(conv: Tensor, w: RMEWeights, shuffle: bool) -> tuple[Tensor, Tensor]:

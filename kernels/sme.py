@@ -10,7 +10,7 @@ from torch import Tensor
 from seemore_fast.network.parameters import Layer, SMEWeights, flatten, unflatten
 
 from . import gated_ffn, striped_attention
-from ._configs import asked
+from ._configs import needed
 from .pointwise import Pre
 
 
@@ -29,4 +29,4 @@ def backward(grad: Tensor, y: Tensor, *inputs) -> list[Tensor]:
     norm_1 = Pre("norm", None, *w.norm_1, eps)
     attention = striped_attention.gradients(ffn.x, x, w.attention, norm_1, skip=ffn.x)
     found = SMEWeights(Layer(*attention.norm), attention.weights, Layer(*ffn.norm), ffn.weights)
-    return asked([attention.x, *flatten(found)], [x, *tensors], needs)
+    return needed([attention.x, *flatten(found)], [x, *tensors], needs)

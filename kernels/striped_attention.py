@@ -9,7 +9,7 @@ from torch import Tensor
 from seemore_fast.network.parameters import AttentionWeights, StripesWeights, flatten, unflatten
 
 from . import pointwise, striped_conv2d
-from ._configs import asked
+from ._configs import needed
 from .pointwise import NONE, Pre
 
 
@@ -29,7 +29,7 @@ def forward(x: Tensor, *tensors: Tensor) -> tuple[Tensor]:
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     x, *tensors, needs = inputs
     found = gradients(grad, x, unflatten(AttentionWeights, tensors))
-    return asked([found.x, *flatten(found.weights)], [x, *tensors], needs)
+    return needed([found.x, *flatten(found.weights)], [x, *tensors], needs)
 
 
 def attention(x: Tensor, w: AttentionWeights, norm: Pre = NONE, residual: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _device as d
-from ._configs import asked, launch, planes, planes_grid, sharing
+from ._configs import launch, needed, planes, planes_grid, sharing
 
 
 def forward(*inputs) -> tuple[Tensor]:
@@ -22,7 +22,7 @@ def forward(*inputs) -> tuple[Tensor]:
 
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     *tensors, gelu, needs = inputs
-    return asked(gradients(grad, *tensors, gelu), tensors, needs)
+    return needed(gradients(grad, *tensors, gelu), tensors, needs)
 
 
 def stripes(

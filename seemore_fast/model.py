@@ -165,7 +165,7 @@ class SeemoRe(reference.SeemoRe):
         try:
             return engine, engine.native_for(self, x)
         except BackendError as reason:
-            if choice.asked_for(self._backend) != "auto":
+            if choice.preferred(self._backend) != "auto":
                 raise
             log.warning("backend %s cannot run this network: %s", way.backend, reason)
             self._refused.add((way.backend, x.device))

@@ -106,7 +106,7 @@ def set_default(name: str) -> None:
     _default = check(name)
 
 
-def asked_for(requested: str | None) -> str:
+def preferred(requested: str | None) -> str:
     """The backend somebody named: the model or call, else the default, else the environment; or ``auto``.
 
     Raises BackendError if the environment names one that is not available.
@@ -134,7 +134,7 @@ def resolve(requested: str | None, device: str) -> str:
 
     Raises BackendError if one is asked for that is not available or not for this device.
     """
-    name = asked_for(requested)
+    name = preferred(requested)
     check_device(name, device)
     if name != "auto":
         return name
@@ -169,7 +169,7 @@ def choose(requested: str | None, op: str, x: Tensor, why_not: Callable[[str], s
     ``why_not``: what hinders a backend that is there.  Raises BackendError where one is asked for that is not
     available, not for this device, or hindered.
     """
-    name, device = check(asked_for(requested)), device_of(x)
+    name, device = check(preferred(requested)), device_of(x)
     if name == "auto":
         _check_isa()
         ready = (n for n in _order(op, device) if missing(n) is None and why_not(n) is None)
@@ -211,7 +211,7 @@ def choose_way(
     Raises BackendError if a backend is asked for that is not available or not for this device.
     """
     plain = Way("plain", "reference")
-    name, device = asked_for(requested), device_of(x)
+    name, device = preferred(requested), device_of(x)
     check_device(name, device)
     if name == "reference" or 0 in x.shape or weight.device != x.device:
         return plain

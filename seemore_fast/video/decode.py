@@ -160,13 +160,13 @@ class _Missing:
     """Packets that gave no frame, which a decoder may drop without an error, as that of HEVC does."""
 
     def __init__(self, codec: str):
-        self._asked = codec in _FRAME_PER_PACKET
+        self._frame_per_packet = codec in _FRAME_PER_PACKET
         self._pending: set[int] = set()
         self._shown: deque[int] = deque(maxlen=_REORDERED)
         self._first: int | None = None
 
     def sent(self, packet: Any) -> None:
-        if self._asked and packet.pts is not None and not packet.is_discard:
+        if self._frame_per_packet and packet.pts is not None and not packet.is_discard:
             self._pending.add(packet.pts)
 
     def count(self, frame: av.VideoFrame | None) -> int:

@@ -202,8 +202,8 @@ class Pictures:
             self._container.start_encoding()
         except (av.FFmpegError, ValueError) as error:
             raise _refused(self._encoding, error) from None
-        asked, left = self._encoding.all_options(), self.stream.codec_context.options
-        if unknown := sorted(asked.keys() & left.keys()):
+        given, left = self._encoding.all_options(), self.stream.codec_context.options
+        if unknown := sorted(given.keys() & left.keys()):
             raise VideoError(f"{self._encoding.encoder} has no option {', '.join(unknown)}")
 
     def write(self, pixels: NDArray[np.uint8] | NDArray[np.uint16], pts: int, time_base: Fraction) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.packages import EXTRAS, ROOT, base_install, optional_packages, sources, third_party
+from tests.support.packages import (
+    EXTRAS,
+    ROOT,
+    base_install,
+    optional_packages,
+    pip_install,
+    sources,
+    third_party,
+)
 
 GUARDED_BY_THEIR_PACKAGE = ("seemore_fast/video/",)
 """Folders whose ``__init__`` needs what all of its modules import."""
@@ -62,16 +71,27 @@ def test_the_list_of_optional_packages_is_found() -> None:
     assert {"av", "lmdb", "onnx", "ray", "spandrel", "gradio"} <= optional_packages()
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return base_install(tmp_path_factory.mktemp("base"))
+class Base(NamedTuple):
+    """An install without extras: how its Python is started."""
+
+    python: tuple[str, ...]
+    environment: dict[str, str]
 
 
-def run(base: dict[str, str], folder: Path, code: str, *arguments: str) -> Any:
+@pytest.fixture(scope="module", params=["linked", pytest.param("by pip", marks=pytest.mark.full)])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """Of what is installed here, and as pip makes it anew."""
+    if request.param == "linked":
+        return Base((sys.executable, "-S"), base_install(tmp_path_factory.mktemp("base")))
+    python = pip_install(tmp_path_factory.mktemp("venv"))
+    return Base((str(python),), {k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+
+
+def run(base: Base, folder: Path, code: str, *arguments: str) -> Any:
     """What ``code`` prints as JSON in an install without extras."""
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code, *arguments],
-        **{"env": base, "cwd": folder, "capture_output": True, "text": True, "timeout": 600},
+        [*base.python, "-c", code, *arguments],
+        **{"env": base.environment, "cwd": folder, "capture_output": True, "text": True, "timeout": 600},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -90,7 +110,7 @@ print(json.dumps(refused))
 """
 
 
-def test_every_module_imports_or_names_its_extra(base: dict[str, str], tmp_path: Path) -> None:
+def test_every_module_imports_or_names_its_extra(base: Base, tmp_path: Path) -> None:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources()]
     refused = run(base, tmp_path, IMPORTS, *(name for name in names if not name.endswith("__main__")))
     extras = {
@@ -138,7 +158,7 @@ REFUSED = {
 }
 
 
-def test_commands_work_or_name_their_extra(base: dict[str, str], tmp_path: Path) -> None:
+def test_commands_work_or_name_their_extra(base: Base, tmp_path: Path) -> None:
     """In one process; ``eval`` is left to say that a folder of nothing has no pictures."""
     results = run(base, tmp_path, COMMANDS, json.dumps([*WORK, *REFUSED]))
     assert not [trace for *_, trace in results if trace]

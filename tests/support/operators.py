@@ -36,8 +36,8 @@ class Case(NamedTuple):
         """What the torch op takes, for x of this shape and dtype, with weights of dtype ``weights``."""
         op, ranks = OPERATORS[self.name], self.options.get("ranks", RANKS)
         sizes = {"C": shape[1], "k": self.k, "R": sum(ranks), "E": len(ranks)}
-        images = [fill(shape, dtype) for _ in op.images]
-        return [*images, *(fill(leaf.shape(sizes), weights) for leaf in op.leaves), *self.options.values()]
+        parameters = [fill(leaf.shape(sizes), weights) for leaf in op.leaves]
+        return [*(fill(shape, dtype) for _ in op.images), *parameters, *self.options.values()]
 
 
 CASES = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -52,12 +53,13 @@ def optional_packages() -> set[str]:
     return {package for path in sources() for package, _ in third_party(ast.parse(path.read_text()))}
 
 
-def base_install(folder: Path) -> dict[str, str]:
+def base_install(folder: Path, *, of_torch: bool = False) -> dict[str, str]:
     """The environment for ``python -S`` that sees this package and what `pip install .` brings, alone.
 
-    ``folder`` gets a link to each module of the distributions that pyproject's dependencies ask for.
+    ``folder`` gets a link to each module of the distributions that pyproject's dependencies ask for;
+    ``of_torch``: those of torch alone.
     """
-    waiting = [*DEPENDENCIES]
+    waiting = [r for r in DEPENDENCIES if r.name == "torch" or not of_torch]
     seen: set[tuple[str, str]] = set()
     while waiting:
         requirement = waiting.pop()
@@ -79,3 +81,23 @@ def _link(distribution: metadata.Distribution, folder: Path) -> None:
         link = folder / top
         if not link.exists():
             link.symlink_to(Path(str(distribution.locate_file(top))).resolve())
+
+
+def pip_install(folder: Path) -> Path:
+    """The Python of a new environment, into which pip installs the dependencies, but for torch.
+
+    That one, of gigabytes, is lent.  Skips the test with pip's reason where there is none to install from.
+    """
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin/python"
+    wanted = [str(r) for r in DEPENDENCIES if r.name != "torch"]
+    command = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"pip cannot install the dependencies: {done.stderr.strip().splitlines()[-1]}")
+    (site,) = folder.glob("lib/python3*/site-packages")
+    lent = folder / "torch"
+    lent.mkdir()
+    base_install(lent, of_torch=True)
+    (site / "lent.pth").write_text(f"{ROOT}\n{lent}\n")
+    return python

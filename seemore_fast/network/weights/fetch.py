@@ -114,11 +114,11 @@ def _download(place: str, part: Path, name: str) -> None:
             def look(response: Any, *_: Any, file: BinaryIO = file, held: int = held, **__: Any) -> None:
                 whole[:] = [_begin(response, file, held)] if response.ok and not response.is_redirect else []
 
-            asked = {"Range": f"bytes={held}-", "Accept-Encoding": "identity"}
+            headers = {"Range": f"bytes={held}-", "Accept-Encoding": "identity"}
             try:
                 with _bar(name) as bar:
                     HTTPDownloader(
-                        bar, chunk_size=_CHUNK, timeout=TIMEOUT, headers=asked, hooks={"response": look}
+                        bar, chunk_size=_CHUNK, timeout=TIMEOUT, headers=headers, hooks={"response": look}
                     )(place, file, None)
             except requests.HTTPError as error:
                 if error.response.status_code == 416 and held:  # nothing follows: it was whole, or is another
