@@ -75,8 +75,12 @@ SM_INLINE vf tail_probability(vf t) {
 }
 
 SM_INLINE vf exact_gelu(vf x) {
+#if defined(__AVX512F__)
+  return gelu(x);  // its table is as exact
+#else
   const vf t = vmin(splat(8.0f), vabs(x));
   return vmax(vf{}, x) - t * tail_probability(t);
+#endif
 }
 
 // Its derivative, Phi(x) + x phi(x).

@@ -107,9 +107,18 @@ SM_INLINE float horizontal_sum(vf v) {
 
 // The same in double.
 SM_INLINE double exact_sum(vf v) {
+#if defined(__AVX512F__)
+  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+  return _mm512_reduce_add_pd(low + _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+#elif defined(__AVX2__)
+  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+  const __m256d both = low + _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+  return (both[0] + both[2]) + (both[1] + both[3]);
+#else
   double sum = 0;
   for (int i = 0; i < VL; ++i) sum += v[i];
   return sum;
+#endif
 }
 
 // A vector with the lanes outside [from, to) set to zero.

@@ -55,7 +55,7 @@ void convolve(const Geometry& g, const Matrix& a, const Field& in, const Field& 
 //
 // Of a few rows in one vector, these in another, its lanes in double: the error hardly grows with the image.
 
-constexpr int kSumRows = VL == 4 ? 1 : 4;
+constexpr int kSumRows = VL == 4 ? 1 : 4;  // a short vector's lane takes more of a row
 
 // Tile of products that are summed: as many accumulators as registers leave room for.
 constexpr int kTileX = kRegisters == 32 ? 6 : 2;

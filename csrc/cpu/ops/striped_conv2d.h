@@ -118,12 +118,19 @@ struct StripedConv2d {
   static auto sizes(const sm_op_params& p) { return Stripes::sizes(p.c, p.kernel); }
   static auto saved(const sm_op_params&) { return sizes_of(); }
 
-  static constexpr int kStrip = 256;  // columns: a ring of 14 rows takes 14 KB, so it stays in the L1 cache
+  static constexpr int kStrip = 256;  // columns: a ring of 16 rows takes 16 KB, so it stays in the L1 cache
   static constexpr int kBand = 128;   // rows of a task; the k - 1 around them are computed again
+
+  // A power of two: a row's place is a mask away.
+  static int ring_rows(int k) {
+    int rows = 2 * kStencilRows;
+    while (rows < k - 1 + kStencilRows) rows *= 2;
+    return rows;
+  }
 
   static bool forward_all(const sm_op_params& p) {
     const int64_t bands = ceil_div(p.h, kBand), tasks = p.n * p.c * bands;
-    const int k = (int)p.kernel, depth = k - 1 + kStencilRows;
+    const int k = (int)p.kernel, depth = ring_rows(k);
     const int line = round_up(kStrip + k, 16);
     const int64_t floats = (int64_t)kStencilRows * line + (int64_t)depth * kStrip;
     const int threads = useful_threads(p.threads, tasks);
@@ -179,7 +186,7 @@ struct StripedConv2d {
       for (int x = 0; x < to - from; x += 16) __builtin_prefetch(source + kStencilRows * w + x);
       return at;
     };
-    auto middle = [&](int r) SM_LAMBDA_INLINE { return ring + (r + depth) % depth * kStrip; };
+    auto middle = [&](int r) SM_LAMBDA_INLINE { return ring + (r & (depth - 1)) * kStrip; };
     auto emit = [&](int r, int x, vf v) SM_LAMBDA_INLINE {
       if (p.gelu) v = exact_gelu(v);
       float* const at = p.outputs[0] + offset + (int64_t)r * w + x0 + x;
