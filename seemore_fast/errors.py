@@ -21,6 +21,10 @@ class BackendError(SeemoreError):
     """A backend, device or dtype that is unknown or not available here; says why."""
 
 
+class DeviceError(BackendError):
+    """A call of a GPU's driver failed: for now, or for good."""
+
+
 class PackageError(SeemoreError):
     """An optional package that is not installed, or does not import; names the extra that brings it."""
 

@@ -18,7 +18,7 @@ from seemore_fast.backends import choice
 from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.engines import cuda_engine, fused, one_op
 from seemore_fast.engines.cpu_engine import Engine
-from seemore_fast.errors import BackendError
+from seemore_fast.errors import BackendError, DeviceError
 from seemore_fast.network import checkpoint, reference, weights
 
 log = logging.getLogger(__name__)
@@ -167,8 +167,11 @@ class SeemoRe(reference.SeemoRe):
         except BackendError as reason:
             if choice.preferred(self._backend) != "auto":
                 raise
-            log.warning("backend %s cannot run this network: %s", way.backend, reason)
-            self._refused.add((way.backend, x.device))
+            if isinstance(reason, DeviceError):
+                log.warning("backend %s cannot run for now: %s", way.backend, reason)
+            else:
+                log.warning("backend %s cannot run this network: %s", way.backend, reason)
+                self._refused.add((way.backend, x.device))
             return None
 
     def native(self, x: Tensor) -> Any:

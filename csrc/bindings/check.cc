@@ -12,7 +12,8 @@ void check(sm_status status) {
     throw py::error_already_set();
   }
   if (status == SM_ERROR_ARGUMENT) throw py::value_error(sm_last_error());
-  const py::object type = py::module_::import("seemore_fast.errors").attr("BackendError");
+  const char* const name = status == SM_ERROR_DEVICE ? "DeviceError" : "BackendError";
+  const py::object type = py::module_::import("seemore_fast.errors").attr(name);
   PyErr_SetString(type.ptr(), sm_last_error());
   throw py::error_already_set();
 }

@@ -39,7 +39,10 @@ class __attribute__((visibility("hidden"))) Watch {
   }
 
   bool unchanged() const {
-    for (const Held& held : held_) {
+    constexpr size_t kAhead = 8;  // dicts, to fetch: what they hold lies all over memory
+    for (size_t i = 0; i < held_.size(); ++i) {
+      const Held& held = held_[i];
+      if (i + kAhead < held_.size()) fetch(held_[i + kAhead]);
       if (PyDict_GET_SIZE(held.dict.ptr()) != static_cast<Py_ssize_t>(held.items.size())) return false;
       PyObject *key, *value;
       auto item = held.items.begin();
@@ -85,6 +88,16 @@ class __attribute__((visibility("hidden"))) Watch {
       }
     }
     throw std::runtime_error("this torch lays its tensors out in another way");
+  }
+
+  static void fetch(const Held& held) {
+    __builtin_prefetch(held.dict.ptr());
+    for (const Item& item : held.items) {
+      __builtin_prefetch(item.value.ptr());
+      if (!item.is_tensor) continue;
+      __builtin_prefetch(item.state.impl);
+      __builtin_prefetch(static_cast<const char*>(item.state.impl) + 64);
+    }
   }
 
   bool read(PyObject* tensor, State* state) const {

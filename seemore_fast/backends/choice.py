@@ -7,7 +7,9 @@ named, by whatever means, and cannot be had is a BackendError that says why.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Container
 from types import ModuleType
@@ -20,6 +22,8 @@ from torch.autograd import forward_ad
 from seemore_fast.backends import cuda_programs, native
 from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.errors import BackendError
+
+log = logging.getLogger(__name__)
 
 Backend = str | None
 """What a call may ask for: ``auto`` or one of `NAMES`; None is ``auto``."""
@@ -75,7 +79,16 @@ def _no_cuda(lib: ModuleType) -> str | None:
     if not torch.cuda.is_available():
         return f"PyTorch {torch.__version__} finds no GPU"
     obstacles = [cuda_programs.obstacle(lib.cuda_capability(device)) for device in devices]
-    return None if None in obstacles else obstacles[0]
+    if None in obstacles or not obstacles:
+        return None
+    _say_once(f"the CUDA engine cannot run on this GPU: {obstacles[0]}")
+    return obstacles[0]
+
+
+@functools.cache
+def _say_once(what: str) -> None:
+    """Unlike a machine without a GPU, one whose GPU idles surprises."""
+    log.warning("%s", what)
 
 
 def _no_triton() -> str | None:

@@ -31,6 +31,9 @@ MOST_BYTES = 48 << 20
 """Held by one graph: SeemoRe-T, B and L at 320x180 in 16 bit."""
 
 
+_MOST_FAILURES = 3
+"""In a row: one may come of a capture elsewhere, or of a shape."""
+
 _CAPTURING = threading.Lock()
 """Captures take turns, for they share a stream."""
 
@@ -77,7 +80,7 @@ class Graphs:
         self._network = weakref.proxy(network)  # no cycle: a GPU's memory must not wait for the collector
         self._lock = threading.Lock()
         self._graphs: OrderedDict[Hashable, _Captured | None] = OrderedDict()  # None: seen once
-        self._failed = False
+        self._failures = 0  # in a row
 
     def __len__(self) -> int:
         return sum(captured is not None for captured in self._graphs.values())
@@ -87,11 +90,11 @@ class Graphs:
 
         ``limit``: bytes that all graphs together may hold, 0: none.
 
-        What PyTorch refuses to capture is no error: forwards do without graphs from then on.  Without memory
-        for a graph, this one does.
+        What PyTorch refuses to capture is no error: this forward does without, and all once it has been
+        refused several times in a row.  Without memory for a graph, this one does.
         """
         needed = x.nbytes + out.nbytes + self._network.workspace(x)
-        if self._failed or needed > MOST_BYTES:
+        if self._failures == _MOST_FAILURES or needed > MOST_BYTES:
             return False
         key = (x.shape, x.dtype)
         with self._lock:
@@ -106,9 +109,11 @@ class Graphs:
             except torch.OutOfMemoryError:
                 return False
             except RuntimeError as reason:
-                log.warning("going on without CUDA graphs: %s", reason)
-                self._failed = True
+                self._failures += 1
+                if self._failures == _MOST_FAILURES:
+                    log.warning("going on without CUDA graphs: %s", reason)
                 return False
+            self._failures = 0
             self._keep(key, captured)
             self._replay(captured, x, out)
         return True

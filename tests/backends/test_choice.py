@@ -218,3 +218,18 @@ def test_beyond_the_engines_limits(config, monkeypatch):
         monkeypatch.setenv("SEEMORE_BACKEND", "cpu")
         with pytest.raises(BackendError, match="for the native engine"):
             SeemoRe(**config).eval()(x)
+
+
+def test_a_gpu_without_kernels_is_said_once(caplog):
+    class Library:
+        cuda_devices = staticmethod(lambda: 1)
+        cuda_capability = staticmethod(lambda device: 35)
+
+    why = "there are no kernels for compute capability 3.5, and NVRTC is not found"
+    choice._say_once.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING"):
+        patch.setattr(native, "lib", Library)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(choice.cuda_programs, "obstacle", lambda capability: why)
+        assert [choice.missing("cuda") for _ in range(3)] == [why] * 3
+    assert caplog.text.count(f"the CUDA engine cannot run on this GPU: {why}") == 1

@@ -390,10 +390,29 @@ def test_what_cannot_be_captured_runs_all_the_same(device, launches, monkeypatch
     monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", refuse)
     model = small(device)
     x = torch.rand(1, 3, 16, 16, device=device)
-    outs = [run(model, x) for _ in range(3)]
+    outs = [run(model, x) for _ in range(6)]
     assert all(torch.equal(out, outs[0]) for out in outs)
-    assert len(launches) == 3
+    assert len(launches) == 6
     assert caplog.text.count("going on without CUDA graphs: another capture is underway") == 1
+
+
+def test_a_capture_that_failed_in_passing_is_tried_again(device, launches, monkeypatch, caplog):
+    begin, tries = torch.cuda.CUDAGraph.capture_begin, []
+
+    def refuse_twice(graph, capture_error_mode: str) -> None:
+        tries.append(graph)
+        if len(tries) <= 2:
+            raise RuntimeError("another capture is underway")
+        begin(graph, capture_error_mode=capture_error_mode)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", refuse_twice)
+    model = small(device)
+    x = torch.rand(1, 3, 16, 16, device=device)
+    outs = [run(model, x) for _ in range(6)]
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    assert len(network_of(model, x).graphs) == 1
+    assert len(launches) == 3 + 1
+    assert "CUDA graphs" not in caplog.text
 
 
 def test_without_memory_for_a_graph_the_next_call_tries_again(device, monkeypatch):
@@ -472,11 +491,13 @@ def test_exact_tiles_run_on_the_plain_network(device, launches):
     assert len(launches) == 1
 
 
-def test_memory_needed_counts_the_workspace(device):
+def test_memory_needed_counts_the_workspace_and_the_graph(device, monkeypatch):
     model = small(device, "auto")
     x = torch.empty(1, 3, 40, 50, device=device)
     pixels = 3 * 40 * 50
     work = network_of(model, x).workspace(x) + 4 * pixels * (1 + 4)
+    assert exact.memory_needed(model, 1, 40, 50, 0) == 2 * work + 4 * pixels, "a graph has as much again"
+    monkeypatch.setattr(cuda_graphs, "MOST_BYTES", work - 1)
     assert exact.memory_needed(model, 1, 40, 50, 0) == work + 4 * pixels
     plain = small(device, "reference")
     assert exact.memory_needed(model, 1, 400, 500, 64) == exact.memory_needed(plain, 1, 400, 500, 64)

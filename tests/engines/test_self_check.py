@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seemore_fast import SeemoRe
 from seemore_fast.engines import cuda_engine, self_check
-from seemore_fast.errors import BackendError
+from seemore_fast.errors import BackendError, DeviceError
 from tests.support import cudasim
 
 
@@ -101,6 +101,26 @@ def test_a_launch_that_fails(monkeypatch):
     with pytest.raises(BackendError, match="unspecified launch failure"):
         run(small("cuda"))
     assert not self_check._verdicts, "it may have been a passing one"
+
+
+def test_a_passing_error_of_the_driver_is_not_held_against_the_engine(monkeypatch, caplog):
+    launch, tries = cuda_engine.launch, []
+
+    def fail_once(*arguments) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise DeviceError("CUDA: starting the kernel head: out of memory")
+        launch(*arguments)
+
+    monkeypatch.setattr(cuda_engine, "launch", fail_once)
+    model = small()
+    want = run(small("reference"))
+    assert torch.equal(run(model), want), "by PyTorch"
+    assert "backend cuda cannot run for now: CUDA: starting the kernel head: out of memory" in caplog.text
+    got = run(model)
+    assert not torch.equal(got, want)
+    assert torch.allclose(got, want, atol=1e-4)
+    assert len(tries) == 3, "the check, and the call"
 
 
 def test_it_can_be_left_out(monkeypatch, checked):

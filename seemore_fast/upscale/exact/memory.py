@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seemore_fast.engines import cuda_graphs
 from seemore_fast.errors import SeemoreError
 from seemore_fast.model import SeemoRe
 from seemore_fast.network import reference
@@ -98,7 +99,8 @@ def _whole_work(model: reference.SeemoRe, n: int, h: int, w: int) -> int:
     if engine is model.engine:
         return _native_work(model, packed, n, h, w)
     pixels = n * model.config["in_chans"] * h * w * (1 + model.scale**2)
-    return packed.workspace(_probe(model, n, h, w)) + 4 * pixels  # which are float32 on a GPU
+    held = packed.workspace(_probe(model, n, h, w)) + 4 * pixels  # which are float32 on a GPU
+    return 2 * held if held <= cuda_graphs.MOST_BYTES else held  # a graph has memory of its own
 
 
 def _native_work(model: SeemoRe, packed: Any, n: int, h: int, w: int) -> int:
