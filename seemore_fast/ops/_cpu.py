@@ -14,7 +14,7 @@ from seemore_fast.ops._operator import Operator
 _SIZES = {"k": "kernel", "R": "rank"}
 
 
-def obstacle(op: Operator, tensors: Sequence[Tensor]) -> str | None:
+def obstacle(op: Operator, tensors: Sequence[Tensor], options: Sequence[Any]) -> str | None:
     """None: the kernels take every operator and size."""
     return None
 

@@ -20,7 +20,7 @@ _PIXELS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _SIZES = {"k": "kernel", "R": "rank", "E": "experts"}
 
 
-def obstacle(op: Operator, tensors: Sequence[Tensor]) -> str | None:
+def obstacle(op: Operator, tensors: Sequence[Tensor], options: Sequence[Any]) -> str | None:
     """Why the kernels cannot run the operator on these inputs; None if they can."""
     why: str | None = native.require().cuda_op_obstacle(op.name, tensors[0].shape, **_sizes(op, tensors))
     return why

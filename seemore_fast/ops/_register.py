@@ -40,7 +40,7 @@ class Kernels(Protocol):
     forward returns (out, *saved), backward the gradients that are needed.
     """
 
-    def obstacle(self, op: Operator, tensors: Sequence[Tensor], /) -> str | None: ...
+    def obstacle(self, op: Operator, tensors: Sequence[Tensor], options: Sequence[Any], /) -> str | None: ...
 
     def forward(self, op: Operator, inputs: Sequence[Any], /) -> Sequence[Tensor]: ...
 
@@ -81,7 +81,7 @@ def register(operator: Operator) -> Function:
         def why_not(name: str) -> str | None:
             if name == "reference":
                 return None
-            return choice.obstacle(name, *tensors) or BACKENDS[name].obstacle(operator, tensors)
+            return choice.obstacle(name, *tensors) or BACKENDS[name].obstacle(operator, tensors, options)
 
         chosen = choice.choose(backend, operator.name, images[0], why_not)
         if chosen == "reference":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -12,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from seemore_fast.backends.precision import autocast_dtype
+from seemore_fast.ops import _self_check
 from seemore_fast.ops._operator import Operator
 
 
@@ -25,8 +28,13 @@ def _modules_of(package: str) -> frozenset[str]:
 _NAMES = _modules_of("seemore_fast.kernels")
 
 
-def obstacle(op: Operator, tensors: Sequence[Tensor]) -> str | None:
-    return None if op.name in _NAMES else f"there is no Triton kernel of {op.name}"
+def obstacle(op: Operator, tensors: Sequence[Tensor], options: Sequence[Any]) -> str | None:
+    if op.name not in _NAMES:
+        return f"there is no Triton kernel of {op.name}"
+    x = tensors[0]
+    return _self_check.obstacle(
+        sys.modules[__name__], op, op.sizes(tensors), options, (str(x.device), autocast_dtype(x) or x.dtype)
+    )
 
 
 def forward(op: Operator, inputs: Sequence[Any]) -> Sequence[Tensor]:
