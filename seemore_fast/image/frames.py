@@ -160,6 +160,11 @@ def write_avif(target: IO[bytes], like: Image, pixels: NDArray[Any], quality: in
     for option, name in (("icc_profile", PROFILE), ("exif", "exif-data"), ("xmp", "xmp-data")):
         if name in like.metadata:
             options[option] = like.metadata[name][1]
+    if "exif" in options:  # the pixels are upright; and Pillow crashes of a turned animation
+        exif = Pillow.Exif()
+        exif.load(options["exif"])
+        exif.pop(_ORIENTATION, None)
+        options["exif"] = exif.tobytes()
     first, *others = (Pillow.fromarray(frame) for frame in np.split(pixels, animation.frames))
     first.save(target, "AVIF", save_all=True, append_images=others, **options)
     target.flush()

@@ -142,6 +142,22 @@ def test_an_animated_avif_comes_and_goes(tmp_path: Path, mode: str) -> None:
     assert read(tmp_path / "still.avif").animation is None
 
 
+@needs_avif
+def test_a_turned_animation_becomes_an_upright_avif(tmp_path: Path) -> None:
+    """Told to turn an animation, Pillow's AVIF encoder takes the process down."""
+    exif = Pillow.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a title"
+    frames = [Pillow.new("RGB", (30, 20), color) for color in ("red", "blue")]
+    frames[0].save(
+        tmp_path / "a.webp", save_all=True, append_images=frames[1:], exif=exif.tobytes(), lossless=True
+    )
+    write(tmp_path / "b.avif", read(tmp_path / "a.webp"))
+    with Pillow.open(tmp_path / "b.avif") as made:
+        assert (made.size, made.n_frames) == ((20, 30), 2)
+        assert dict(made.getexif()).get(0x010E) == "a title"
+    assert read(tmp_path / "b.avif").pixels.shape == (60, 20, 3)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WebP", *KINDS])
 def test_gray_frames_go_into_every_kind_of_animation(tmp_path: Path, kind: str) -> None:
     picture = read("a.png", data=animated("PNG", "L")[1])
