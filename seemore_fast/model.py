@@ -18,7 +18,7 @@ from seemore_fast.backends import choice
 from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.engines import cuda_engine, fused, one_op
 from seemore_fast.engines.cpu_engine import Engine
-from seemore_fast.errors import BackendError, DeviceError
+from seemore_fast.errors import BackendError, CheckpointError, DeviceError
 from seemore_fast.network import checkpoint, reference, weights
 
 log = logging.getLogger(__name__)
@@ -213,12 +213,19 @@ def load(
     ``overrides`` are constructor arguments that a file cannot tell (``use_shuffle``, ``recursive``,
     ``topk``, ``img_range``, ``mean``); without them they are guessed by width and depth.
 
-    Raises CheckpointError for a name or file that does not hold a SeemoRe, BackendError for ``backend``.
+    Raises CheckpointError for a name or file that does not hold a SeemoRe, BackendError for ``backend`` or
+    ``device``.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise CheckpointError(f"weights must be a name or a file, got {name_or_path!r:.80}")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise BackendError(f"device must be cpu, cuda or cuda:N, got {device!r:.80}") from None
     file = checkpoint.read(weights.find(name_or_path))
     model = SeemoRe(**file.resolve_config(**overrides), backend=backend)
     model.load_state_dict(file.state)
-    return model.to(device).eval()
+    return model.to(place).eval()
 
 
 def accelerate(module: Any, *, backend: str = "auto", **overrides: Any) -> SeemoRe:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from seemore_fast.errors import ImageError
 
 PROFILE = "icc-profile-data"
 
@@ -66,6 +70,13 @@ class Image:
     @property
     def _opaque(self) -> int:
         return {1: 255, 2: 65535}.get(self.pixels.itemsize, 1)
+
+
+def named(path: Any) -> Path:
+    """``path`` as one.  Raises ImageError for what is none."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise ImageError(f"a picture's path must be text or a Path, got {path!r:.80}")
+    return Path(path)
 
 
 def profile_fits(icc: bytes, channels: int) -> bool:

@@ -27,7 +27,7 @@ from seemore_fast.image.formats import (
     sniff,
     vips,
 )
-from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits, upright
+from seemore_fast.image.picture import PROFILE, Animation, Image, named, profile_fits, upright
 from seemore_fast.system.atomic import temporary_file
 from seemore_fast.system.terminal import standard_stream
 
@@ -56,7 +56,9 @@ def read(
     Raises ImageError if the file is missing, damaged, of another format or kind of pixels, or of more than
     ``max_pixels`` (all frames of an animation together).
     """
-    path = Path(path)
+    path = named(path)
+    if not isinstance(max_pixels, (int, np.integer)) or not isinstance(data, (bytes, type(None))):
+        raise ImageError(f"{path}: max_pixels must be a whole number, data bytes or None")
     with _opened(path, data) as file:
         format_ = _format(path, file)
         if format_.whole:

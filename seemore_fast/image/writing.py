@@ -23,11 +23,13 @@ from seemore_fast.errors import ImageError
 from seemore_fast.image import frames, texts
 from seemore_fast.image.formats import FORMATS, Format, reason, short_of_memory, vips
 from seemore_fast.image.linear import Curve
-from seemore_fast.image.picture import PROFILE, Animation, Image, profile_fits
+from seemore_fast.image.picture import PROFILE, Animation, Image, named, profile_fits
 from seemore_fast.image.resample import resize
 from seemore_fast.image.whole import WholeWriter
 from seemore_fast.system.atomic import atomic_path, temporary_file
 from seemore_fast.system.terminal import standard_stream
+
+_DTYPES = (np.uint8, np.uint16, np.float32)
 
 STDOUT = Path("-")
 
@@ -327,7 +329,9 @@ def write(
 
     Raises ImageError if the suffix is unknown, the format cannot hold the picture, or writing fails.
     """
-    path, pixels = Path(path), image.pixels
+    path = named(path)
+    _check_given(path, image, quality, size)
+    pixels = image.pixels
     height, width = size or pixels.shape[:2]
     check_writable(path, height, width, image.transparent, image.animation)
     format_ = format_of(path)
@@ -347,6 +351,21 @@ def write(
     except BaseException:
         writer.abort()
         raise
+
+
+def _check_given(path: Path, image: Any, quality: Any, size: Any) -> None:
+    """Raises ImageError for arguments of wrong kinds, which the encoder would take in its own way."""
+    pixels = getattr(image, "pixels", None)
+    if not isinstance(image, Image) or not isinstance(pixels, np.ndarray):
+        raise ImageError(f"{path}: an Image is needed, got {type(image).__name__}")
+    if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] > 4 or pixels.dtype not in _DTYPES:
+        found = f"{pixels.dtype} of shape {pixels.shape}"
+        raise ImageError(f"{path}: pixels must be (H, W, 1 to 4) uint8, uint16 or float32, not {found}")
+    if quality is not None and (not isinstance(quality, (int, np.integer)) or not 1 <= quality <= 100):
+        raise ImageError(f"{path}: quality must be a whole number from 1 to 100, got {quality!r:.80}")
+    whole = isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, (int, np.integer)) for n in size)
+    if size is not None and not (whole and min(size) > 0):
+        raise ImageError(f"{path}: size must be two whole numbers above 0, got {size!r:.80}")
 
 
 def _as_png(shape: tuple[int, int, int], dtype: np.dtype, pieces: Iterable[NDArray[Any]]) -> Iterator[bytes]:

@@ -241,7 +241,8 @@ def _clean(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{where}{_short(repr(key))} is a {type(value).__name__}, expected tensors by name"
             )
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        plain = value.layout == torch.strided and not value.is_nested
+        if not plain or value.is_quantized or value.is_meta:
             raise CheckpointError(
                 f"{where}{_short(repr(key))} is sparse, quantized or without data, expected a plain tensor"
             )
