@@ -50,8 +50,7 @@ struct Narrow {
 
   template <int KT, int stride>
   static SM_DEVICE void read(Chunk (&a)[KT], const Element* memory) {
-    const Element* row = memory + (lane_id() & 15) * stride;
-    const Element* pair = row + 8 * (lane_id() >> 4);
+    const Element* pair = memory + place_in_pair<stride>();
     SM_UNROLL
     for (int k = 0; k + 1 < KT; k += 2) {
       unsigned both[4];
@@ -59,16 +58,28 @@ struct Narrow {
       a[k] = {{both[0], both[1]}};
       a[k + 1] = {{both[2], both[3]}};
     }
-    if (KT % 2) ldmatrix_x2(a[KT - 1].v, row + 8 * (KT - 1));
+    if (KT % 2) ldmatrix_x2(a[KT - 1].v, pair + 8 * (KT - 1));
+  }
+  // Where the row of two chunks of 16 pixels lies whose address a lane gives.
+  template <int stride>
+  static SM_DEVICE int place_in_pair() {
+    return (lane_id() & 15) * stride + 8 * (lane_id() >> 4);
   }
   template <int NT, int stride>
   static SM_DEVICE void write(Element* memory, const Chunk (&a)[NT]) {
-    Element* upper = memory + lane_id() / 4 * stride + 2 * (lane_id() % 4);
     __syncwarp();  // read() may have fetched for one lane what another one overwrites
-    SM_UNROLL
-    for (int n = 0; n < NT; ++n) {
-      *reinterpret_cast<Word*>(upper + 8 * n) = a[n].v[0];
-      *reinterpret_cast<Word*>(upper + 8 * stride + 8 * n) = a[n].v[1];
+    if constexpr (kStoresMatrices && NT <= 5) {  // with more, four registers in a row would spill others
+      Element* pair = memory + place_in_pair<stride>();
+      SM_UNROLL
+      for (int n = 0; n + 1 < NT; n += 2) stmatrix_x4(pair + 8 * n, a[n].v, a[n + 1].v);
+      if (NT % 2) stmatrix_x2(pair + 8 * (NT - 1), a[NT - 1].v);
+    } else {
+      Element* upper = memory + lane_id() / 4 * stride + 2 * (lane_id() % 4);
+      SM_UNROLL
+      for (int n = 0; n < NT; ++n) {
+        *reinterpret_cast<Word*>(upper + 8 * n) = a[n].v[0];
+        *reinterpret_cast<Word*>(upper + 8 * stride + 8 * n) = a[n].v[1];
+      }
     }
   }
 
@@ -78,9 +89,10 @@ struct Narrow {
   template <int KT>
   static SM_DEVICE void normalise(Chunk (&a)[KT], int dim, float share) {
     const unsigned one = Format::kOne;
-    float sum[4] = {};
+    float sum[4];
+    Format::mma_k16_from(sum, a[0].v, a[1].v, {one, one}, 0.0f);
     SM_UNROLL
-    for (int k = 0; k + 1 < KT; k += 2) Format::mma_k16(sum, a[k].v, a[k + 1].v, {one, one});
+    for (int k = 2; k + 1 < KT; k += 2) Format::mma_k16(sum, a[k].v, a[k + 1].v, {one, one});
     if (KT % 2) Format::mma_k8(sum, a[KT - 1].v, one);
     float rest[2], padding[2];  // of the squares: channels that are not real
     SM_UNROLL
@@ -93,11 +105,12 @@ struct Narrow {
       SM_UNROLL
       for (int k = 0; k < KT; ++k) a[k].v[half] = Format::add(a[k].v[half], minus);
     }
-    float squares[2][4] = {};
+    float squares[2][4];
     SM_UNROLL
     for (int half = 0; half < 2; ++half) {
+      Format::mma_k16_from(squares[half], a[0].v, a[1].v, {a[0].v[half], a[1].v[half]}, 0.0f);
       SM_UNROLL
-      for (int k = 0; k + 1 < KT; k += 2)
+      for (int k = 2; k + 1 < KT; k += 2)
         Format::mma_k16(squares[half], a[k].v, a[k + 1].v, {a[k].v[half], a[k + 1].v[half]});
       if (KT % 2) Format::mma_k8(squares[half], a[KT - 1].v, a[KT - 1].v[half]);
     }
@@ -121,6 +134,10 @@ struct Narrow {
   struct Bias {
     Word w[NT];
     SM_DEVICE void fetch(const float* bias) {
+      SM_UNROLL
+      for (int n = 0; n < NT; ++n) w[n] = __ldg(reinterpret_cast<const Word*>(bias) + 8 * n + lane_id() / 4);
+    }
+    SM_DEVICE void fetch_floats(const float* bias) {
       SM_UNROLL
       for (int n = 0; n < NT; ++n) {
         const float b = __ldg(bias + 8 * n + lane_id() / 4);

@@ -105,6 +105,7 @@ struct Wide {
       for (int n = 0; n < NT; ++n)
         w[n] = __ldg(reinterpret_cast<const float2*>(bias + 8 * n + 2 * (lane_id() % 4)));
     }
+    SM_DEVICE void fetch_floats(const float* bias) { fetch(bias); }
   };
   template <int MT, int NT>
   static SM_DEVICE void begin(float (&acc)[MT][NT][4], const Bias<NT>& bias) {

@@ -9,6 +9,7 @@
 //   read<KT, stride>(a, memory)           those of 16 pixels one after another, the first at `memory`
 //   write<NT, stride>(memory, a)          and back
 //   normalise(a, dim, 1 / dim)            LayerNorm's statistics applied: (v - mean) / sqrt(variance + 1e-6)
+//   Bias<NT>::fetch(b), fetch_floats(b)   a layer's bias as pack.cc has it beside such weights, or as floats
 //   begin(acc, bias), multiply(acc, a, w) acc = bias; acc[m] += a[m] W: 16 MT pixels, 8 KT channels to 8 NT
 //   multiply<MT, NT, KT>(acc, a, w, tiles, first)  the same, NT tiles of 8 outputs from `first` on of more in
 //                                         memory (wide networks)

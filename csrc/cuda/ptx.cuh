@@ -112,7 +112,7 @@ SM_DEVICE void ldmatrix_x4(unsigned (&out)[4], const void* row) {
                : "r"(address)
                : "memory");
 }
-// Two such matrices: the addresses of lanes 0..15 count, the others must be valid too.
+// Two such matrices: the addresses of lanes 0..15 count.
 SM_DEVICE void ldmatrix_x2(unsigned (&out)[2], const void* row) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
@@ -129,6 +129,28 @@ SM_DEVICE void ldmatrix_x4_transposed(unsigned (&out)[4], const void* row) {
                : "r"(address)
                : "memory");
 }
+
+// The other way; compute capability 9.0 and later have it.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool kStoresMatrices = true;
+SM_DEVICE void stmatrix_x4(void* row, const unsigned (&a)[2], const unsigned (&b)[2]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row))), "r"(a[0]), "r"(a[1]), "r"(b[0]),
+                 "r"(b[1])
+               : "memory");
+}
+SM_DEVICE void stmatrix_x2(void* row, const unsigned (&a)[2]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row))), "r"(a[0]), "r"(a[1])
+               : "memory");
+}
+#else
+constexpr bool kStoresMatrices = false;
+SM_DEVICE void stmatrix_x4(void*, const unsigned (&)[2], const unsigned (&)[2]) {}
+SM_DEVICE void stmatrix_x2(void*, const unsigned (&)[2]) {}
+#endif
 
 // d += A B with float32 accumulation. A is 16 x k: per 8 columns {rows g, rows g + 8}; B is k x 8: per 8 rows
 // one register with (2t, g), (2t + 1, g).

@@ -31,6 +31,10 @@ inline unsigned negated_half2(unsigned a) { return a ^ 0x80008000u; }
 unsigned exp2_half2(unsigned a);
 unsigned fma_bf162(unsigned a, unsigned b, unsigned c);
 
+constexpr bool kStoresMatrices = false;
+inline void stmatrix_x4(void*, const unsigned (&)[2], const unsigned (&)[2]) {}
+inline void stmatrix_x2(void*, const unsigned (&)[2]) {}
+
 void ldmatrix_x4(unsigned (&out)[4], const void* row, int line = __builtin_LINE());
 void ldmatrix_x2(unsigned (&out)[2], const void* row, int line = __builtin_LINE());
 void ldmatrix_x4_transposed(unsigned (&out)[4], const void* row, int line = __builtin_LINE());

@@ -41,7 +41,7 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
   __syncthreads();
 
   typename P::template Bias<NT> bias;
-  bias.fetch(p.bias);
+  bias.fetch_floats(p.bias);
   const int log = log_width(at) - 4;
   for (int i = warp; i < at.tile_h << log; i += kWarps) {
     const int row = i >> log, column = (i - (row << log)) * 16 + g;

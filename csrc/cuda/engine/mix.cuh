@@ -196,7 +196,7 @@ struct Mix {
     Matrix<P, NT, 2> weight;
     weight.fetch(p.expert_out.weight, part);
     typename P::template Bias<NT> bias;
-    bias.fetch(p.bias + n * 8 * NT);
+    bias.fetch_floats(p.bias + n * 8 * NT);
     for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
       Chunk v[NT], products[1][2];
       float acc[1][NT][4];

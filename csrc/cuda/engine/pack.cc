@@ -24,6 +24,19 @@ uint16_t bf16_bits(float x) {
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
+float half_value(uint16_t bits) {
+  _Float16 x;
+  memcpy(&x, &bits, 2);
+  return x;
+}
+
+float bf16_value(uint16_t bits) {
+  const uint32_t wide = (uint32_t)bits << 16;
+  float x;
+  memcpy(&x, &wide, 4);
+  return x;
+}
+
 uint32_t bits_of(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
@@ -128,6 +141,20 @@ struct Packer {
                                                           << 16;
   }
 
+  // A bias beside such matrices. In 16 bit it is the weights of two inputs that are 1.
+  const float* matrix_bias(const float* values, int n, int padded) {
+    if (!narrow()) return copy(values, n, padded);
+    const float* device;
+    uint32_t* here = reinterpret_cast<uint32_t*>(room(padded, &device));
+    for (int i = 0; here && i < padded; ++i) {
+      const float b = i < n ? values[i] : 0.0f;
+      const bool half = precision == SM_CUDA_FP16;
+      const float high = half ? half_value(half_bits(b)) : bf16_value(bf16_bits(b));
+      here[i] = pair(b, std::isfinite(high) ? b - high : 0.0f);
+    }
+    return device;
+  }
+
   // `parts` matrices of 8 kt inputs and 8 nt outputs, value(part, output, input), as Matrix of numeric.cuh
   // has them: of each part [vector][lane][4 words], a lane's words in the order of the products.
   template <class F>
@@ -159,7 +186,7 @@ struct Packer {
           }
         while (count < 4 * vectors) put(0);
       }
-    return {words, copy(bias, outputs, 8 * nt), nt};
+    return {words, matrix_bias(bias, outputs, 8 * nt), nt};
   }
 
   // w: [outputs, dim] or [outputs, dim, 3, 3], for all channels.
@@ -175,7 +202,7 @@ struct Packer {
       const int rank = 16 * part + out;
       return rank < ranks && in < dim ? w.weight[(size_t)rank * dim + in] : 0.0f;
     });
-    all.bias = copy(w.bias, ranks, padded);
+    all.bias = matrix_bias(w.bias, ranks, padded);
     all.tiles = padded / 8;
     return all;
   }
@@ -189,7 +216,7 @@ struct Packer {
       const int output = part / 9 * 8 * pass + out;
       return output < outputs && in < dim ? w[((size_t)output * dim + in) * 9 + part % 9] : 0.0f;
     });
-    all.bias = copy(net.ends.upsampler.bias, outputs, count * 8 * pass);
+    all.bias = matrix_bias(net.ends.upsampler.bias, outputs, count * 8 * pass);
     all.tiles = count * pass;
     return all;
   }
@@ -223,8 +250,8 @@ struct Packer {
         matrix(parts, kt, 2, nullptr, 0, [=](int part, int out, int in) { return v(16 * part + out, in); });
     p->proj = matrix(parts, 2, kt, w.proj.bias, dim,
                      [=](int part, int out, int in) { return proj(out, 16 * part + in); });
-    p->to_q.bias = copy(w.to_q.bias, dim, 16 * parts);
-    p->to_v.bias = copy(w.to_v.bias, dim, 16 * parts);
+    p->to_q.bias = matrix_bias(w.to_q.bias, dim, 16 * parts);
+    p->to_v.bias = matrix_bias(w.to_v.bias, dim, 16 * parts);
     p->bands_h = bands(w.stripes.h, dim, 16 * parts);
     p->bands_v = bands(w.stripes.v, dim, 16 * parts);
   }
@@ -304,6 +331,7 @@ struct Packer {
     const sm_mixture_weights& mixture = w.rme.mixture;
     const sm_calibrate_weights& calibrate = w.rme.calibrate;
     r.conv = product(w.rme.conv, c, c, 9);
+    if (!wide) r.conv.bias = copy(w.rme.conv.bias, c, channels);  // see rme.cuh
     r.to_x = product(w.rme.to_x, c, c);
     r.to_k = product(w.rme.to_k, c, c);
     r.proj = product(w.rme.proj, c, c);

@@ -23,7 +23,7 @@ constexpr int pixel_stride(int channels, int element_bytes) {
 // A matrix in fragments (pack.cc): `tiles` times 8 outputs.
 struct Dense {
   const void* weight;
-  const float* bias;  // [8 tiles]
+  const float* bias;  // [8 tiles]; in 16 bit and Matrix's order its upper and lower half as two numbers
   int tiles;
 };
 

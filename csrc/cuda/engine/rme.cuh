@@ -82,7 +82,7 @@ struct Rme {
     typename P::template Bias<NT> bias;
     for (int first = 16 * MT * warp(); first < inner(); first += 16 * MT * kWarps) {
       float acc[MT][NT][4];
-      bias.fetch(found_here(p.conv.bias));
+      bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
       P::begin(acc, bias);
       SM_NO_UNROLL
       for (int dy = 0; dy < 3; ++dy) SM_NO_UNROLL
