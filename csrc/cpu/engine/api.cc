@@ -73,7 +73,7 @@ struct Schedule {
   int64_t whole;    // images that are
   size_t each;      // floats of workspace for one
 
-  size_t floats() const { return std::max(forward_floats(bands), at_once * each); }
+  size_t floats() const { return std::max<size_t>(forward_floats(bands), at_once * each); }
 };
 
 sm_status schedule_for(const sm_forward_params& params, Schedule& to, const EngineTable*& table) {
