@@ -116,7 +116,7 @@ class SeemoRe(reference.SeemoRe):
     def _is_one_op(self, x: Tensor) -> bool:
         """Whether compiled code calls an engine here, by the operator that torch.compile leaves whole."""
         way = self._way(x)
-        named = choice.asked_for(self._backend) != "auto"
+        named = choice.preferred(self._backend) != "auto"
         return way.kind == "engine" and (named or one_op.takes(way.backend, self._text))
 
     def _check(self, x: Tensor) -> None:
