@@ -105,20 +105,47 @@ SM_INLINE float horizontal_sum(vf v) {
   return lanes[0];
 }
 
-// The same in double.
-SM_INLINE double exact_sum(vf v) {
+// A sum of floats in double, a vector at a time.
 #if defined(__AVX512F__)
-  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
-  return _mm512_reduce_add_pd(low + _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+struct ExactSum {
+  __m512d low = {}, high = {};
+  SM_INLINE void add(vf v) {
+    low += _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    high += _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+  }
+  SM_INLINE double total() const { return _mm512_reduce_add_pd(low + high); }
+};
 #elif defined(__AVX2__)
-  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
-  const __m256d both = low + _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-  return (both[0] + both[2]) + (both[1] + both[3]);
+struct ExactSum {
+  __m256d low = {}, high = {};
+  SM_INLINE void add(vf v) {
+    low += _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+    high += _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+  }
+  SM_INLINE double total() const {
+    const __m256d both = low + high;
+    return (both[0] + both[2]) + (both[1] + both[3]);
+  }
+};
 #else
-  double sum = 0;
-  for (int i = 0; i < VL; ++i) sum += v[i];
-  return sum;
+struct ExactSum {
+  double lanes[VL] = {};
+  SM_INLINE void add(vf v) {
+    for (int i = 0; i < VL; ++i) lanes[i] += v[i];
+  }
+  SM_INLINE double total() const {
+    double sum = 0;
+    for (int i = 0; i < VL; ++i) sum += lanes[i];
+    return sum;
+  }
+};
 #endif
+
+// The sum of a vector's lanes, in double.
+SM_INLINE double exact_sum(vf v) {
+  ExactSum sum;
+  sum.add(v);
+  return sum.total();
 }
 
 // A vector with the lanes outside [from, to) set to zero.

@@ -180,12 +180,10 @@ struct Mixture {
  private:
   void pool(const Field& x) {
     for (int c = 0; c < w.channels; ++c) {
-      vd sum = {};
+      ExactSum sum;
       for (int r = 0; r < g.h; ++r)  // 0 right of the image
-        for (int at = 0; at < g.padded_w; at += VL) sum += __builtin_convertvector(load(x.at(c, r, at)), vd);
-      double total = 0;
-      for (int lane = 0; lane < VL; ++lane) total += sum[lane];
-      mean[c] = total / ((double)g.h * g.w);
+        for (int at = 0; at < g.padded_w; at += VL) sum.add(load(x.at(c, r, at)));
+      mean[c] = sum.total() / ((double)g.h * g.w);
     }
   }
 

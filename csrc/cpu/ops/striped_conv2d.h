@@ -45,7 +45,9 @@ SM_INLINE void stripe_plane(const float* across, float across_bias, const float*
       column_block<R, V>(
           down + skip, 1, last - skip, down_bias, [&](int i) SM_LAMBDA_INLINE { return table[skip + i] + x; },
           acc);
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) emit(r0 + r, x + v * VL, acc[r][v]);
     });
   };
@@ -141,8 +143,9 @@ struct StripedConv2d {
       const int y0 = (int)(task % bands) * kBand, y1 = (int)least(y0 + kBand, p.h);
       float* const lines = memory.data + thread * floats;
       for (int x0 = 0; x0 < p.w; x0 += kStrip)
-        strip(p, task / bands, y0, y1, x0, line, lines, lines + kStencilRows * line, depth,
-              tables.data + (int64_t)thread * (k + kStencilRows));
+        (p.gelu ? strip<true> : strip<false>)(p, task / bands, y0, y1, x0, line, lines,
+                                              lines + kStencilRows * line, depth,
+                                              tables.data + (int64_t)thread * (k + kStencilRows));
     });
     return true;
   }
@@ -169,6 +172,7 @@ struct StripedConv2d {
 
  private:
   // Rows y0 .. y1 of the columns from x0 of one plane.
+  template <bool kGelu>
   static void strip(const sm_op_params& p, int64_t plane, int y0, int y1, int x0, int line, float* lines,
                     float* ring, int depth, const float** table) {
     const int k = (int)p.kernel, half = k / 2, w = (int)p.w;
@@ -188,7 +192,7 @@ struct StripedConv2d {
     };
     auto middle = [&](int r) SM_LAMBDA_INLINE { return ring + (r & (depth - 1)) * kStrip; };
     auto emit = [&](int r, int x, vf v) SM_LAMBDA_INLINE {
-      if (p.gelu) v = exact_gelu(v);
+      if constexpr (kGelu) v = exact_gelu(v);
       float* const at = p.outputs[0] + offset + (int64_t)r * w + x0 + x;
       __builtin_prefetch(at + kStencilRows * w, 1);
       if (x + VL <= width)

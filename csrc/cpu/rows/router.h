@@ -6,19 +6,13 @@
 namespace seemore {
 namespace SM_ISA {
 
-typedef double vd __attribute__((vector_size(VL * 8)));
-
 // In double: the mean of a large image decides between experts that are nearly as probable.
 inline double sum_pixels(const float* x, int64_t pixels) {
-  vd sum[2] = {};
+  ExactSum sum[2];
   over_vectors<2>(pixels, [&](int64_t i, auto lanes) {
-    for (int u = 0; u < decltype(lanes)::vectors; ++u)
-      sum[u] += __builtin_convertvector(lanes.get(x + i, u), vd);
+    for (int u = 0; u < decltype(lanes)::vectors; ++u) sum[u].add(lanes.get(x + i, u));
   });
-  double total = 0;
-  for (int u = 0; u < 2; ++u)
-    for (int lane = 0; lane < VL; ++lane) total += sum[u][lane];
-  return total;
+  return sum[0].total() + sum[1].total();
 }
 
 // logits[e] += what channel c's mean gives; router [experts, channels].
