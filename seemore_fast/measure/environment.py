@@ -64,7 +64,7 @@ def _tier() -> str:
     where = (platform.system(), platform.machine().lower())
     if where == ("Linux", "x86_64"):
         return "1: everything is tested on it"
-    if where in (("Linux", "aarch64"), ("Linux", "arm64")):
+    if where in (("Linux", "aarch64"), ("Linux", "arm64"), ("Windows", "amd64")):
         return "2: the native library is tested on it, in an emulator"
     return "3: not tested on it"
 
