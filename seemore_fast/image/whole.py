@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,10 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 from seemore_fast.errors import ImageError
 from seemore_fast.image import others
 from seemore_fast.image.formats import Format, reason, short_of_memory, vips
+from seemore_fast.image.output import output_file
 from seemore_fast.image.picture import PROFILE, Image, profile_fits
 from seemore_fast.image.resample import resampled
-from seemore_fast.system.atomic import atomic_path, temporary_file
-from seemore_fast.system.terminal import standard_stream
 
 
 class WholeWriter:
@@ -62,17 +60,8 @@ class WholeWriter:
     def finish(self) -> None:
         """Encodes; the file appears whole or not at all.  Raises ImageError."""
         try:
-            if self.path == Path("-"):
-                with temporary_file() as file:
-                    self._encode(file)
-                    file.seek(0)
-                    out = standard_stream("stdout")
-                    shutil.copyfileobj(file, out)
-                    out.flush()
-            else:
-                with atomic_path(self.path) as temporary, temporary.open("r+b") as file:
-                    self._encode(file)
-                    file.flush()
+            with output_file(self.path) as file:
+                self._encode(file)
         except vips().Error as error:
             raise ImageError(f"{self.path}: cannot be written ({reason(error)})") from None
         except (OSError, ValueError, RuntimeError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
 import struct
 import threading
 import time
@@ -23,15 +22,13 @@ from seemore_fast.errors import ImageError
 from seemore_fast.image import frames, texts
 from seemore_fast.image.formats import FORMATS, Format, reason, short_of_memory, vips
 from seemore_fast.image.linear import Curve
+from seemore_fast.image.output import output_file
 from seemore_fast.image.picture import PROFILE, Animation, Image, named, profile_fits
 from seemore_fast.image.resample import resize
 from seemore_fast.image.whole import WholeWriter
-from seemore_fast.system.atomic import atomic_path, temporary_file
-from seemore_fast.system.terminal import standard_stream
+from seemore_fast.system.atomic import temporary_file
 
 _DTYPES = (np.uint8, np.uint16, np.float32)
-
-STDOUT = Path("-")
 
 _QUEUE = 8  # pieces that wait for the encoder
 _UNKNOWN_DENSITY = 72 / 25.4
@@ -215,16 +212,8 @@ class Writer:
     def _save(self) -> None:
         """Pipe -> file."""
         try:
-            if self.path == STDOUT:
-                with temporary_file() as file:
-                    self._encode(file)
-                    file.seek(0)
-                    out = standard_stream("stdout")
-                    shutil.copyfileobj(file, out)
-                    out.flush()
-            else:
-                with atomic_path(self.path) as temporary, temporary.open("r+b") as file:
-                    self._encode(file)
+            with output_file(self.path) as file:
+                self._encode(file)
         except BaseException as error:  # raised by `finish`, in the caller's thread
             self._error = self._error or error
         # Whoever still waits to write is let go.
