@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -82,3 +82,19 @@ class Operator:
 def routing_dtype(x: Tensor) -> torch.dtype:
     """A top-1 probability is about 0.4: in low precision a near tie would flip."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+class Kernels(Protocol):
+    """What computes operators: forward returns (out, *saved), backward the gradients that are needed."""
+
+    def forward(self, op: Operator, inputs: Sequence[Any], /) -> Sequence[Tensor]: ...
+
+    def backward(
+        self,
+        op: Operator,
+        grad: Tensor,
+        saved: Sequence[Tensor],
+        inputs: Sequence[Any],
+        needs: Sequence[bool],
+        /,
+    ) -> list[Tensor]: ...

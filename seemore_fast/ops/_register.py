@@ -25,7 +25,7 @@ from seemore_fast.backends.choice import Backend
 from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.ops import _cpu, _cuda, _triton
 from seemore_fast.ops._checks import check_arguments
-from seemore_fast.ops._operator import Operator
+from seemore_fast.ops._operator import Kernels, Operator
 
 library = torch.library.Library("seemore_fast", "DEF")
 
@@ -33,29 +33,16 @@ OPERATORS: dict[str, Operator] = {}
 """By name."""
 
 
-class Kernels(Protocol):
+class KernelsOfBackend(Kernels, Protocol):
     """A backend.  Its kernels are called without autocast and with contiguous tensors, and return such.
 
-    `obstacle` says why they cannot run the operator on tensors that `choice.obstacle` has nothing against;
-    forward returns (out, *saved), backward the gradients that are needed.
+    `obstacle` says why they cannot run the operator on tensors that `choice.obstacle` has nothing against.
     """
 
     def obstacle(self, op: Operator, tensors: Sequence[Tensor], options: Sequence[Any], /) -> str | None: ...
 
-    def forward(self, op: Operator, inputs: Sequence[Any], /) -> Sequence[Tensor]: ...
 
-    def backward(
-        self,
-        op: Operator,
-        grad: Tensor,
-        saved: Sequence[Tensor],
-        inputs: Sequence[Any],
-        needs: Sequence[bool],
-        /,
-    ) -> list[Tensor]: ...
-
-
-BACKENDS: dict[str, Kernels] = {"cpu": _cpu, "cuda": _cuda, "triton": _triton}
+BACKENDS: dict[str, KernelsOfBackend] = {"cpu": _cpu, "cuda": _cuda, "triton": _triton}
 
 
 class Function(Protocol):

@@ -11,13 +11,13 @@ import logging
 import os
 import threading
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seemore_fast.backends import choice
-from seemore_fast.ops._operator import Operator
+from seemore_fast.ops._operator import Kernels, Operator
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +38,6 @@ _PICTURES = 3
 _lock = threading.Lock()
 verdicts: dict[Hashable, str | None] = {}
 """Why kernels are not used, None for those that are, by (operator, device, precision, sizes, options)."""
-
-
-class Kernels(Protocol):
-    def forward(self, op: Operator, inputs: Sequence[Any], /) -> Sequence[Tensor]: ...
-
-    def backward(
-        self,
-        op: Operator,
-        grad: Tensor,
-        saved: Sequence[Tensor],
-        inputs: Sequence[Any],
-        needs: Sequence[bool],
-        /,
-    ) -> list[Tensor]: ...
 
 
 def obstacle(
