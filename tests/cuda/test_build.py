@@ -46,7 +46,6 @@ def nvcc() -> str:
 
 
 @pytest.mark.full
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("source", "options"), CASES, ids=[f"{s}{o.replace('-DSM_', '-')}" for s, o in CASES]
 )
