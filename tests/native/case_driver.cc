@@ -14,18 +14,11 @@
 #include <string>
 #include <vector>
 
+#include "expect.h"
 #include "seemore.h"
 #include "weights.h"
 
 namespace {
-
-#define EXPECT(condition)                                                                \
-  do {                                                                                   \
-    if (!(condition)) {                                                                  \
-      std::fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, sm_last_error()); \
-      std::exit(1);                                                                      \
-    }                                                                                    \
-  } while (0)
 
 using Floats = std::vector<float>;
 

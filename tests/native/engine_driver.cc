@@ -16,18 +16,11 @@
 #include <random>
 #include <vector>
 
+#include "expect.h"
 #include "seemore.h"
 #include "weights.h"
 
 namespace {
-
-#define EXPECT(condition)                                                                \
-  do {                                                                                   \
-    if (!(condition)) {                                                                  \
-      std::fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, sm_last_error()); \
-      std::exit(1);                                                                      \
-    }                                                                                    \
-  } while (0)
 
 struct Config {
   int scale, in_chans, experts, layers, dim, kernel, recursive, topk;
