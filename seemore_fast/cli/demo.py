@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from seemore_fast.cli.options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages
+from seemore_fast.cli.options import BackendOption, DeviceOption, Dtype, DtypeOption, ThreadsOption, messages
 from seemore_fast.errors import SeemoreError
 
 
@@ -35,7 +35,7 @@ def command(
     ] = 4,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
-    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Serve a page to try pictures on: upload, before and after behind a slider, download.

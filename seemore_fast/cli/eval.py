@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seemore_fast.cli.options import (
+    BackendOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -62,7 +63,7 @@ def command(
     ensemble: EnsembleOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
-    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Every picture's figures.")] = None,
     json_file: Annotated[

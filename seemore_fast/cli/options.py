@@ -48,6 +48,7 @@ DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic; fp16 on a GPU only
 DeviceOption = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps|xpu", help="auto: cuda if there is one, else cpu.")
 ]
+BackendOption = Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default="as PyTorch: all cores")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seemore_fast.cli.options import DeviceOption, Dtype, DtypeOption, ThreadsOption, messages
+from seemore_fast.cli.options import BackendOption, DeviceOption, Dtype, DtypeOption, ThreadsOption, messages
 from seemore_fast.errors import SeemoreError
 
 
@@ -52,7 +52,7 @@ def command(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
-    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Serve pictures over HTTP: POST one to /upscale, get it enlarged; /docs tells the rest.

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
 
 from seemore_fast.cli.options import (
+    BackendOption,
     BorderKind,
     BorderOption,
     DeviceOption,
@@ -75,7 +76,7 @@ def command(
     ] = None,
     dtype: DtypeOption = Dtype.fp32,
     fp32: Annotated[bool, typer.Option("--fp32", help="As --dtype fp32.")] = False,
-    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    backend: BackendOption = "auto",
     tile: Annotated[
         str,
         typer.Option(

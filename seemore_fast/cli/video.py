@@ -10,6 +10,7 @@ import typer
 from rich.progress import TextColumn
 
 from seemore_fast.cli.options import (
+    BackendOption,
     BorderKind,
     BorderOption,
     DeviceOption,
@@ -120,7 +121,7 @@ def command(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
-    backend: Annotated[str, typer.Option(help="auto, or one that `seemore-fast info` lists.")] = "auto",
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Upscale a video; sound, subtitles and times are kept. Interrupted, the same command goes on.
