@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 import seemore_fast
 from seemore_fast.errors import PackageError, SeemoreError
 from seemore_fast.network import weights
-from seemore_fast.upscale import Size
+from seemore_fast.upscale.size import CHOICES, Size, chosen
 
 with contextlib.suppress(PackageError):  # a ComfyUI without spandrel has only our node
     import seemore_fast.plugins.spandrel
@@ -34,6 +35,7 @@ except ImportError:  # an older ComfyUI
     comfy_api = None
 
 _TITLE = "Upscale Image (seemore-fast)"
+_OWN = "the model's"
 
 
 @functools.lru_cache(maxsize=2)
@@ -41,25 +43,26 @@ def _upscaler(model: str, dtype: str, border: str, ensemble: bool) -> seemore_fa
     path = model
     if folder_paths is not None and model not in weights.names():
         path = folder_paths.get_full_path_or_raise("upscale_models", model)
-    return seemore_fast.Upscaler(path, dtype=dtype, border=border, ensemble=ensemble)
+    upscaler = seemore_fast.Upscaler(path, dtype=dtype, border=border, ensemble=ensemble)
+    if upscaler.foreign:
+        logging.warning("%s: %s: %s", _TITLE, model, upscaler.foreign)
+    return upscaler
 
 
 def _enlarged(
-    image: torch.Tensor, model: str, dtype: str, border: str, longest_side: int, ensemble: bool
+    image: torch.Tensor, model: str, dtype: str, border: str, size: str, pixels: str, ensemble: bool
 ) -> torch.Tensor:
-    """IMAGE (B, H, W, C) -> (B, H * scale, W * scale, C) float32, with ComfyUI's progress bar and its Cancel.
+    """IMAGE (B, H, W, C) -> (B, H', W', C) float32, with ComfyUI's progress bar and its Cancel.
 
-    ``longest_side``: pixels to reach instead, 0: none.
-
-    Values are clamped to [0, 1]: ComfyUI's own resizing leaves it a little.  Raises SeemoreError, which
-    ComfyUI shows at the node.
+    ``size`` and ``pixels``: see `_more`.  Values are clamped to [0, 1]: ComfyUI's own resizing leaves it a
+    little.  Raises SeemoreError, which ComfyUI shows at the node.
     """
     if image.ndim != 4:
         raise SeemoreError(f"image must be a batch (B, H, W, C), got {tuple(image.shape)}")
     upscaler = _upscaler(model, dtype, border, ensemble)
     count, height, width, channels = image.shape
-    size = Size(longest=longest_side) if longest_side else None
-    h, w = size.of(height, width) if size else (height * upscaler.scale, width * upscaler.scale)
+    wish: Size | None = None if size == _OWN else chosen(size, pixels)
+    h, w = wish.of(height, width) if wish else (height * upscaler.scale, width * upscaler.scale)
     large = torch.empty(count, h, w, channels)
     bar = comfy.utils.ProgressBar(1000 * count) if comfy is not None else None
     for i in range(count):
@@ -71,16 +74,14 @@ def _enlarged(
                 bar.update_absolute(1000 * i + 1000 * done // total)
 
         picture = image[i].detach().float().clamp(0, 1).cpu().numpy()
-        large[i] = torch.from_numpy(upscaler.up(picture, progress, size=size))
+        large[i] = torch.from_numpy(upscaler.up(picture, progress, size=wish))
     return large
 
 
-def _more() -> dict[str, tuple[str, dict[str, Any]]]:
+def _more() -> dict[str, tuple[Any, dict[str, Any]]]:
     return {
-        "longest_side": (
-            "INT",
-            {"default": 0, "min": 0, "max": 65536, "tooltip": "0: the model's enlargement"},
-        ),
+        "size": ([_OWN, *CHOICES], {"default": _OWN, "tooltip": "the size to reach"}),
+        "pixels": ("STRING", {"default": "", "tooltip": "of that size: 1920, or 1920x1080; of a scale: 2.5"}),
         "ensemble": ("BOOLEAN", {"default": False, "tooltip": "a little better, 8 times the time"}),
     }
 
@@ -95,7 +96,7 @@ def _choices() -> dict[str, list[str]]:
 
 
 class SeemoreFastUpscale:
-    """IMAGE (B, H, W, C) in [0, 1] -> IMAGE (B, H * scale, W * scale, C) float32, tiled if need be."""
+    """IMAGE (B, H, W, C) in [0, 1] -> IMAGE (B, H', W', C) float32, larger, tiled if need be."""
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "upscale"
@@ -114,11 +115,12 @@ class SeemoreFastUpscale:
         model: str,
         dtype: str,
         border: str = "zero",
-        longest_side: int = 0,
+        size: str = _OWN,
+        pixels: str = "",
         ensemble: bool = False,
     ) -> tuple[torch.Tensor]:
         """Raises SeemoreError, which ComfyUI shows at the node."""
-        return (_enlarged(image, model, dtype, border, longest_side, ensemble),)
+        return (_enlarged(image, model, dtype, border, size, pixels, ensemble),)
 
 
 NODE_CLASS_MAPPINGS = {"SeemoreFastUpscale": SeemoreFastUpscale}
@@ -140,7 +142,8 @@ if comfy_api is not None:  # the same node in today's schema
                 inputs=[
                     io.Image.Input("image"),
                     *(io.Combo.Input(name, options=options) for name, options in choices.items()),
-                    io.Int.Input("longest_side", **_more()["longest_side"][1]),
+                    io.Combo.Input("size", options=_more()["size"][0], **_more()["size"][1]),
+                    io.String.Input("pixels", **_more()["pixels"][1]),
                     io.Boolean.Input("ensemble", **_more()["ensemble"][1]),
                 ],
                 outputs=[io.Image.Output()],
@@ -153,11 +156,12 @@ if comfy_api is not None:  # the same node in today's schema
             model: str,
             dtype: str,
             border: str = "zero",
-            longest_side: int = 0,
+            size: str = _OWN,
+            pixels: str = "",
             ensemble: bool = False,
         ) -> Any:
             """Raises SeemoreError, which ComfyUI shows at the node."""
-            large = _enlarged(image, model, dtype, border, longest_side, ensemble)
+            large = _enlarged(image, model, dtype, border, size, pixels, ensemble)
             return comfy_api.io.NodeOutput(large)
 
     class _Extension(comfy_api.ComfyExtension):  # type: ignore[misc,name-defined]

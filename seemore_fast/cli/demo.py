@@ -33,6 +33,9 @@ def command(
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, max=1e8, help="Larger pictures are refused.")
     ] = 4,
+    max_output_megapixels: Annotated[
+        float, typer.Option(min=0.001, max=1e8, help="Larger results are refused.")
+    ] = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.fp32,
     backend: BackendOption = "auto",
@@ -60,7 +63,9 @@ def command(
         if label in upscalers:
             raise SeemoreError(f"--model: two networks would be called {label!r} on the page; rename a file")
         upscalers[label] = Upscaler(name, device, dtype.value, backend=backend)
-    limits = Limits(int(max_upload * 1e6), int(max_megapixels * 1e6))
+        if foreign := upscalers[label].foreign:
+            messages().print(f"seemore-fast: {label}: {foreign}")
+    limits = Limits(int(max_upload * 1e6), int(max_megapixels * 1e6), int(max_output_megapixels * 1e6))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, leaves no files behind
     with serving(upscalers, limits, host, port) as url:
         messages().print(f"seemore-fast: {url} (Ctrl-C ends it)")

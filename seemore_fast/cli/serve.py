@@ -77,6 +77,8 @@ def command(
         if label in upscalers:
             raise SeemoreError(f"--model: two networks would be called {label!r}; rename a file")
         upscalers[label] = Upscaler(name, device, dtype.value, backend=backend)
+        if foreign := upscalers[label].foreign:
+            messages().print(f"seemore-fast: {label}: {foreign}")
     limits = Limits(
         int(max_upload * 1e6),
         int(max_megapixels * 1e6),

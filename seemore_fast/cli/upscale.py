@@ -31,6 +31,7 @@ from seemore_fast.cli.sizes import (
     FitOption,
     HeightOption,
     LongestOption,
+    OutscaleOption,
     ShortestOption,
     WidthOption,
     wished_size,
@@ -105,12 +106,7 @@ def command(
     ] = None,
     border: BorderOption = BorderKind.zero,
     ensemble: EnsembleOption = False,
-    outscale: Annotated[
-        float | None,
-        typer.Option(
-            "--outscale", "-s", min=0.01, max=1000, help="Final enlargement.", show_default="the model's"
-        ),
-    ] = None,
+    outscale: OutscaleOption = None,
     width: WidthOption = None,
     height: HeightOption = None,
     longest: LongestOption = None,
@@ -179,7 +175,15 @@ def command(
     if gpu is not None:
         device = "cpu" if gpu < 0 else f"cuda:{gpu}"
     ext = _known(ext)
-    size = wished_size(width, height, longest, shortest, at_least, fit, outscale)
+    size = wished_size(
+        width=width,
+        height=height,
+        longest=longest,
+        shortest=shortest,
+        at_least=at_least,
+        fit=fit,
+        scale=outscale,
+    )
     if skip_large and (size is None or outscale is not None):
         raise SeemoreError(
             "--skip-large needs a size: --width, --height, --longest, --shortest, --at-least or --fit"
@@ -257,7 +261,7 @@ def _here(network: dict[str, Any], threads: int | None, console: Console) -> _Ru
         torch.set_num_threads(threads)
     upscaler = Upscaler(**network)
     if upscaler.foreign:
-        console.print(f"seemore-fast: {upscaler.foreign}")
+        console.print(f"seemore-fast: {network['model']}: {upscaler.foreign}")
     return partial(upscale_files, upscaler)
 
 
@@ -306,6 +310,8 @@ class _Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._job is not None:
             self.noted(self._job, record.getMessage())
+        else:
+            self._console.print(f"seemore-fast: {record.getMessage()}")
 
 
 def _summarise(console: Console, outcome: Outcome, planned: int, skipped: int) -> None:

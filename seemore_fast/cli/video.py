@@ -139,7 +139,9 @@ def command(
     from seemore_fast.upscale.upscaler import Upscaler
 
     options = encoder_options(encoder_opts)
-    size = wished_size(width, height, longest, shortest, at_least, fit)
+    size = wished_size(
+        width=width, height=height, longest=longest, shortest=shortest, at_least=at_least, fit=fit
+    )
     part = seconds(begin), seconds(end)
     streamed = "-" in (str(source), str(output))
     piped = streamed or video.is_sequence(source) or video.is_sequence(output)
@@ -156,7 +158,7 @@ def command(
     upscaler = Upscaler(model, device, dtype.value, backend=backend, border=border.value, ensemble=ensemble)
     console = messages()
     if upscaler.foreign:
-        console.print(f"seemore-fast: {upscaler.foreign}")
+        console.print(f"seemore-fast: {model}: {upscaler.foreign}")
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:
         task = bar.add_task(source.name, total=None, speed="")
 

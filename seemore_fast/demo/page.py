@@ -23,20 +23,23 @@ from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import FORMATS, read, write
 from seemore_fast.system.guard import Guard
 from seemore_fast.system.optional import need
+from seemore_fast.upscale.size import CHOICES, Size, chosen
 from seemore_fast.upscale.upscaler import Upscaler
 
 SAMPLES = Path(__file__).with_name("samples")
 
 _PREVIEW_PIXELS = 4_000_000  # of each picture behind the slider: a browser is slow with more
+_BY_SCALE = "by enlargement"
 _KEPT = 3600  # seconds that uploads and results stay on the disk
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page takes: bytes of a file, and pixels of the picture in it."""
+    """What the page takes: bytes of a file, pixels of the picture in it, and of what the network makes."""
 
     bytes: int = 20_000_000
     pixels: int = 4_000_000
+    pixels_out: int = 64_000_000
 
 
 class Enlarged(NamedTuple):
@@ -52,11 +55,11 @@ def enlarge(
     source: Path,
     folder: Path,
     upscaler: Upscaler,
-    scale: int,
+    size: Size,
     limits: Limits,
     progress: Callable[[float], None] | None = None,
 ) -> Enlarged:
-    """Enlarges the picture file ``source`` by ``scale``, 1 to the network's, into new files in ``folder``.
+    """Enlarges the picture file ``source`` to ``size`` into new files in ``folder``.
 
     The result is a PNG with the input's bits a channel, alpha and metadata.  ``before`` is the input
     resampled (Lanczos); both pictures to look at are reduced where the result is very large.
@@ -76,29 +79,38 @@ def enlarge(
     if picture.animation is not None:
         raise ImageError(f"{source.name}: an animation; `seemore-fast upscale` takes it, this page does not")
 
+    h, w, channels = picture.pixels.shape
+    height, width = size.of(h, w)
+    made = h * w * upscaler.scale ** (2 * size.passes(h, w, upscaler.scale))
+    if max(made, height * width) > limits.pixels_out:
+        found, limit = max(made, height * width) / 1e6, limits.pixels_out / 1e6
+        raise ImageError(
+            f"{source.name}: {found:.1f} megapixels of result are over the limit of {limit:g}"
+            " (--max-output-megapixels)"
+        )
+
     def tell(done: int, total: int) -> None:
         if progress is not None:
             progress(done / total)
 
     start = time.perf_counter()
-    larger = replace(picture, pixels=upscaler.up(picture.pixels, tell))
+    larger = replace(picture, pixels=upscaler.up(picture.pixels, tell, size=size))
     seconds = time.perf_counter() - start
 
-    h, w, channels = picture.pixels.shape
-    height, width = h * scale, w * scale
     shrink = min(1.0, math.sqrt(_PREVIEW_PIXELS / (height * width)))
     shown = max(1, round(height * shrink)), max(1, round(width * shrink))
     before, after = folder / "before.png", folder / "after.png"
-    result = folder / f"{source.stem}-x{scale}.png"
+    name = f"{width}x{height}" if size.scale is None else f"x{size.scale:g}"
+    result = folder / f"{source.stem}-{name}.png"
     write(before, picture, size=shown)
     write(after, larger, size=shown)
-    write(result, larger, size=None if scale == upscaler.scale else (height, width))
+    write(result, larger)
 
     kind = {1: "gray", 2: "gray and alpha", 3: "RGB", 4: "RGB and alpha"}[channels]
     report = [
         f"{w} x {h} to {width} x {height} pixels; {kind}, {8 * picture.pixels.itemsize} bits a channel",
-        f"{seconds:.2f} s in the network on {upscaler.device}: "
-        f"{larger.pixels.shape[0] * larger.pixels.shape[1] / 1e6 / seconds:.1f} megapixels/s",
+        f"{seconds:.2f} s on {upscaler.device}: {height * width / 1e6 / seconds:.1f} megapixels/s",
+        *([upscaler.foreign] if upscaler.foreign else []),
         *picture.notes,
     ]
     return Enlarged(before, after, result, "\n".join(f"* {line}" for line in report))
@@ -117,12 +129,20 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
         largest = upscalers[name].scale
         return {"choices": [(f"x{n}", n) for n in range(min(2, largest), largest + 1)], "value": largest}
 
-    def run(path: str | None, name: str, scale: int, progress: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+    def run(
+        path: str | None,
+        name: str,
+        scale: int,
+        choice: str,
+        pixels: str,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> tuple[Any, ...]:
         if path is None:
             raise gr.Error("Choose a picture first.", print_exception=False)
         made_in = Path(tempfile.mkdtemp(dir=folder))
         try:
-            made = enlarge(Path(path), made_in, upscalers[name], scale, limits, progress)
+            size = Size(scale=scale) if choice == _BY_SCALE else chosen(choice, pixels or "")
+            made = enlarge(Path(path), made_in, upscalers[name], size, limits, progress)
         except (SeemoreError, MemoryError) as error:
             shutil.rmtree(made_in, ignore_errors=True)
             message = html.escape(str(error) or "there is not enough memory")
@@ -131,6 +151,10 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
 
     def forget() -> tuple[Any, ...]:
         return None, "", gr.DownloadButton(value=None, interactive=False)
+
+    def by(choice: str) -> tuple[Any, ...]:
+        own = choice == _BY_SCALE
+        return gr.Radio(visible=own), gr.Textbox(visible=not own)
 
     first = "t-x4" if "t-x4" in upscalers else next(iter(upscalers))  # with it, every enlargement is on offer
     pictures = sorted(str(path) for path in SAMPLES.glob("*.png"))
@@ -153,6 +177,18 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
                 )
                 model = gr.Dropdown(list(upscalers), value=first, label="Model", elem_id="model")
                 scale = gr.Radio(label="Enlargement", elem_id="scale", **scales(first))
+                choice = gr.Dropdown(
+                    [
+                        (_BY_SCALE, _BY_SCALE),
+                        *((word.replace("_", " "), word) for word in CHOICES if word != "scale"),
+                    ],
+                    value=_BY_SCALE,
+                    label="Size",
+                    elem_id="choice",
+                )
+                pixels = gr.Textbox(
+                    label="Pixels", placeholder="1920, or 1920x1080", visible=False, elem_id="pixels"
+                )
                 start = gr.Button("Enlarge", variant="primary", elem_id="start")
             with gr.Column(scale=3):
                 slider = gr.ImageSlider(
@@ -170,7 +206,8 @@ def page(upscalers: Mapping[str, Upscaler], limits: Limits, folder: Path) -> Any
         samples.click(pictures.__getitem__, samples, source, api_visibility="private")
         source.change(forget, None, shown, api_visibility="private")
         model.change(lambda name: gr.Radio(**scales(name)), model, scale, api_visibility="private")
-        start.click(run, [source, model, scale], shown, api_visibility="private")
+        choice.change(by, choice, [scale, pixels], api_visibility="private")
+        start.click(run, [source, model, scale, choice, pixels], shown, api_visibility="private")
     # One picture at a time has all cores; the others wait, and see their place in the queue.
     return blocks.queue(max_size=20, default_concurrency_limit=1)
 

@@ -15,8 +15,11 @@ _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
-OPEN = "/health"
-"""The path that needs no token."""
+HEALTH = "/health"
+PAGE, SCHEMA, PARTS = "/docs", "/openapi.json", "/docs-files"
+"""The page that tells of the service, and what it is made of."""
+OPEN = (HEALTH, PAGE, SCHEMA, PARTS)
+"""The paths that need no token: nothing secret stands there, and browsers open pages without one."""
 COUNTED = "/upscale"
 """The path that the queue is for."""
 
@@ -42,7 +45,7 @@ class Admission:
             return await self.app(scope, receive, send)
         scope["admission"] = self
         client = (scope.get("client") or ("",))[0].encode()
-        if self._tokens and scope["path"] != OPEN:
+        if self._tokens and not _is_open(scope["path"]):
             given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
             if not sum(hmac.compare_digest(given, token) for token in self._tokens):  # all: in equal time
                 return await self._refuse(send, 401, "a token is needed: Authorization: Bearer TOKEN")
@@ -70,3 +73,7 @@ class Admission:
             headers.append((b"www-authenticate", b"Bearer"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps({"detail": text}).encode()})
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(f"{PARTS}/")

@@ -15,29 +15,58 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from seemore_fast import __version__
 from seemore_fast.errors import Cancelled, SeemoreError
 from seemore_fast.image import FORMATS
 from seemore_fast.image.formats import HEAD, sniff
-from seemore_fast.serve.admission import COUNTED, OPEN, Admission
+from seemore_fast.serve.admission import COUNTED, HEALTH, PAGE, PARTS, SCHEMA, Admission
 from seemore_fast.system.guard import Guard
 from seemore_fast.system.optional import need
 from seemore_fast.upscale.folders import Settings, upscale_files
 from seemore_fast.upscale.jobs import Job
-from seemore_fast.upscale.size import Size, parse_sides
+from seemore_fast.upscale.size import LARGEST_SCALE, MOST, WISHES, Size, Wish, wished
 from seemore_fast.upscale.upscaler import Upscaler
 
 with need("the service", "serve"):
-    from fastapi import FastAPI, HTTPException, Query, Request
+    from fastapi import Depends, FastAPI, HTTPException, Query, Request
     from fastapi.middleware.cors import CORSMiddleware
     from fastapi.responses import FileResponse, Response
+    from fastapi.security import HTTPBearer
+    from fastapi_offline import FastAPIOffline
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _BODY = {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 
 _TYPES = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff", "dib": "bmp", "exr": "x-exr"}
+
+
+class _Picture(BaseModel):
+    """The query of a request without the size; a parameter that nobody knows is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, description="/health lists them; default: the first")
+    format: str | None = Field(None, description="png, jpg, webp ...; default: the input's")
+    quality: int | None = Field(None, ge=1, le=100, description="of formats that have one")
+
+
+def _parameter(wish: Wish) -> Any:
+    """Type and field of a way to ask for a size."""
+    if wish.kind == "pixels":
+        return int | None, Field(None, ge=1, le=MOST, description=wish.help)
+    if wish.kind == "factor":
+        return float | None, Field(None, gt=0, le=LARGEST_SCALE, description=wish.help)
+    return str | None, Field(None, description=f"{wish.help} WxH")
+
+
+if TYPE_CHECKING:
+    _Query = Any
+else:
+    _Query = create_model("_Query", __base__=_Picture, **{wish.name: _parameter(wish) for wish in WISHES})
 
 
 @dataclass(frozen=True)
@@ -88,7 +117,7 @@ def enlarge(
     gone: threading.Event,
 ) -> Made:
     """The picture file ``source`` enlarged into ``folder``.  Raises SeemoreError, which names no folder."""
-    notes: list[str] = []
+    notes = [upscaler.foreign] if upscaler.foreign else []
 
     class Listener:
         def started(self, index: int, job: Job) -> None: ...
@@ -128,7 +157,17 @@ def service(
     first = next(iter(upscalers))
     worker = ThreadPoolExecutor(1)  # one picture at a time has all cores
     metrics = Metrics()
-    app = FastAPI(title="seemore-fast", version=__version__, description="Enlarges pictures.")
+    # FastAPI's own page fetches its script from elsewhere.
+    app: FastAPI = FastAPIOffline(
+        docs_url=PAGE,
+        redoc_url=None,
+        openapi_url=SCHEMA,
+        static_url=PARTS,
+        title="seemore-fast",
+        version=__version__,
+        description="Enlarges pictures.",
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if tokens else [],  # Admission looks at them
+    )
     app.add_middleware(Admission, tokens=tokens, most=limits.queue, per_client=limits.per_client)
     if origins:
         methods, headers = ["GET", "POST"], ["authorization", "content-type"]
@@ -137,7 +176,7 @@ def service(
         )
     app.add_middleware(Guard, host=host, origins=origins)
 
-    @app.get(OPEN, summary="Whether it serves")
+    @app.get(HEALTH, summary="Whether it serves")
     async def health(request: Request) -> dict[str, Any]:
         return {"status": "ok", "models": list(upscalers), "inside": request.scope["admission"].count}
 
@@ -157,30 +196,16 @@ def service(
         response_class=FileResponse,
         openapi_extra={"requestBody": _BODY},
     )
-    async def upscale(
-        request: Request,
-        model: Annotated[str | None, Query(description="/health lists them")] = None,
-        format: Annotated[str | None, Query(description="png, jpg, webp ...; default: the input's")] = None,
-        quality: Annotated[int | None, Query(ge=1, le=100)] = None,
-        width: Annotated[int | None, Query(ge=1)] = None,
-        height: Annotated[int | None, Query(ge=1)] = None,
-        longest: Annotated[int | None, Query(ge=1)] = None,
-        shortest: Annotated[int | None, Query(ge=1)] = None,
-        at_least: Annotated[str | None, Query(description="WxH")] = None,
-        fit: Annotated[str | None, Query(description="WxH")] = None,
-        scale: Annotated[float | None, Query(gt=0)] = None,
-    ) -> Response:
+    async def upscale(request: Request, asked: Annotated[_Query, Query()]) -> Response:
         try:
-            model = first if model is None else model
+            model = first if asked.model is None else asked.model
             if model not in upscalers:
                 raise SeemoreError(f"model must be one of {', '.join(upscalers)}, got {model!r:.80}")
-            ext = None if format is None else format.lower()
+            ext = None if asked.format is None else asked.format.lower()
             if ext is not None and f".{ext}" not in FORMATS:
                 known = ", ".join(suffix[1:] for suffix in FORMATS)
-                raise SeemoreError(f"format must be one of {known}, got {format!r:.80}")
-            sides = parse_sides(at_least, "at_least"), parse_sides(fit, "fit")
-            wishes = (width, height, longest, shortest, *sides, scale)
-            size = Size(*wishes) if any(wish is not None for wish in wishes) else None
+                raise SeemoreError(f"format must be one of {known}, got {asked.format!r:.80}")
+            size = wished({wish.name: getattr(asked, wish.name) for wish in WISHES})
         except SeemoreError as error:
             metrics.answers.labels(422).inc()
             raise HTTPException(422, str(error)) from None
@@ -195,7 +220,7 @@ def service(
             try:
                 made = await asyncio.get_running_loop().run_in_executor(
                     worker, enlarge, source, folder, upscalers[model], size,
-                    ext or _same_format(source), quality, limits, gone,
+                    ext or _same_format(source), asked.quality, limits, gone,
                 )  # fmt: skip
             finally:
                 watcher.cancel()

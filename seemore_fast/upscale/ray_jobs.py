@@ -33,6 +33,8 @@ with need("--ray", "ray"):
     import ray
     import ray.data
 
+log = logging.getLogger(__name__)
+
 _THREADS = 4  # of a worker's network, about what keeps one PNG encoder busy: docs/scaling.md
 _BATCH = 32  # pictures that a worker takes at a time, so that their reading and writing overlap
 _BATCHES = 8  # for each worker at least, so that none is left with much at the end
@@ -80,7 +82,8 @@ def upscale_on_ray(
         raise SeemoreError(f"--ray: no cluster at {address or 'the default address'} ({error})") from None
     try:
         crew = _hire(network, threads, settings)
-        _try_out(crew)
+        if foreign := _try_out(crew):
+            log.warning("%s: %s", network["model"], foreign)
         outcome = _run(crew, jobs, listener, start)
     finally:
         ray.shutdown()
@@ -133,11 +136,12 @@ def _hire(network: dict[str, Any], threads: int | None, settings: Settings) -> _
     return _Crew(size, threads, 0, {**network, "device": "cpu"}, settings, _TRIES)
 
 
-def _try_out(crew: _Crew) -> None:
-    """Starts a worker on one of the machines, and raises here what goes wrong there."""
+def _try_out(crew: _Crew) -> str:
+    """Starts a worker on one of the machines, and raises here what goes wrong there; gives what its Upscaler
+    has to say (`Upscaler.foreign`)."""
     probe = ray.remote(**crew.resources)(_probe)
     try:
-        ray.get(probe.remote(crew))
+        return ray.get(probe.remote(crew))
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, SeemoreError):
@@ -248,6 +252,7 @@ class _Worker:
         # GPUs have one worker each; a machine's memory is for as many as its CPUs allow.
         share = 1.0 if crew.gpus else crew.cpus / _cpus_here()
         self._upscaler = Upscaler(**crew.network, memory_share=share)
+        self.foreign = self._upscaler.foreign
         self._crew, self._tries = crew, tries
 
     def __call__(self, batch: pyarrow.Table) -> dict[str, list[bytes]]:
@@ -277,8 +282,8 @@ class _Worker:
         report.outcome.written += len(rows) - len(jobs)
 
 
-def _probe(crew: _Crew) -> None:
-    _Worker(crew)
+def _probe(crew: _Crew) -> str:
+    return _Worker(crew).foreign
 
 
 def _cpus_here() -> float:

@@ -1,19 +1,49 @@
-"""The size that is wanted, in the user's words, and how often the network must run to reach it."""
+"""The size that is wanted, in the user's words, and how often the network must run to reach it.
+
+`WISHES` describes the ways to ask for one; command, page, service and ComfyUI's node are made from it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from typing import Literal, NamedTuple
 
 from seemore_fast.errors import SeemoreError
 
 Progress = Callable[[int, int], None]
 """progress(done, total) in tiles, pictures of a list, or parts of several passes."""
 
-_MOST = 10**6  # pixels a side
+MOST = 10**6
+"""Pixels a side."""
+LARGEST_SCALE = 1000.0
+
 _STEPS = 1000
+
+
+class Wish(NamedTuple):
+    """A way to ask for a size: a field of `Size`, the kind of its value, and what it means."""
+
+    name: str
+    kind: Literal["pixels", "sides", "factor"]
+    help: str
+
+
+WISHES = (
+    Wish("width", "pixels", "Final width; with height: exactly both."),
+    Wish("height", "pixels", "Final height."),
+    Wish("longest", "pixels", "Final length of the longer side."),
+    Wish("shortest", "pixels", "Final length of the shorter side."),
+    Wish("at_least", "sides", "Cover at least this; larger ones stay as they are."),
+    Wish("fit", "sides", "As large as fits in there."),
+    Wish("scale", "factor", "Final enlargement."),
+)
+EXACTLY = "exactly"
+"""Where one word is chosen from a list: width and height, both."""
+CHOICES = (*(wish.name for wish in WISHES), EXACTLY)
+"""What `chosen` takes."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +77,12 @@ class Size:
             )
         for name, value in given.items():
             if name == "scale":
-                fine = isinstance(value, (int, float)) and 0 < value <= 1000
+                fine = isinstance(value, (int, float)) and 0 < value <= LARGEST_SCALE
             else:
                 sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-                fine = all(isinstance(side, int) and 1 <= side <= _MOST for side in sides)
+                fine = all(isinstance(side, int) and 1 <= side <= MOST for side in sides)
             if not fine:
-                raise SeemoreError(f"the size's {name} must be 1 to {_MOST} pixels, got {value!r:.80}")
+                raise SeemoreError(f"the size's {name} must be 1 to {MOST} pixels, got {value!r:.80}")
 
     def of(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the result of a picture of ``height`` x ``width`` pixels."""
@@ -89,11 +119,53 @@ class Size:
         return count
 
 
-def parse_sides(text: str | None, name: str) -> tuple[int, int] | None:
-    """``1920x1080`` as numbers; None stays None.  Raises SeemoreError, which names ``name``."""
-    if text is None:
+def wished(
+    values: Mapping[str, float | str | None], named: Callable[[str], str] = lambda name: name
+) -> Size | None:
+    """The size that ``values`` name, by `WISHES`; those that are None are not wished.  None: none is.
+
+    Numbers may be given as text.  Raises SeemoreError, which calls a value as ``named`` does.
+    """
+    kinds = {wish.name: wish.kind for wish in WISHES}
+    given = {name: value for name, value in values.items() if value is not None}
+    if not given:
         return None
-    found = re.fullmatch("([0-9]{1,7})[xX]([0-9]{1,7})", text)
+    read = {
+        name: _parsed(value, kinds[name], named(name)) if isinstance(value, str) else value
+        for name, value in given.items()
+    }
+    return Size(**read)  # type: ignore[arg-type]  # Size looks at the kinds itself
+
+
+def chosen(choice: str, text: str) -> Size:
+    """The size of a word out of `CHOICES` and what is wished of it: ``longest``, ``1920``.
+
+    Raises SeemoreError.
+    """
+    if choice not in CHOICES:
+        raise SeemoreError(f"the size must be one of {', '.join(CHOICES)}, got {choice!r:.80}")
+    if choice == EXACTLY:
+        width, height = _sides(text, EXACTLY)
+        return Size(width, height)
+    size = wished({choice: text})
+    assert size is not None
+    return size
+
+
+def _parsed(text: str, kind: str, name: str) -> int | float | tuple[int, int]:
+    if kind == "sides":
+        return _sides(text, name)
+    if kind == "pixels" and re.fullmatch("[0-9]{1,7}", text.strip()):
+        return int(text)
+    if kind == "factor" and re.fullmatch(r"[0-9]{1,4}([.][0-9]{1,9})?", text.strip()):
+        return float(text)
+    wanted = "a number of pixels, such as 1920" if kind == "pixels" else "a number, such as 2.5"
+    raise SeemoreError(f"{name} takes {wanted}, got {text!r:.80}")
+
+
+def _sides(text: str, name: str) -> tuple[int, int]:
+    """``1920x1080`` as numbers."""
+    found = re.fullmatch("([0-9]{1,7})[xX×]([0-9]{1,7})", text.strip())
     if found is None:
         raise SeemoreError(f"{name} takes WIDTHxHEIGHT, such as 1920x1080, got {text!r:.80}")
     return int(found[1]), int(found[2])

@@ -116,9 +116,7 @@ class Upscaler:
             _check_finite(network, os.fspath(model))
             if isinstance(network, Foreign):
                 kind = network.architecture
-                self.foreign = (
-                    f"{model}: a {kind} network, not SeemoRe: by spandrel, on PyTorch, in local tiles"
-                )
+                self.foreign = f"a {kind} network, not SeemoRe: by spandrel, on PyTorch, in local tiles"
                 self._tile_mode = tile_mode = "local"
         self._tiled = tile_mode == "local" or isinstance(network, SeemoRe)
         if not self._tiled and tile not in (0, "auto"):

@@ -25,6 +25,7 @@ from seemore_fast.demo.page import Limits, enlarge
 from seemore_fast.errors import ImageError, SeemoreError
 from seemore_fast.image import Animation, Image, read, size, write
 from seemore_fast.image.picture import PROFILE
+from seemore_fast.upscale.size import Size, chosen
 from seemore_fast.upscale.upscaler import Upscaler
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -47,7 +48,7 @@ def picture(path: Path, *shape: int) -> Path:
 def test_the_result_is_the_networks(tmp_path: Path, upscaler: Upscaler) -> None:
     source = picture(tmp_path / "a photo.png", 20, 26, 3)
     told: list[float] = []
-    made = enlarge(source, tmp_path, upscaler, 4, Limits(), told.append)
+    made = enlarge(source, tmp_path, upscaler, Size(scale=4), Limits(), told.append)
     assert made.result.name == "a photo-x4.png"
     assert np.array_equal(read(made.result).pixels, upscaler.up(read(source).pixels))
     assert size(made.before) == size(made.after) == size(made.result) == (104, 80)
@@ -56,9 +57,36 @@ def test_the_result_is_the_networks(tmp_path: Path, upscaler: Upscaler) -> None:
 
 
 def test_a_smaller_enlargement_is_resampled(tmp_path: Path, upscaler: Upscaler) -> None:
-    made = enlarge(picture(tmp_path / "a.png", 20, 26, 1), tmp_path, upscaler, 3, Limits())
+    made = enlarge(picture(tmp_path / "a.png", 20, 26, 1), tmp_path, upscaler, Size(scale=3), Limits())
     assert made.result.name == "a-x3.png"
     assert size(made.before) == size(made.after) == size(made.result) == (78, 60)
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "expected"),
+    [
+        ("width", "100", (100, 77)),
+        ("longest", "60", (60, 46)),
+        ("at_least", "20x30", (39, 30)),
+        ("fit", "500 x 90", None),
+        ("fit", "500x90", (117, 90)),
+        ("exactly", "50x60", (50, 60)),
+        ("shortest", "a few", None),
+    ],
+)
+def test_a_size_is_reached(
+    tmp_path: Path, upscaler: Upscaler, choice: str, text: str, expected: tuple[int, int] | None
+) -> None:
+    source = picture(tmp_path / "a.png", 20, 26, 3)
+    if expected is None:
+        with pytest.raises(SeemoreError, match=f"{choice} takes "):
+            chosen(choice, text)
+        return
+    made = enlarge(source, tmp_path, upscaler, chosen(choice, text), Limits())
+    assert made.result.name == f"a-{expected[0]}x{expected[1]}.png"
+    assert size(made.before) == size(made.after) == size(made.result) == expected
+    with pytest.raises(ImageError, match=r"a\.png: .* over the limit of 0\.0009 \(--max-output-megapixels\)"):
+        enlarge(source, tmp_path, upscaler, chosen(choice, text), Limits(pixels_out=900))
 
 
 def test_bits_alpha_and_profile_are_kept(tmp_path: Path, upscaler: Upscaler) -> None:
@@ -66,7 +94,7 @@ def test_bits_alpha_and_profile_are_kept(tmp_path: Path, upscaler: Upscaler) -> 
     pixels = noise(16, 18, 4, dtype=np.uint16)
     blob = pyvips.GValue.blob_type
     write(tmp_path / "deep.png", Image(pixels, {PROFILE: (blob, profile)}))
-    result = read(enlarge(tmp_path / "deep.png", tmp_path, upscaler, 4, Limits()).result)
+    result = read(enlarge(tmp_path / "deep.png", tmp_path, upscaler, Size(scale=4), Limits()).result)
     assert result.pixels.dtype == np.uint16
     assert result.icc_profile == profile
     assert np.array_equal(result.pixels, upscaler.up(pixels))
@@ -76,7 +104,7 @@ def test_what_is_looked_at_is_reduced_where_it_would_be_large(
     tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "_PREVIEW_PIXELS", 5000)
-    made = enlarge(picture(tmp_path / "a.png", 16, 32, 3), tmp_path, upscaler, 4, Limits())
+    made = enlarge(picture(tmp_path / "a.png", 16, 32, 3), tmp_path, upscaler, Size(scale=4), Limits())
     assert size(made.result) == (128, 64)
     assert size(made.before) == size(made.after) == (100, 50)
 
@@ -86,7 +114,7 @@ def test_what_is_refused_is_named_without_its_folder(tmp_path: Path, upscaler: U
 
     def refusal(path: Path) -> str:
         with pytest.raises(ImageError) as caught:
-            enlarge(path, tmp_path, upscaler, 4, small)
+            enlarge(path, tmp_path, upscaler, Size(scale=4), small)
         return str(caught.value)
 
     damaged = tmp_path / "damaged.png"
@@ -236,11 +264,11 @@ def test_a_message_of_the_page_is_text_not_markup(tmp_path: Path, upscaler: Upsc
     source = tmp_path / "<b>.png"
     source.write_bytes(b"")
     with pytest.raises(gradio.Error) as caught:
-        run(str(source), "t-x4", 4)
+        run(str(source), "t-x4", 4, "by enlargement", "")
     assert caught.value.message == "&lt;b&gt;.png: the file is empty"
     assert list(tmp_path.iterdir()) == [source]
     with pytest.raises(gradio.Error, match="Choose a picture first"):
-        run(None, "t-x4", 4)
+        run(None, "t-x4", 4, "by enlargement", "")
 
 
 # The page as a person uses it: the command, and Chromium.

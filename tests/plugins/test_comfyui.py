@@ -133,7 +133,7 @@ def test_the_node_of_todays_schema(monkeypatch: pytest.MonkeyPatch) -> None:
         NodeOutput=lambda *values: values,
         Image=SimpleNamespace(Input=described("image"), Output=described("image")),
         Combo=SimpleNamespace(Input=described("combo")),
-        Int=SimpleNamespace(Input=described("int")),
+        String=SimpleNamespace(Input=described("string")),
         Boolean=SimpleNamespace(Input=described("boolean")),
     )
     api.latest = latest
@@ -144,9 +144,29 @@ def test_the_node_of_todays_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     schema = node.define_schema()
     assert schema.node_id in package.NODE_CLASS_MAPPINGS
     assert [entry[1] for entry in schema.inputs] == [
-        *("image", "model", "dtype", "border", "longest_side", "ensemble")
+        *("image", "model", "dtype", "border", "size", "pixels", "ensemble")
     ]
-    (larger,) = node.execute(torch.rand(1, 8, 9, 3), "t-x4", "fp32", longest_side=20, ensemble=True)
+    (larger,) = node.execute(
+        torch.rand(1, 8, 9, 3), "t-x4", "fp32", size="longest", pixels="20", ensemble=True
+    )
     assert larger.shape == (1, 18, 20, 3)
     (larger,) = node.execute(torch.rand(1, 8, 9, 3), "t-x4", "fp32", "reflect")
     assert larger.shape == (1, 32, 36, 3)
+
+
+def test_every_size_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    from seemore_fast.errors import SeemoreError
+    from seemore_fast.upscale.size import CHOICES
+
+    node = load_package(monkeypatch).SeemoreFastUpscale()
+    (own, *choices), _ = node.INPUT_TYPES()["optional"]["size"]
+    assert choices == list(CHOICES)
+    image = torch.rand(1, 8, 12, 3)
+    wishes = {"width": "30", "height": "20", "longest": "30", "shortest": "20", "at_least": "30x7"}
+    wishes |= {"fit": "99x20", "scale": "2.5", "exactly": "30x20"}
+    for choice in choices:
+        (larger,) = node.upscale(image, "t-x2", "fp32", size=choice, pixels=wishes[choice])
+        assert larger.shape == (1, 20, 30, 3), choice
+    assert node.upscale(image, "t-x2", "fp32", size=own)[0].shape == (1, 16, 24, 3)
+    with pytest.raises(SeemoreError, match="width takes a number of pixels"):
+        node.upscale(image, "t-x2", "fp32", size="width", pixels="")

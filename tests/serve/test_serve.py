@@ -29,6 +29,7 @@ from seemore_fast import SeemoRe, Upscaler
 from seemore_fast.image import Image, read, write
 from seemore_fast.network import checkpoint
 from seemore_fast.serve.app import Limits, service
+from seemore_fast.upscale.size import WISHES
 from tests.support.small import SMALL
 from tests.upscale.test_upscale import noise
 
@@ -85,6 +86,7 @@ def test_a_picture_goes_in_and_comes_out(upscalers: dict[str, Upscaler]) -> None
         ("?width=5&fit=3x3", "fine", 422, "got width and fit"),
         ("?fit=3", "fine", 422, "fit takes WIDTHxHEIGHT"),
         ("?width=1000", "fine", 422, "are over the limit of 0.1 megapixels"),
+        ("?widht=9", "fine", 422, "widht"),
         ("?quality=0", "fine", 422, "greater than or equal to 1"),
     ],
 )
@@ -124,7 +126,25 @@ def test_health_metrics_and_the_page(upscalers: dict[str, Upscaler]) -> None:
         assert line in text.splitlines()
     post = web.get("/openapi.json").json()["paths"]["/upscale"]["post"]
     assert {p["name"] for p in post["parameters"]} >= {"model", "longest", "format", "quality"}
-    assert web.get("/docs").status_code == 200
+    asked = {p["name"]: p for p in post["parameters"]}
+    assert {wish.name for wish in WISHES} <= asked.keys()
+    assert "longer side" in asked["longest"]["description"]
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_no_token(upscalers: dict[str, Upscaler]) -> None:
+    web = client(upscalers, tokens=("first",))
+    text = web.get("/docs").text
+    parts = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert len(parts) >= 3
+    for part in [*parts, "/openapi.json"]:
+        answer = web.get(part)  # no address but ours
+        assert part.startswith("/")
+        assert answer.status_code == 200, part
+        assert answer.content
+    assert "://" not in text.replace("window.location", "").replace("http://www.w3.org", "")
+    assert "HTTPBearer" in web.get("/openapi.json").json()["components"]["securitySchemes"]
+    for path in ("/docs-files/../metrics", "/docs-files/..%2f..%2fapp.py", "/metrics"):
+        assert web.get(path).status_code in (401, 404)
 
 
 def test_tokens_and_foreign_pages(upscalers: dict[str, Upscaler]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from seemore_fast.cli import app
 from seemore_fast.errors import CheckpointError
 from seemore_fast.image import Image, read, write
 from seemore_fast.model import SeemoRe, load
-from seemore_fast.upscale import Upscaler, foreign
+from seemore_fast.upscale import Size, Upscaler, foreign
+from tests.plugins.test_comfyui import load_package
 from tests.upscale.test_upscale import noise
 
 pytestmark = [
@@ -68,6 +70,32 @@ def test_the_commands_say_that_it_is_not_ours(other: tuple[Path, torch.nn.Module
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith(f"seemore-fast: {path}: a ")
     np.testing.assert_array_equal(read(tmp_path / "out.png").pixels, Upscaler(path).up(noise(20, 30, 3)))
+
+
+def test_service_page_and_node_say_it_too(
+    other: tuple[Path, torch.nn.Module],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path, _ = other
+    said = "network, not SeemoRe: by spandrel, on PyTorch"
+    write(tmp_path / "in.png", Image(noise(20, 30, 3)))
+    page = pytest.importorskip("seemore_fast.demo.page")
+    made = page.enlarge(tmp_path / "in.png", tmp_path, Upscaler(path), Size(scale=2), page.Limits())
+    assert said in made.report
+    package = load_package(monkeypatch)
+    package.folder_paths = SimpleNamespace(get_full_path_or_raise=lambda kind, name: str(path))
+    package.SeemoreFastUpscale().upscale(torch.rand(1, 8, 8, 3), "other.pth", "fp32")
+    assert f"other.pth: {Upscaler(path).foreign}" in caplog.text
+    app = pytest.importorskip("seemore_fast.serve.app", exc_type=ImportError)
+    from fastapi.testclient import TestClient
+
+    web = TestClient(app.service({"other": Upscaler(path)}), base_url="http://127.0.0.1")
+    answer = web.post("/upscale", content=(tmp_path / "in.png").read_bytes())
+    assert answer.status_code == 200
+    assert said in answer.headers["seemore-notes"]
+    assert str(tmp_path) not in answer.headers["seemore-notes"]
 
 
 def test_seemore_files_stay_ours(tmp_path: Path) -> None:

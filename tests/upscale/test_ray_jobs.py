@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seemore_fast.cli import app
-from seemore_fast.image import Image, write
+from seemore_fast.image import Image, size, write
 from seemore_fast.upscale.folders import Outcome, Settings
 from seemore_fast.upscale.jobs import Job
 
@@ -104,8 +104,21 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, cluster: str) -> None:
         assert (out / path.name).read_bytes() == (expected / path.name).read_bytes()
 
 
+def test_sizes_are_as_without_ray(tmp_path: Path, cluster: str) -> None:
+    inputs = photographs(tmp_path / "in", 2)
+    wishes = ["--at-least", "100x200", "--skip-large", "--model", "t-x2"]
+    for name, more in [("ray", ["--ray-address", cluster]), ("here", [])]:
+        command = ["upscale", *map(str, inputs), "-o", str(tmp_path / name), *wishes, *more]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+    for path in inputs:
+        large = (tmp_path / "ray" / path.name).read_bytes()
+        assert large == (tmp_path / "here" / path.name).read_bytes()
+        assert size(tmp_path / "ray" / path.name) == (267, 200)
+
+
 def test_a_picture_that_kills_its_workers_is_found(
-    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from seemore_fast.upscale import ray_jobs
 
@@ -127,11 +140,13 @@ def test_a_picture_that_kills_its_workers_is_found(
             return lambda *_: None
 
     monkeypatch.setattr(ray_jobs, "_Worker", Fragile)
-    monkeypatch.setattr(ray_jobs, "_try_out", lambda crew: None)
+    monkeypatch.setattr(ray_jobs, "_try_out", lambda crew: "a Compact network, not SeemoRe")
     monkeypatch.setattr(ray_jobs, "_TRIES", 1)
     monkeypatch.setattr(ray_jobs, "_BATCHES", 1)  # so two pictures at a time
-    outcome = ray_jobs.upscale_on_ray({"device": "cpu"}, 1, cluster, jobs, Settings(10**6), Silent())
+    network = {"device": "cpu", "model": "other.pth"}
+    outcome = ray_jobs.upscale_on_ray(network, 1, cluster, jobs, Settings(10**6), Silent())
     assert outcome.written == 3
+    assert "other.pth: a Compact network, not SeemoRe" in caplog.text
     ((job, message),) = outcome.failed
     assert job == jobs[2]
     assert message == f"{jobs[2].input}: its workers died, each time; see the logs of Ray"
