@@ -122,7 +122,7 @@ def command(
             "--ext",
             "-f",
             metavar="auto|png|jpg|webp|tif|avif|gif|bmp|jxl|heic|exr",
-            help="Format of outputs in a folder, or of standard output; auto: the input's.",
+            help="Format of outputs in a folder, or of standard output; auto: the input's, png for alpha.",
             show_default="the input's",
         ),
     ] = None,
@@ -240,12 +240,12 @@ def command(
 def _known(ext: str | None) -> str | None:
     from seemore_fast.image import FORMATS
 
-    if ext is None or ext == "auto":
+    if ext is None:
         return None
     ext = ext.lower().removeprefix(".")
-    if f".{ext}" not in FORMATS:
+    if ext != "auto" and f".{ext}" not in FORMATS:
         raise SeemoreError(
-            f"--ext must be one of {', '.join(s.removeprefix('.') for s in FORMATS)}, got {ext!r}"
+            f"--ext must be one of auto, {', '.join(s.removeprefix('.') for s in FORMATS)}, got {ext!r}"
         )
     return ext
 

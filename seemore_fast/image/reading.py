@@ -104,6 +104,27 @@ def size(path: str | Path) -> tuple[int, int]:
     return (height, width) if _get(image, "orientation", 1) in _TURNED else (width, height)
 
 
+def has_alpha(path: str | Path) -> bool:
+    """Whether a file is one still picture of integers with an alpha channel, mostly from its header.
+
+    False where it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    try:
+        with _opened(path, None) as file:
+            format_ = _format(path, file)
+            if format_.whole:
+                picture = read(path)
+                return picture.has_alpha and not picture.linear
+            image = _load(file, format_, "error")
+    except (ImageError, vips().Error):
+        return False
+    still = image.height == _get(image, "page-height", image.height)
+    return bool(still and image.hasalpha() and image.format in ("uchar", "ushort"))
+
+
 def _judged(path: Path, file: IO[bytes], format_: Format) -> tuple[Image | None, damage.Damage]:
     """The picture with a note of what was repaired, or None where something is lost; and what is wrong."""
     found = damage.in_container(file, format_)

@@ -176,6 +176,8 @@ def _open_writer(
     size = settings.size
     final = size.of(height, width) if size else (height * upscaler.scale, width * upscaler.scale)
     ext = settings.ext if job.output == PIPE else None
+    if job.output == PIPE and ext == "auto":
+        ext = "png" if picture.has_alpha and not picture.animation and not picture.linear else None
     if job.output == PIPE and ext is None:
         ext = job.input.suffix.lower().removeprefix(".") if job.input != PIPE else "png"
     check_writable(job.output, final[0], final[1], picture.transparent, picture.animation, ext)

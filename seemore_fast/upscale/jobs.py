@@ -11,6 +11,7 @@ from typing import NamedTuple
 from seemore_fast.errors import ImageError
 from seemore_fast.image import FORMATS
 from seemore_fast.image.formats import HEAD, NAMES, OTHER_PICTURES, sniff
+from seemore_fast.image.reading import has_alpha
 
 PIPE = Path("-")
 """Standard input or output."""
@@ -51,7 +52,8 @@ def plan_jobs(
     output folder), a pattern such as ``photos/*.png``, or ``-`` for standard input.  ``output`` is ``-`` or a
     file, if it is named like a picture and there is one input file; otherwise it is a folder that gets the
     input folders' tree, and outputs are named after the inputs, with ``suffix`` before the dot and ``ext``
-    (default: the input's) behind it.
+    (default: the input's) behind it.  ``ext`` auto is the input's, too, but png for pictures with an alpha
+    channel, as Real-ESRGAN has it; their headers are read.
 
     ``manifest`` is a text file of further inputs, one a line: a picture's path, perhaps with a tab and the
     output's path below ``output``; without, the output folder repeats the input's path.  Its pictures need
@@ -76,7 +78,7 @@ def plan_jobs(
     if output == PIPE or _names_a_picture(output):
         if not one_file:
             raise ImageError(f"{output}: several inputs, or a folder, need a folder as output")
-        if suffix or (ext and output != PIPE):
+        if suffix or (ext not in (None, "auto") and output != PIPE):
             raise ImageError(f"{output}: --ext and --suffix name files in a folder, but this is a file")
         jobs = [Job(sources[0].path, output)]
     elif output.exists() and not output.is_dir():
@@ -85,7 +87,7 @@ def plan_jobs(
         raise ImageError(f"{output}: standard input has no name; give a file, or - for standard output")
     else:
         jobs = [
-            Job(source.path, output / (source.output or _output_name(source.below, ext, suffix)))
+            Job(source.path, output / (source.output or _output_name(source, ext, suffix)))
             for source in sources
         ]
     _check_clashes(jobs)
@@ -191,8 +193,11 @@ def _names_a_picture(path: Path) -> bool:
     return path.suffix.lower() in FORMATS and not path.is_dir()
 
 
-def _output_name(source: Path, ext: str | None, suffix: str) -> Path:
-    return source.with_name(f"{source.stem}{suffix}{f'.{ext}' if ext else source.suffix}")
+def _output_name(source: _Source, ext: str | None, suffix: str) -> Path:
+    if ext == "auto":
+        ext = "png" if has_alpha(source.path) else None
+    below = source.below
+    return below.with_name(f"{below.stem}{suffix}{f'.{ext}' if ext else below.suffix}")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

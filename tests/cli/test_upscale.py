@@ -69,6 +69,43 @@ def test_skip_existing_leaves_them_alone(tmp_path: Path, network: Path) -> None:
     assert tree(out) == ["0.png", "1.png", "2.png"]
 
 
+def test_ext_auto_makes_png_of_alpha(tmp_path: Path, network: Path) -> None:
+    """As Real-ESRGAN: the input's kind, but PNG for a picture with an alpha channel, opaque or not."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    opaque = noise(9, 8, 4)
+    opaque[..., 3] = 255
+    for name, pixels in [
+        ("alpha.webp", noise(9, 8, 4)),
+        ("opaque.tif", opaque),
+        ("deep.tif", noise(9, 8, 4, dtype=np.uint16)),
+        ("gray.tif", noise(9, 8, 2)),
+        ("rgb.webp", noise(9, 8, 3)),
+        ("light.tif", np.zeros((9, 8, 4), np.float32)),
+    ]:
+        write(source / name, Image(pixels))
+    write(source / "moving.webp", Image(noise(18, 8, 4), animation=Animation(2, (50, 50), 0)))
+    (source / "broken.webp").write_bytes(b"none")
+    run(network, "-i", source, "-o", out, "--ext", "auto", code=1)
+    assert tree(out) == [
+        *("alpha.png", "deep.png", "gray.png", "light.tif", "moving.webp", "opaque.png", "rgb.webp")
+    ]
+    assert read(out / "opaque.png").pixels.shape == (18, 16, 4)
+    assert read(out / "deep.png").pixels.dtype == np.uint16
+    run(network, source / "alpha.webp", "-o", tmp_path / "file.webp", "--ext", "auto")
+    write(source / "alpha.png", Image(noise(9, 8, 3)))
+    with pytest.raises(ImageError, match=r"alpha\.png: both .* would be written there"):
+        plan_jobs([str(source)], out, "auto")
+
+
+@pytest.mark.parametrize(("channels", "magic"), [(4, b"\x89PNG"), (3, b"II*\0")])
+def test_ext_auto_of_standard_output(tmp_path: Path, network: Path, channels: int, magic: bytes) -> None:
+    write(tmp_path / "a.tif", Image(noise(9, 8, channels)))
+    arguments = ["upscale", tmp_path / "a.tif", "-o", "-", "--ext", "auto", "--model", network]
+    command = [sys.executable, "-m", "seemore_fast.cli", *arguments]
+    assert subprocess.run(command, capture_output=True, check=True).stdout.startswith(magic)
+
+
 def test_a_manifest_names_inputs_and_outputs(
     tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +257,7 @@ def test_flags_of_other_tools(tmp_path: Path, network: Path, flags: list[str]) -
     [
         (["--fp32", "--dtype", "bf16"], "--fp32 contradicts --dtype bf16"),
         (["-g", "0", "--device", "cpu"], "--gpu-id contradicts --device cpu"),
-        (["--ext", "ppm"], "--ext must be one of png, jpg"),
+        (["--ext", "ppm"], "--ext must be one of auto, png, jpg"),
         (["--tile", "7"], "tile must be auto, 0"),
         (["--tile-mode", "both"], "tile_mode must be one of exact, local"),
         (["--device", "cuda:99"], "device cuda:99"),
