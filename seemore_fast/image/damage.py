@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 from seemore_fast.backends import native
-from seemore_fast.image import jpeg_scans, texts
+from seemore_fast.image import jpeg_scans, leftovers, texts
 from seemore_fast.image.formats import Format, pending_errors
 
 STRICT = {"JPEG": "warning", "TIFF": "warning", "GIF": "warning"}
 """Format name -> what libvips is to fail at; elsewhere errors.  At errors alone it leaves out tiles of TIFF
 and rows of JPEG silently; where it does not, warnings are remarks on metadata."""
 
-_TRIFLE = 16
-"""Bytes behind the last block that need not come from damage."""
-
-_DEFLATE = (8, 32946)
+_DEFLATE, _JPEG = (8, 32946), 7
 _REDUCED, _MASK = 1, 4
 
 
@@ -50,6 +48,8 @@ def in_container(file: IO[bytes], format_: Format) -> Damage | None:
         return _in_tiff(file)
     if format_.name == "AVIF":
         return _in_boxes(file)
+    if format_.name == "WebP":
+        return Damage(True, found) if (found := leftovers.in_webp(file.read())) else None
     return None
 
 
@@ -89,18 +89,22 @@ def _in_jpeg_codes(data: bytes) -> Damage | None:
     confined = jpeg_scans.restarts(data)
     where = "" if confined or kind not in ("code", "range") or not at else f" from block {at} of {units} on"
     # A few bytes that an encoder left behind harm nothing.
-    harmless = confined or kind == "padding" or (kind == "left" and left <= _TRIFLE)
+    harmless = confined or kind == "padding" or (kind == "left" and left <= leftovers.TRIFLE)
     return Damage(not harmless, said + where)
 
 
 def _in_gif(data: bytes) -> Damage | None:
     """Walks the blocks: libvips shows the frames that are whole, and says nothing of the rest."""
 
-    def after_blocks(at: int) -> int:
+    def blocks(at: int) -> tuple[bytes, int]:
+        """What they hold, and where they end."""
+        parts = []
         while data[at]:
+            parts.append(data[at + 1 : at + 1 + data[at]])
             at += 1 + data[at]
-        return at + 1
+        return b"".join(parts), at + 1
 
+    frame = 0
     try:
         at = 13 + texts.palette(data[10])
         while at < len(data):
@@ -108,14 +112,19 @@ def _in_gif(data: bytes) -> Damage | None:
             if kind == 0x3B:
                 return None
             if kind == 0x21:
-                at = after_blocks(at + 2)
+                at = blocks(at + 2)[1]
             elif kind == 0x2C:
-                at = after_blocks(at + 11 + texts.palette(data[at + 9]))
+                width, height, packed = struct.unpack_from("<HHB", data, at + 5)
+                bits = data[at + 10 + texts.palette(packed)]
+                codes, at = blocks(at + 11 + texts.palette(packed))
+                if leftovers.in_gif_frame(codes, bits, width * height):
+                    return Damage(True, f"frame {frame} is damaged")
+                frame += 1
             elif kind == 0:
                 at += 1
             else:
                 return Damage(True, "its frames are followed by something else")
-    except IndexError:
+    except (IndexError, struct.error):
         return Damage(True, "it ends within a frame")
     return Damage(False, "its end mark is missing, and perhaps frames before it")
 
@@ -161,24 +170,33 @@ def _subfile(page: Any) -> int:
 
 
 def _in_tiff(file: IO[bytes]) -> Damage | None:
-    """Deflate's checksums, which libtiff does not ask of strips."""
+    """Deflate's checksums, which libtiff does not ask of strips, and the ends of other codes."""
     import tifffile
 
     first, count = tiff_pages(file)
+    file.seek(0)
     try:
         with tifffile.TiffFile(file, name="tiff") as tiff:  # it has no use for numbers, as pipes have
             for index in range(first, first + count):
                 page: Any = tiff.pages.get(index)
-                if page.compression not in _DEFLATE:
-                    continue
                 for number, data in enumerate(_pieces(file, page)):
-                    try:
-                        zlib.decompress(data)
-                    except zlib.error:
+                    if _in_piece(page, number, data):
                         return Damage(True, f"strip or tile {number} of {len(page.dataoffsets)} is damaged")
     except Exception:  # of any kind, for what only libtiff understands: libtiff decides
         return None
     return None
+
+
+def _in_piece(page: Any, number: int, data: bytes) -> bool:
+    if page.compression in _DEFLATE:
+        try:
+            zlib.decompress(data)
+        except zlib.error:
+            return True
+    if page.compression == _JPEG:
+        found = _in_jpeg_codes((page.jpegtables or b"")[:-2] + data[2 if page.jpegtables else 0 :])
+        return found is not None and found.lost
+    return leftovers.in_tiff_piece(page, number, data)
 
 
 def _pieces(file: IO[bytes], page: Any) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ import io
 import random
 import re
 import struct
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from PIL import features
 
 from seemore_fast.backends import native
 from seemore_fast.errors import ImageError
-from seemore_fast.image import read
+from seemore_fast.image import FORMATS, damage, read
+from seemore_fast.image.formats import vips
+
+NATIVE = pytest.mark.skipif(native.lib is None, reason="without the native library codes are not walked")
 
 
 def photo(side: int = 192) -> np.ndarray:
@@ -143,7 +147,7 @@ def spoiled(whole: bytes, seed: int) -> bytes:
     return whole[:at] + (b"\xff\xd9" if cut else middle + whole[at + length :])
 
 
-@pytest.mark.skipif(native.lib is None, reason="without the native library codes are not walked")
+@NATIVE
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_that_shows_is_not_silent(kind: str) -> None:
     """Seldom a code becomes another of its length, and the blocks are as many as before: nothing shows."""
@@ -164,7 +168,7 @@ def test_damage_that_shows_is_not_silent(kind: str) -> None:
     assert told > 40
 
 
-@pytest.mark.skipif(native.lib is None, reason="without the native library codes are not walked")
+@NATIVE
 @pytest.mark.parametrize(
     "options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"optimize": True}, {"quality": 1}]
 )
@@ -183,7 +187,7 @@ def test_whole_files_have_no_fault(
             assert native.require().jpeg_fault(file.getvalue())[0] == "", (mode, restart)
 
 
-@pytest.mark.skipif(native.lib is None, reason="without the native library codes are not walked")
+@NATIVE
 def test_what_is_no_jpeg_has_no_codes_to_walk() -> None:
     """Headers cut or changed at random must be survived; the decoder says what is wrong with them."""
     whole = jpeg("progressive")
@@ -209,6 +213,130 @@ def test_a_small_jpeg_that_declares_a_huge_picture(accept: bool) -> None:
     whole[frame + 5 : frame + 9] = struct.pack(">HH", 9999, 9999)
     with pytest.raises(ImageError, match="cannot be 9999x9999 pixels"):
         read("a", data=bytes(whole) + b"\xff\xd9", accept_damaged=accept)
+
+
+SHAPES = [(1, 1), (1, 300), (77, 131), (190, 33)]
+
+
+@pytest.mark.parametrize(
+    ("compression", "mode"),
+    [
+        *product(("tiff_lzw", "packbits", "tiff_adobe_deflate"), ("1", "L", "I;16", "RGB", "RGBA")),
+        *product(["jpeg"], ("L", "RGB")),
+    ],
+)
+def test_whole_tiffs_have_no_fault(compression: str, mode: str) -> None:
+    """Strips of few rows, the last one shorter; bits, bytes and words."""
+    for shape in SHAPES:
+        noise = np.random.default_rng(1).integers(0, 256, (*shape, 4), dtype=np.uint8)
+        noise[: shape[0] // 2] = 70  # long runs, whose codes grow
+        picture = Pillow.fromarray(noise if mode == "RGBA" else noise[..., :3])
+        picture = Pillow.fromarray(noise[..., 0].astype(np.uint16) * 99) if mode == "I;16" else picture
+        if mode in ("1", "L"):
+            picture = picture.convert(mode)
+        file = io.BytesIO()
+        picture.save(file, "TIFF", compression=compression, strip_size=2000)
+        assert damage.in_container(file, FORMATS[".tif"]) is None, shape
+        assert read("a", data=file.getvalue()).notes == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": True, "tile_width": 64, "tile_height": 32}])
+@pytest.mark.parametrize("compression", ["lzw", "packbits"])
+def test_whole_tiles_have_no_fault(compression: str, options: dict[str, Any]) -> None:
+    pyvips = vips()
+    image = pyvips.Image.new_from_array(photo(100))
+    for predictor in ("none", "horizontal"):
+        data = image.tiffsave_buffer(compression=compression, predictor=predictor, **options)
+        assert damage.in_container(io.BytesIO(data), FORMATS[".tif"]) is None
+        np.testing.assert_array_equal(read("a", data=data).pixels, photo(100))
+
+
+@pytest.mark.parametrize("colours", [2, 5, 256])
+def test_whole_gifs_have_no_fault(colours: int) -> None:
+    for shape in SHAPES:
+        noise = np.random.default_rng(1).integers(0, colours, shape, dtype=np.uint8)
+        picture = Pillow.fromarray(noise, "P")
+        picture.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+        for interlace in (0, 1):
+            file = io.BytesIO()
+            picture.save(file, "GIF", interlace=interlace)
+            assert damage.in_container(file, FORMATS[".gif"]) is None, (shape, interlace)
+
+
+@pytest.mark.parametrize("options", [{"quality": 5}, {"quality": 90}, {"lossless": True}])
+def test_whole_webps_have_no_fault(options: dict[str, Any]) -> None:
+    for shape in SHAPES:
+        noise = np.random.default_rng(1).integers(0, 256, (*shape, 4), dtype=np.uint8)
+        for pixels in (noise, noise[..., :3], np.full_like(noise, 9)):
+            for method in (0, 4):
+                file = io.BytesIO()
+                Pillow.fromarray(pixels).save(file, "WebP", method=method, **options)
+                assert damage.in_container(file, FORMATS[".webp"]) is None, (shape, method)
+
+
+def overwritten(whole: bytes, seed: int) -> bytes:
+    """As `spoiled`, in any format, mostly of the same length."""
+    draw = random.Random(seed)
+    length = draw.choice((1, 4, 20, 200))
+    at = draw.randrange(len(whole) // 8, len(whole) - 2 * length - len(whole) // 8)
+    middle = draw.choice(
+        (
+            b"",
+            bytes(length),
+            bytes(draw.randrange(256) for _ in range(length)),
+            whole[at + length : at + 2 * length],
+        )
+    )
+    return whole[:at] + middle + whole[at + length :]
+
+
+@pytest.mark.parametrize(
+    ("whole", "most"),
+    [
+        (saved("TIFF", compression="tiff_adobe_deflate"), 0),
+        pytest.param(saved("TIFF", compression="tiff_lzw"), 1, marks=NATIVE),
+        # Literals, and runs of equal length, are as good as others.
+        pytest.param(saved("TIFF", compression="packbits"), 1, marks=NATIVE),
+        pytest.param(saved("TIFF", compression="jpeg"), 3, marks=NATIVE),
+        pytest.param(saved("GIF"), 1, marks=NATIVE),
+        (saved("WebP", quality=80), 6),  # 25 of them without the check
+        # Codes of one length for another, as in JPEG.
+        (saved("WebP", lossless=True), 10),
+    ],
+    ids=["deflate", "lzw", "packbits", "jpeg", "gif", "webp", "lossless"],
+)
+def test_damage_within_the_data_is_seldom_silent(whole: bytes, most: int) -> None:
+    right = read("a", data=whole).pixels.astype(int)
+    silent = []
+    for seed in range(60):
+        try:
+            picture = read("a", data=overwritten(whole, seed))
+        except ImageError:
+            continue
+        if picture.notes:
+            continue
+        wrong = np.abs(picture.pixels - right).max(2) > 30
+        if wrong.mean() > 0.02:
+            silent.append((seed, wrong.mean()))
+    assert len(silent) <= most, silent
+
+
+@NATIVE
+def test_lengths_of_codes() -> None:
+    """TIFF's and GIF's codes of the same bytes, against Pillow's pixels; and by hand."""
+    lib = native.require()
+    # Clear, 7, the entry just made (7 7), end: codes of 9 bits from the top.
+    codes = (256 << 27 | 7 << 18 | 258 << 9 | 257) << 4
+    assert lib.lzw_length(codes.to_bytes(5, "big"), 8, False) == (False, 3, 0)
+    # The same for literals of 2 bits: clear 4, end 5, first entry 6, codes of 3 bits from the bottom.
+    codes = 4 | 1 << 3 | 6 << 6 | 5 << 9
+    assert lib.lzw_length(codes.to_bytes(2, "little") + b"ab", 2, True) == (False, 3, 2)
+    assert lib.lzw_length((4 | 7 << 3).to_bytes(2, "little"), 2, True) == (True, 0, 0)
+    assert lib.packbits_length(bytes([2, 1, 1, 1, 256 - 4, 9, 128])) == (False, 8, 0)
+    assert lib.packbits_length(bytes([5, 1])) == (True, 0, 0)
+    assert lib.lzw_length(b"", 8, False) == (False, 0, 0)
+    with pytest.raises(ValueError, match="bits must be 1 to 8"):
+        lib.lzw_length(b"", 9, True)
 
 
 def test_gif_frames_that_are_missing() -> None:
