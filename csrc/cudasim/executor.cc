@@ -30,6 +30,7 @@ bool check_set = true;
 enum class State { kReady, kAtBarrier, kInWarp, kDone };
 
 struct Fiber {
+  Dim3 index;  // of its thread
   void* stack_pointer;
   State state;
   Site site;      // where it waits
@@ -112,7 +113,25 @@ struct Worker {
   std::string who_waits() const;
 };
 
-thread_local Worker* self = nullptr;
+// At a fixed distance from the thread's pointer: every access of a kernel to memory asks for it.
+__attribute__((tls_model("initial-exec"))) thread_local Worker* self = nullptr;
+
+// Workers that wait for the next launch: their stacks and shadows are in memory already.
+std::mutex idle_lock;
+std::vector<std::unique_ptr<Worker>> idle;
+
+std::unique_ptr<Worker> take_worker() {
+  std::lock_guard<std::mutex> hold(idle_lock);
+  if (idle.empty()) return std::make_unique<Worker>();
+  std::unique_ptr<Worker> worker = std::move(idle.back());
+  idle.pop_back();
+  return worker;
+}
+
+void give_back(std::unique_ptr<Worker> worker) {
+  std::lock_guard<std::mutex> hold(idle_lock);
+  idle.push_back(std::move(worker));
+}
 
 void enter() {
   self->launch->body(self->launch->context);
@@ -153,8 +172,11 @@ void Worker::run_block(Dim3 at, uint32_t number, std::mt19937_64& random) {
   shadow.reset(launch->shared_bytes, epoch);
   fibers.assign(threads, {});
   warps.assign((threads + kWarp - 1) / kWarp, {});
-  for (int i = 0; i < threads; ++i)
-    fibers[i].stack_pointer = prepare_stack(stacks + i * kStack, kStack, enter);
+  for (int i = 0; i < threads; ++i) {
+    fibers[i].index = index(i);
+    // Not all at the same sets of the cache.
+    fibers[i].stack_pointer = prepare_stack(stacks + i * kStack, kStack - i % kWarp * 1088, enter);
+  }
 
   std::vector<int> warp_order(warps.size()), lane_order(kWarp);
   std::iota(warp_order.begin(), warp_order.end(), 0);
@@ -233,8 +255,7 @@ std::string run(const Launch& launch) {
   std::mutex lock;
   std::string error;
   auto work = [&](uint64_t number) {
-    thread_local std::unique_ptr<Worker> worker;
-    if (!worker) worker = std::make_unique<Worker>();
+    std::unique_ptr<Worker> worker = take_worker();
     self = worker.get();
     self->launch = &launch;
     self->threads = threads;
@@ -250,6 +271,7 @@ std::string run(const Launch& launch) {
       }
     }
     self = nullptr;
+    give_back(std::move(worker));
   };
   const uint32_t workers = std::min(blocks, std::max(1u, std::thread::hardware_concurrency()));
   std::vector<std::thread> others;
@@ -259,7 +281,7 @@ std::string run(const Launch& launch) {
   return error;
 }
 
-Dim3 thread_idx() { return self->index(self->running); }
+Dim3 thread_idx() { return self->fibers[self->running].index; }
 Dim3 block_idx() { return self->block; }
 Dim3 block_dim() { return self->launch->block; }
 Dim3 grid_dim() { return self->launch->grid; }
@@ -284,10 +306,11 @@ void barrier(Site site) {
   release(0, self->threads);
 }
 
-const uint32_t* exchange(Site site, const uint32_t* words, int count) {
-  const int number = self->running / kWarp, lane_number = lane();
-  Warp& warp = self->warps[number];
-  Fiber& fiber = self->fibers[self->running];
+const uint32_t* exchange(Site site, const uint32_t* words, int count, Combine combine) {
+  Worker& worker = *self;
+  const int number = worker.running / kWarp, lane_number = worker.running % kWarp;
+  Warp& warp = worker.warps[number];
+  Fiber& fiber = worker.fibers[worker.running];
   // Two sets, in turn: a lane that enters the next exchange cannot overwrite what others still read.
   uint32_t* all = warp.words[fiber.slot ^= 1];
   memcpy(all + lane_number * count, words, count * sizeof *words);
@@ -296,12 +319,13 @@ const uint32_t* exchange(Site site, const uint32_t* words, int count) {
   else if (!same(site, warp.site))
     fail("divergent warp: this thread is in " + text(site) + ", others wait in " + text(warp.site));
   if (++warp.arrived < kWarp) {
-    self->wait(State::kInWarp, site);
-    return all;
+    worker.wait(State::kInWarp, site);
+  } else {
+    warp.arrived = 0;
+    if (combine) combine(all, all + kWarp * count);
+    release(number * kWarp, std::min((number + 1) * kWarp, worker.threads));
   }
-  warp.arrived = 0;
-  release(number * kWarp, std::min((number + 1) * kWarp, self->threads));
-  return all;
+  return combine ? all + kWarp * count : all;
 }
 
 float shuffle(Site site, unsigned mask, float value, int source) {
@@ -329,12 +353,13 @@ void warp_barrier(Site site) {
 }
 
 void on_access(const void* address, size_t bytes, bool write) {
+  if (!check_set) return;
   Worker* worker = self;
-  if (!worker || !checking() || worker->running < 0) return;
+  if (!worker || worker->running < 0) return;
   const auto at = reinterpret_cast<uintptr_t>(address);
   const auto stacks = reinterpret_cast<uintptr_t>(worker->stacks);
   if (at - stacks < kStack * kMostThreads) return;
-  std::string wrong;
+  const std::string* wrong;
   if (at - reinterpret_cast<uintptr_t>(worker->shared_room) < kSharedRoom) {
     const int warp = worker->running / kWarp;
     wrong = worker->shadow.access(at - reinterpret_cast<uintptr_t>(worker->shared_memory), bytes, write,
@@ -344,11 +369,12 @@ void on_access(const void* address, size_t bytes, bool write) {
     if (at - parameters < worker->launch->context_bytes && !write) return;
     wrong = global_memory().access(at, bytes, write, worker->block_number);
   }
-  if (!wrong.empty()) fail(wrong);
+  if (wrong) fail(*wrong);
 }
 
 void on_aligned_access(const void* address, size_t bytes, bool write) {
-  if (self && checking() && self->running >= 0 && reinterpret_cast<uintptr_t>(address) % bytes)
+  if (!check_set) return;
+  if (reinterpret_cast<uintptr_t>(address) % bytes && self && self->running >= 0)
     fail((write ? "misaligned write of " : "misaligned read of ") + std::to_string(bytes) + " bytes");
   on_access(address, bytes, write);
 }

@@ -61,9 +61,11 @@ struct Site {
 void barrier(Site site);       // __syncthreads
 void warp_barrier(Site site);  // __syncwarp
 
-// Hands `count` words to the warp, waits for all its lanes, and returns the words of all: [lane][count].
-// Valid until this lane's next exchange.
-const uint32_t* exchange(Site site, const uint32_t* words, int count);
+// Hands `count` words to the warp, waits for all its lanes, and returns the words of all: [lane][count], or
+// what `combine`, called once, makes of them, of at most kExchangeWords - count words to a lane. Valid until
+// this lane's next exchange.
+using Combine = void (*)(const uint32_t* all, uint32_t* made);
+const uint32_t* exchange(Site site, const uint32_t* words, int count, Combine combine = nullptr);
 
 // What `value` is in lane `source`; one bit of each lane. The mask must be full.
 float shuffle(Site site, unsigned mask, float value, int source);

@@ -3,6 +3,18 @@
 #include <atomic>
 
 namespace cudasim {
+namespace {
+
+__attribute__((noinline)) const std::string* tell(std::string what) {
+  thread_local std::string told;
+  told = std::move(what);
+  return &told;
+}
+
+// Of GlobalMemory: most accesses are to the one of the access before.
+__attribute__((tls_model("initial-exec"))) thread_local size_t last_range = 0;
+
+}  // namespace
 
 void SharedShadow::reset(size_t bytes, uint32_t epoch) {
   bytes_ = bytes;
@@ -10,22 +22,22 @@ void SharedShadow::reset(size_t bytes, uint32_t epoch) {
   if (cells_.size() < (bytes + 1) / 2) cells_.resize((bytes + 1) / 2);
 }
 
-std::string SharedShadow::access(size_t offset, size_t bytes, bool write, const Accessor& by) {
+const std::string* SharedShadow::access(size_t offset, size_t bytes, bool write, const Accessor& by) {
   if (offset >= bytes_ ||
       offset + bytes > bytes_)  // also below the beginning, where offset has wrapped around
-    return (write ? "write of " : "read of ") + std::to_string(bytes) + " bytes at " +
-           std::to_string((ptrdiff_t)offset) + ", outside the " + std::to_string(bytes_) +
-           " bytes of shared memory";
+    return tell((write ? "write of " : "read of ") + std::to_string(bytes) + " bytes at " +
+                std::to_string((ptrdiff_t)offset) + ", outside the " + std::to_string(bytes_) +
+                " bytes of shared memory");
   auto where = [&](size_t cell) { return "shared memory at byte " + std::to_string(2 * cell); };
   for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; ++i) {
     Cell& cell = cells_[i];
     const bool written = cell.write_block >= first_epoch_;
-    if (!write && !written) return "read of unwritten " + where(i);
+    if (!write && !written) return tell("read of unwritten " + where(i));
     if (written && cell.write_block == by.block_epoch && cell.writer != by.thread) {
       const bool ordered = cell.writer / 32 == by.warp && cell.write_warp < by.warp_epoch;
       if (!ordered)
-        return std::string(write ? "second write to " : "read of ") + where(i) + ", which thread " +
-               std::to_string(cell.writer) + " has written since the last barrier";
+        return tell(std::string(write ? "second write to " : "read of ") + where(i) + ", which thread " +
+                    std::to_string(cell.writer) + " has written since the last barrier");
     }
     const bool read = cell.readers != kNone && cell.read_block == by.block_epoch;
     if (write) {
@@ -33,8 +45,8 @@ std::string SharedShadow::access(size_t offset, size_t bytes, bool write, const 
       const bool ordered =
           cell.readers != kSeveral && cell.reader / 32 == by.warp && cell.read_warp < by.warp_epoch;
       if (read && !mine && !ordered)
-        return "write to " + where(i) + ", which thread " + std::to_string(cell.reader) +
-               " has read since the last barrier";
+        return tell("write to " + where(i) + ", which thread " + std::to_string(cell.reader) +
+                    " has read since the last barrier");
       cell.write_block = by.block_epoch;
       cell.write_warp = by.warp_epoch;
       cell.writer = by.thread;
@@ -48,7 +60,7 @@ std::string SharedShadow::access(size_t offset, size_t bytes, bool write, const 
       cell.reader = by.thread;
     }
   }
-  return {};
+  return nullptr;
 }
 
 void GlobalMemory::add(const void* address, size_t bytes, const char* name, bool writable) {
@@ -67,30 +79,29 @@ std::string GlobalMemory::nearest(uintptr_t address) const {
                                : std::to_string(address - best->end) + " bytes behind " + best->name;
 }
 
-std::string GlobalMemory::access(uintptr_t address, size_t bytes, bool write, uint32_t block) {
-  thread_local size_t last = 0;  // most accesses are to the range of the one before
+const std::string* GlobalMemory::access(uintptr_t address, size_t bytes, bool write, uint32_t block) {
   for (size_t i = 0; i < ranges_.size(); ++i) {
-    if (last >= ranges_.size()) last = 0;
-    Range& range = ranges_[last];
+    if (last_range >= ranges_.size()) last_range = 0;
+    Range& range = ranges_[last_range];
     if (address < range.begin || address + bytes > range.end) {
-      ++last;
+      ++last_range;
       continue;
     }
-    if (!range.writable) return write ? "write to " + range.name + ", which is read-only" : "";
+    if (!range.writable) return write ? tell("write to " + range.name + ", which is read-only") : nullptr;
     const uint64_t mine = (uint64_t)launch_ << 32 | block;
     for (size_t word = (address - range.begin) / 4; word <= (address + bytes - 1 - range.begin) / 4; ++word) {
       std::atomic_ref<uint64_t> writer(range.writer[word]);
       const uint64_t last = writer.load(std::memory_order_relaxed);
       // Blocks may share a word whose bytes or halves they write apart.
       if (last >> 32 == launch_ && last != mine && (!write || bytes >= 4))
-        return (write ? "write to " : "read of ") + range.name + " at byte " + std::to_string(4 * word) +
-               ", which block " + std::to_string((uint32_t)last) + " writes in the same launch";
+        return tell((write ? "write to " : "read of ") + range.name + " at byte " + std::to_string(4 * word) +
+                    ", which block " + std::to_string((uint32_t)last) + " writes in the same launch");
       if (write) writer.store(mine, std::memory_order_relaxed);
     }
-    return {};
+    return nullptr;
   }
-  return std::string(write ? "write of " : "read of ") + std::to_string(bytes) +
-         " bytes outside every buffer of global memory, nearest: " + nearest(address);
+  return tell(std::string(write ? "write of " : "read of ") + std::to_string(bytes) +
+              " bytes outside every buffer of global memory, nearest: " + nearest(address));
 }
 
 }  // namespace cudasim

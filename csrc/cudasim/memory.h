@@ -21,8 +21,8 @@ class SharedShadow {
  public:
   // A new block: everything unwritten. Epochs count on from `epoch`.
   void reset(size_t bytes, uint32_t epoch);
-  // "" or what is wrong.
-  std::string access(size_t offset, size_t bytes, bool write, const Accessor& by);
+  // nullptr or what is wrong, until the next fault in this thread.
+  const std::string* access(size_t offset, size_t bytes, bool write, const Accessor& by);
 
  private:
   enum Readers : uint16_t { kNone, kOne, kWarp, kSeveral };
@@ -42,7 +42,8 @@ class GlobalMemory {
   void add(const void* address, size_t bytes, const char* name, bool writable);
   void clear() { ranges_.clear(); }
   void begin_launch() { ++launch_; }
-  std::string access(uintptr_t address, size_t bytes, bool write, uint32_t block);
+  // As above.
+  const std::string* access(uintptr_t address, size_t bytes, bool write, uint32_t block);
 
  private:
   struct Range {

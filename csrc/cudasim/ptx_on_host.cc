@@ -1,5 +1,5 @@
-// Matrix instructions as warp-wide exchanges: every lane hands over its registers and computes its own
-// results.
+// Matrix instructions as warp-wide exchanges: every lane hands over its registers, the last to come
+// multiplies.
 #include "cudasim/ptx_on_host.h"
 
 namespace seemore {
@@ -38,10 +38,6 @@ float half_value(uint32_t bits) {
   return x;
 }
 
-const uint32_t* exchange(const char* what, int line, const uint32_t* words, int count) {
-  return cudasim::exchange({what, "ptx.cuh, called", line}, words, count);
-}
-
 void ldmatrix(unsigned* out, int matrices, bool transposed, const void* row, int line) {
   const uint64_t address = reinterpret_cast<uint64_t>(row);
   if (cudasim::lane() < 8 * matrices) {  // whose addresses count
@@ -50,7 +46,7 @@ void ldmatrix(unsigned* out, int matrices, bool transposed, const void* row, int
   }
   uint32_t words[2];
   memcpy(words, &address, 8);
-  const uint32_t* all = exchange("ldmatrix", line, words, 2);
+  const uint32_t* all = cudasim::exchange({"ldmatrix", "ptx.cuh, called", line}, words, 2);
   const int g = cudasim::lane() / 4, t = cudasim::lane() % 4;
   for (int i = 0; i < matrices; ++i) {
     for (int j = 0; j < 2; ++j) {  // element (g, 2t + j), or (2t + j, g)
@@ -62,36 +58,66 @@ void ldmatrix(unsigned* out, int matrices, bool transposed, const void* row, int
   }
 }
 
-// d += A B of 16-bit elements; words of a lane: A's 2 k / 8 registers, then B's k / 8.
-template <class Unpack>
-void mma_16bit(float (&d)[4], const uint32_t* words, int chunks, Unpack unpack, const char* what, int line) {
-  const int count = 3 * chunks, g = cudasim::lane() / 4, t = cudasim::lane() % 4;
-  const uint32_t* all = exchange(what, line, words, count);
-  float sum[4] = {};
+// Rows of B and of D [16][8].
+using Row = float __attribute__((vector_size(32)));
+
+// What the warp's words make, D [16][8], to each lane its four elements.
+void hand_out(const Row (&d)[16], uint32_t* made) {
+  for (int i = 0; i < cudasim::kWarp; ++i)
+    for (int j = 0; j < 4; ++j) made[4 * i + j] = bits_of(d[i / 4 + j / 2 * 8][i % 4 * 2 + j % 2]);
+}
+
+// A B of 16-bit elements; words of a lane: A's 2 k / 8 registers, then B's k / 8.
+template <int chunks, auto unpack>
+void product_16bit(const uint32_t* all, uint32_t* made) {
+  constexpr int count = 3 * chunks;
+  Row d[16] = {};
   for (int chunk = 0; chunk < chunks; ++chunk)
     for (int pair = 0; pair < 4; ++pair) {  // elements 8 chunk + 2 pair and the next
-      const uint32_t* a = all + (4 * g + pair) * count + 2 * chunk;
-      const float2 upper = unpack(a[0]), lower = unpack(a[1]);
-      for (int column = 0; column < 2; ++column) {
-        const float2 b = unpack(all[(4 * (2 * t + column) + pair) * count + 2 * chunks + chunk]);
-        sum[column] += upper.x * b.x + upper.y * b.y;
-        sum[2 + column] += lower.x * b.x + lower.y * b.y;
+      Row bx, by;
+      for (int column = 0; column < 8; ++column) {
+        const float2 b = unpack(all[(4 * column + pair) * count + 2 * chunks + chunk]);
+        bx[column] = b.x;
+        by[column] = b.y;
+      }
+      for (int row = 0; row < 16; ++row) {
+        const float2 a = unpack(all[(4 * (row % 8) + pair) * count + 2 * chunk + row / 8]);
+        d[row] += a.x * bx + a.y * by;
       }
     }
-  for (int i = 0; i < 4; ++i) d[i] += sum[i];
+  hand_out(d, made);
 }
 
-template <class Unpack>
-void mma_k16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, Unpack unpack,
-             int line) {
+// The same of TF32, k = 8.
+void product_tf32(const uint32_t* all, uint32_t* made) {
+  Row d[16] = {};
+  for (int k = 0; k < 8; ++k) {
+    Row b;
+    for (int column = 0; column < 8; ++column)
+      b[column] = float_of(all[6 * (4 * column + k % 4) + (k < 4 ? 4 : 5)]);
+    for (int row = 0; row < 16; ++row)
+      d[row] += float_of(all[6 * (4 * (row % 8) + k % 4) + (k < 4 ? 0 : 2) + row / 8]) * b;
+  }
+  hand_out(d, made);
+}
+
+// d += what the warp's words make.
+void accumulate(float (&d)[4], const char* what, int line, const uint32_t* words, int count,
+                cudasim::Combine product) {
+  const uint32_t* made = cudasim::exchange({what, "ptx.cuh, called", line}, words, count, product);
+  for (int i = 0; i < 4; ++i) d[i] += float_of(made[4 * cudasim::lane() + i]);
+}
+
+template <auto unpack>
+void mma_k16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
   const uint32_t words[6] = {a0[0], a0[1], a1[0], a1[1], b.x, b.y};
-  mma_16bit(d, words, 2, unpack, "mma m16n8k16", line);
+  accumulate(d, "mma m16n8k16", line, words, 6, product_16bit<2, unpack>);
 }
 
-template <class Unpack>
-void mma_k8(float (&d)[4], const unsigned (&a)[2], unsigned b, Unpack unpack, int line) {
+template <auto unpack>
+void mma_k8(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
   const uint32_t words[3] = {a[0], a[1], b};
-  mma_16bit(d, words, 1, unpack, "mma m16n8k8", line);
+  accumulate(d, "mma m16n8k8", line, words, 3, product_16bit<1, unpack>);
 }
 
 }  // namespace
@@ -159,16 +185,16 @@ void ldmatrix_x4_transposed(unsigned (&out)[4], const void* row, int line) {
 }
 
 void mma_k16_half(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
-  mma_k16(d, a0, a1, b, unpack_half2, line);
+  mma_k16<unpack_half2>(d, a0, a1, b, line);
 }
 void mma_k16_bf16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
-  mma_k16(d, a0, a1, b, unpack_bf162, line);
+  mma_k16<unpack_bf162>(d, a0, a1, b, line);
 }
 void mma_k8_half(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
-  mma_k8(d, a, b, unpack_half2, line);
+  mma_k8<unpack_half2>(d, a, b, line);
 }
 void mma_k8_bf16(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
-  mma_k8(d, a, b, unpack_bf162, line);
+  mma_k8<unpack_bf162>(d, a, b, line);
 }
 
 void mma_k16_half_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
@@ -194,16 +220,7 @@ void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b
   const float mine[6] = {a0, a1, a2, a3, b.x, b.y};
   uint32_t words[6];
   for (int i = 0; i < 6; ++i) words[i] = bits_of(mine[i]) & ~0x1fffu;  // what the tensor core looks at
-  const uint32_t* all = exchange("mma m16n8k8 tf32", line, words, 6);
-  const int g = cudasim::lane() / 4, t = cudasim::lane() % 4;
-  for (int k = 0; k < 8; ++k) {
-    const uint32_t* a = all + 6 * (4 * g + k % 4) + (k < 4 ? 0 : 2);
-    for (int column = 0; column < 2; ++column) {
-      const float value = float_of(all[6 * (4 * (2 * t + column) + k % 4) + (k < 4 ? 4 : 5)]);
-      d[column] += float_of(a[0]) * value;
-      d[2 + column] += float_of(a[1]) * value;
-    }
-  }
+  accumulate(d, "mma m16n8k8 tf32", line, words, 6, product_tf32);
 }
 
 }  // namespace cuda

@@ -44,7 +44,7 @@ def library(only_compiled: bool = False) -> ModuleType:
     cmake, ninja = (shutil.which(name, path=paths) for name in ("cmake", "ninja"))
     if not cmake or not ninja:
         pytest.skip("cmake or ninja is not installed: the simulator cannot be built")
-    build = ROOT / "build-cudasim"  # kept: it takes two minutes
+    build = ROOT / "build-cudasim"  # kept: it takes a minute
     configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     options = ["-DSEEMORE_CUDA=off", f"-DSEEMORE_OUTPUT_DIR={build}", f"-DPython_EXECUTABLE={sys.executable}"]
     target = "_cudasim_compiled" if only_compiled else "_cudasim"

@@ -41,9 +41,9 @@ static void check_alignment(const Warp& w, int lane, uint64_t address, size_t by
 unsigned char* Block::shared_at(const Warp& w, int lane, uint64_t address, size_t bytes, bool write) {
   check_alignment(w, lane, address, bytes, write);
   if (check || address > shared_bytes || address + bytes > shared_bytes) {
-    const std::string wrong = shadow.access((size_t)(int64_t)(int32_t)address, bytes, write,
-                                            {32 * w.number + lane, w.number, epoch, w.epoch});
-    if (!wrong.empty()) w.fail(wrong, lane);
+    const std::string* wrong = shadow.access((size_t)(int64_t)(int32_t)address, bytes, write,
+                                             {32 * w.number + lane, w.number, epoch, w.epoch});
+    if (wrong) w.fail(*wrong, lane);
   }
   return shared + address;
 }
@@ -51,8 +51,8 @@ unsigned char* Block::shared_at(const Warp& w, int lane, uint64_t address, size_
 unsigned char* Block::global_at(const Warp& w, int lane, uint64_t address, size_t bytes, bool write) {
   check_alignment(w, lane, address, bytes, write);
   if (check) {
-    const std::string wrong = memory->access(address, bytes, write, number);
-    if (!wrong.empty()) w.fail(wrong, lane);
+    const std::string* wrong = memory->access(address, bytes, write, number);
+    if (wrong) w.fail(*wrong, lane);
   }
   return reinterpret_cast<unsigned char*>(address);
 }
