@@ -83,13 +83,23 @@ SM_INLINE vf exact_gelu(vf x) {
 #endif
 }
 
-// Its derivative, Phi(x) + x phi(x).
-SM_INLINE vf gelu_slope(vf x) {
-  const vf t = vmin(splat(8.0f), vabs(x));
-  const vf density = 0.39894228f * exp2(t * t * -0.72134752f);
-  const vf low = tail_probability(t) - t * density;  // the derivative at -t
-  return x > 0.0f ? 1.0f - low : low;
-}
+// exact_gelu's derivative, Phi(x) + x phi(x), and by the way its value.
+struct GeluAt {
+  vf value, slope;
+
+  SM_INLINE explicit GeluAt(vf x) {
+    const vf t = vmin(splat(8.0f), vabs(x));
+    const vf tail = tail_probability(t);
+    const vf density = 0.39894228f * exp2(t * t * -0.72134752f);
+    const vf low = tail - t * density;  // the derivative at -t
+    slope = x > 0.0f ? 1.0f - low : low;
+#if defined(__AVX512F__)
+    value = exact_gelu(x);
+#else
+    value = vmax(vf{}, x) - t * tail;
+#endif
+  }
+};
 
 }  // namespace SM_ISA
 }  // namespace seemore

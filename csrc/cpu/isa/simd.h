@@ -59,6 +59,16 @@ typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_a
 
 SM_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 SM_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+// What was loaded stays in a register; GCC may load it again for each use.
+SM_INLINE vf load_once(const float* p) {
+  vf v = load(p);
+#if defined(__x86_64__)
+  __asm__("" : "+x"(v));
+#elif defined(__ARM_NEON)
+  __asm__("" : "+w"(v));
+#endif
+  return v;
+}
 SM_INLINE vf splat(float s) { return s - vf{}; }
 SM_INLINE vi splat_bits(float s) {
   int32_t bits;

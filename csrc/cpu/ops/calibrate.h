@@ -158,7 +158,7 @@ struct CoarseContext {
     const size_t from_size = (size_t)h[i - 1] * from_w;
     memset(grad[i - 1], 0, sizeof(float) * c * from_size);
     over_vectors<1>((int64_t)c * to_h * to_w, [&](int64_t p, auto lanes) {
-      lanes.put(grad[i] + p, 0, lanes.get(grad[i] + p, 0) * gelu_slope(lanes.get(in[i] + p, 0)));
+      lanes.put(grad[i] + p, 0, lanes.get(grad[i] + p, 0) * GeluAt(lanes.get(in[i] + p, 0)).slope);
     });
     for (int m = 0; m < c; ++m) {
       const float* const tap = w[0] + m * 16;

@@ -26,17 +26,34 @@ struct FfnHalf {
     sums = arena.floats(Norm::sums(c));
   }
 
-  void forward(const Field& y, const Field& out) {
-    norm.forward(g, y, normal);
-    ffn.forward(normal);
-    ffn.finish(y, out);
+  // To an image's planes.  prepare(r) fills row r of y.
+  template <class Prepare>
+  void forward(const Field& y, float* out, const Prepare& prepare) {
+    ffn.forward(
+        normal,
+        [&](int r) {
+          prepare(r);
+          norm.forward(g, y, normal, r);
+        },
+        [&](int r, const Row& row) {
+          each_in_row(g, ffn.c, [&](int c, int x) SM_LAMBDA_INLINE {
+            float* const at = row.at(c, x);
+            store(at, load(y.at(c, r, x)) + load(at));
+          });
+          write_row(g, row, ffn.c, out, r);
+        });
   }
 
-  void backward(const Field& y, const Field& dout, const Field& dy, Gradients d) {
-    norm.forward(g, y, normal);
-    ffn.forward(normal);
-    ffn.backward(normal, dout, grad, d + Norm::kWeights);
-    norm.backward(g, y, grad, dout, dy, sums, d[0], d[1]);
+  // finish(r) takes row r of dy.
+  template <class Finish>
+  void backward(const Field& y, const Field& dout, const Field& dy, Gradients d, const Finish& finish) {
+    ffn.backward(
+        normal, [&](int r) { norm.forward(g, y, normal, r); }, dout, grad, d + Norm::kWeights,
+        [&](int r) {
+          norm.backward(g, y, grad, dout, dy, sums, r);
+          finish(r);
+        });
+    norm.weight_gradients(sums, d[0], d[1]);
   }
 };
 

@@ -1,7 +1,8 @@
 // One image in the memory of one thread, for the differentiable operators: rows with margins of zeros.
 //
-// Patches that networks are trained on fit the L2 cache, so every layer runs over the whole image, and images
-// are what threads share out.  What a stencil reads is 0 outside the image.
+// Images are what threads share out.  A few fields of a patch that networks are trained on fit the L2 cache,
+// a few rows the L1 cache: what needs no neighbours is chained row by row, and only stencils, sums over the
+// image and routing begin a new pass.  What a stencil reads is 0 outside the image.
 #pragma once
 
 #include "cpu/isa/gelu.h"
@@ -40,7 +41,8 @@ struct Field {
   SM_INLINE Row row(int r) const { return {p + r * stride, pitch}; }
 };
 
-// Hands out parts of a block of zeros; without a block, counts how much is needed.
+// Hands out parts of a block, undefined but for fields with a halo; without a block, counts how much is
+// needed.
 struct Arena {
   float* base;
   size_t used = 0;
@@ -54,11 +56,19 @@ struct Arena {
   const float** pointers(size_t count) { return reinterpret_cast<const float**>(floats(2 * count)); }
   double* doubles(size_t count) { return reinterpret_cast<double*>(floats(2 * count)); }
 
+  // Zeros where it has a halo, for stencils.
   Field field(const Geometry& g, int channels, bool halo = false) {
     const ptrdiff_t pitch = g.pitch(), stride = pitch * round_up(channels, 4);
     const int outside = halo ? g.halo : 0;
-    float* const start = floats((g.h + 2 * outside) * stride + 2 * g.margin);
+    const size_t count = (g.h + 2 * outside) * stride + 2 * g.margin;
+    float* const start = floats(count);
+    if (start && halo) memset(start, 0, sizeof(float) * count);
     return {start ? start + outside * stride + g.margin : nullptr, pitch, stride};
+  }
+
+  // One row of a field without a halo.
+  Row row(const Geometry& g, int channels) {
+    return {floats((size_t)g.padded_w * round_up(channels, 4)), g.padded_w};
   }
 
   template <class... F>
@@ -68,15 +78,21 @@ struct Arena {
 };
 
 inline void read_image(const Geometry& g, const float* planes, int channels, const Field& to) {
-  for (int c = 0; c < channels; ++c)
-    for (int r = 0; r < g.h; ++r)
+  for (int r = 0; r < g.h; ++r) {
+    for (int c = 0; c < channels; ++c)
       memcpy(to.at(c, r, 0), planes + ((size_t)c * g.h + r) * g.w, sizeof(float) * g.w);
+    zero_columns(to.row(r), channels, g.w, g.padded_w);
+  }
+}
+
+// Row r of an image.
+inline void write_row(const Geometry& g, const Row& from, int channels, float* planes, int r) {
+  for (int c = 0; c < channels; ++c)
+    memcpy(planes + ((size_t)c * g.h + r) * g.w, from.at(c, 0), sizeof(float) * g.w);
 }
 
 inline void write_image(const Geometry& g, const Field& from, int channels, float* planes) {
-  for (int c = 0; c < channels; ++c)
-    for (int r = 0; r < g.h; ++r)
-      memcpy(planes + ((size_t)c * g.h + r) * g.w, from.at(c, r, 0), sizeof(float) * g.w);
+  for (int r = 0; r < g.h; ++r) write_row(g, from.row(r), channels, planes, r);
 }
 
 // Zeroes what lies right of the image.
@@ -84,31 +100,38 @@ inline void mask(const Geometry& g, const Field& field, int channels) {
   for (int r = 0; r < g.h; ++r) zero_columns(field.row(r), channels, g.w, g.padded_w);
 }
 
+// f(c, x) at every vector of a row.
+template <class F>
+SM_INLINE void each_in_row(const Geometry& g, int channels, const F& f) {
+  for (int c = 0; c < channels; ++c)
+    for (int x = 0; x < g.padded_w; x += VL) f(c, x);
+}
+
 // f(c, r, x) at every vector.
 template <class F>
 SM_INLINE void each_vector(const Geometry& g, int channels, const F& f) {
-  for (int r = 0; r < g.h; ++r)
-    for (int c = 0; c < channels; ++c)
-      for (int x = 0; x < g.padded_w; x += VL) f(c, r, x);
+  for (int r = 0; r < g.h; ++r) each_in_row(g, channels, [&](int c, int x) SM_LAMBDA_INLINE { f(c, r, x); });
 }
 
-inline void apply_gelu(const Geometry& g, const Field& in, const Field& out, int channels) {
-  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
-    store(out.at(c, r, x), exact_gelu(load(in.at(c, r, x))));
+// What follows is of one row.  GELU(in) to `out`, which may be `in`; its slope takes the place of `in` where
+// kSlopes.
+template <bool kSlopes>
+inline void gelu_row(const Geometry& g, const Row& in, const Row& out, int channels) {
+  each_in_row(g, channels, [&](int c, int x) SM_LAMBDA_INLINE {
+    if constexpr (kSlopes) {
+      const GeluAt gelu(load(in.at(c, x)));
+      store(out.at(c, x), gelu.value);
+      store(in.at(c, x), gelu.slope);
+    } else {
+      store(out.at(c, x), exact_gelu(load(in.at(c, x))));
+    }
   });
 }
 
-// grad *= GELU'(in)
-inline void gelu_backward(const Geometry& g, const Field& in, const Field& grad, int channels) {
-  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
-    float* const at = grad.at(c, r, x);
-    store(at, load(at) * gelu_slope(load(in.at(c, r, x))));
-  });
-}
-
-inline void multiply(const Geometry& g, const Field& a, const Field& b, const Field& out, int channels) {
-  each_vector(g, channels, [&](int c, int r, int x) SM_LAMBDA_INLINE {
-    store(out.at(c, r, x), load(a.at(c, r, x)) * load(b.at(c, r, x)));
+// out = a * b; any may be the same.
+inline void multiply_row(const Geometry& g, const Row& a, const Row& b, const Row& out, int channels) {
+  each_in_row(g, channels, [&](int c, int x) SM_LAMBDA_INLINE {
+    store(out.at(c, x), load(a.at(c, x)) * load(b.at(c, x)));
   });
 }
 

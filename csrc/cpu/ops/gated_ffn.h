@@ -19,7 +19,8 @@ struct Ffn {
   GeluHalves halves;
   Matrix out, back_out;
   Stencil gate;
-  Field a, g_value, gated, product, out_in, grad, grad_product;
+  Field a, g_value, gated, product, grad, grad_gated;
+  Row out_in, room;
 
   static constexpr Sizes<kWeights> sizes(int64_t c) {
     return join(GeluHalves::sizes(c), sizes_of(9 * c, c, c * c, c));
@@ -29,41 +30,58 @@ struct Ffn {
     gate = {3, 3, w[2], w[3]};
     out = pack_matrix(arena, c, c, w[4], w[5]);
     back_out = pack_transposed(arena, c, c, w[4]);
-    arena.fields(g, c, false, a, gated, product, out_in);
-    g_value = arena.field(g, c, true);
-    grad = arena.field(g, c);
-    grad_product = arena.field(g, c, true);
+    arena.fields(g, c, false, a, gated, product, grad);
+    arena.fields(g, c, true, g_value, grad_gated);
+    out_in = arena.row(g, c);
+    room = arena.row(g, c);
   }
 
-  // Up to what fn_2 gives, in `out_in`.
-  void forward(const Field& x) {
-    halves.forward(x, a, g_value);
+  // Up to the gate's result.  prepare(r) fills row r of x.
+  template <bool kSlopes, class Prepare>
+  void begin(const Field& x, const Prepare& prepare) {
+    for (int r = 0; r < g.h; ++r) {
+      prepare(r);
+      halves.template forward<kSlopes>(x, a, g_value, r);
+    }
     mask(g, g_value, c);
     apply_stencil(g, gate, false, g_value, gated, c);
-    multiply(g, a, gated, product, c);
-    convolve(g, out, product, out_in);
   }
 
-  // result = residual + what the part gives
-  void finish(const Field& residual, const Field& result) {
-    each_vector(g, c, [&](int i, int r, int x) SM_LAMBDA_INLINE {
-      store(result.at(i, r, x), load(residual.at(i, r, x)) + exact_gelu(load(out_in.at(i, r, x))));
-    });
+  // emit(r, row) takes what the part gives, a row at a time.
+  template <class Prepare, class Emit>
+  void forward(const Field& x, const Prepare& prepare, const Emit& emit) {
+    begin<false>(x, prepare);
+    for (int r = 0; r < g.h; ++r) {
+      multiply_row(g, a.row(r), gated.row(r), room, c);
+      convolve(g, out, room, out_in);
+      gelu_row<false>(g, out_in, out_in, c);
+      emit(r, out_in);
+    }
   }
 
-  // After forward(x): dx from dy.
-  void backward(const Field& x, const Field& dy, const Field& dx, Gradients d) {
-    each_vector(g, c, [&](int i, int r, int at) SM_LAMBDA_INLINE {
-      store(grad.at(i, r, at), load(dy.at(i, r, at)) * gelu_slope(load(out_in.at(i, r, at))));
-    });
+  // Computes forward again, and dx from dy; finish(r) takes row r of it.
+  template <class Prepare, class Finish>
+  void backward(const Field& x, const Prepare& prepare, const Field& dy, const Field& dx, Gradients d,
+                const Finish& finish) {
+    begin<true>(x, prepare);
+    for (int r = 0; r < g.h; ++r) {
+      multiply_row(g, a.row(r), gated.row(r), product.row(r), c);
+      convolve(g, out, product.row(r), out_in);
+      gelu_row<true>(g, out_in, room, c);
+      multiply_row(g, dy.row(r), out_in, grad.row(r), c);
+      convolve(g, back_out, grad.row(r), room);               // of the product
+      multiply_row(g, room, a.row(r), grad_gated.row(r), c);  // of the gate's result
+      multiply_row(g, room, gated.row(r), a.row(r), c);       // of a
+    }
     matrix_gradient(g, grad, c, product, c, d[4]);
     bias_gradient(g, grad, c, d[5]);
-    convolve(g, back_out, grad, out_in);      // of the product
-    multiply(g, out_in, a, grad_product, c);  // of the gate's result
-    multiply(g, out_in, gated, grad, c);      // of a
-    stencil_gradient(g, gate, grad_product, g_value, c, d[2], d[3]);
-    apply_stencil(g, gate, true, grad_product, gated, c);  // of g
-    halves.backward(x, grad, gated, product, dx, d);
+    stencil_gradient(g, gate, grad_gated, g_value, c, d[2], d[3]);
+    apply_stencil(g, gate, true, grad_gated, gated, c);  // of g
+    for (int r = 0; r < g.h; ++r) {
+      halves.backward(a, gated, dx, r);
+      finish(r);
+    }
+    halves.weight_gradients(x, a, gated, d);
   }
 };
 
@@ -75,16 +93,12 @@ struct GatedFfn : PartOp<Ffn> {
       : PartOp(arena, g, (int)p.c, w) {}
   void forward(const float* const* in, float* const* out) {
     read_image(g, in[0], c, x);
-    Ffn::forward(x);
-    apply_gelu(g, out_in, y, c);
-    write_image(g, y, c, out[0]);
+    Ffn::forward(x, [](int) {}, [&](int r, const Row& row) { write_row(g, row, c, out[0], r); });
   }
   void backward(const float* grad_, const float* const*, const float* const* in, Gradients d) {
     read_image(g, in[0], c, x);
-    Ffn::forward(x);
     read_image(g, grad_, c, y);
-    mask(g, y, c);
-    Ffn::backward(x, y, dx, d + 1);
+    Ffn::backward(x, [](int) {}, y, dx, d + 1, [](int) {});
     if (d[0]) write_image(g, dx, c, d[0]);
   }
 };

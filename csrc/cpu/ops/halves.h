@@ -14,7 +14,8 @@ struct GeluHalves {
   const Geometry& g;
   int c;
   Matrix to[2], back[2];
-  Field in[2];  // what GELU takes
+  Field slope[2];  // GELU's
+  Row room;
 
   static constexpr Sizes<kWeights> sizes(int64_t c) { return sizes_of(2 * c * c, 2 * c); }
 
@@ -22,29 +23,38 @@ struct GeluHalves {
     for (int half = 0; half < 2; ++half) {
       to[half] = pack_matrix(arena, c, c, w[0] + half * c * c, w[1] + half * c);
       back[half] = pack_transposed(arena, c, c, w[0] + half * c * c);
-      in[half] = arena.field(g, c);
+      slope[half] = arena.field(g, c);
     }
+    room = arena.row(g, c);
   }
 
-  void forward(const Field& x, const Field& first, const Field& second) const {
+  // One row; with the slopes that backward takes, or without.
+  template <bool kSlopes>
+  void forward(const Field& x, const Field& first, const Field& second, int r) const {
     const Field out[2] = {first, second};
     for (int half = 0; half < 2; ++half) {
-      convolve(g, to[half], x, in[half]);
-      apply_gelu(g, in[half], out[half], c);
+      const Row in = (kSlopes ? slope : out)[half].row(r);
+      convolve(g, to[half], x.row(r), in);
+      gelu_row<kSlopes>(g, in, out[half].row(r), c);
     }
   }
 
-  // After forward: dx from the halves' gradients, which are overwritten, as is `room`.
-  void backward(const Field& x, const Field& first, const Field& second, const Field& room, const Field& dx,
-                Gradients d) const {
+  // After forward with slopes: a row of dx from the halves' gradients, which become those of what GELU takes.
+  void backward(const Field& first, const Field& second, const Field& dx, int r) const {
+    const Field grad[2] = {first, second};
+    for (int half = 0; half < 2; ++half)
+      multiply_row(g, grad[half].row(r), slope[half].row(r), grad[half].row(r), c);
+    convolve(g, back[0], first.row(r), room);
+    convolve<Epilogue::kResidual>(g, back[1], second.row(r), dx.row(r), room);
+  }
+
+  // Behind the last row.
+  void weight_gradients(const Field& x, const Field& first, const Field& second, Gradients d) const {
     const Field grad[2] = {first, second};
     for (int half = 0; half < 2; ++half) {
-      gelu_backward(g, in[half], grad[half], c);
       matrix_gradient(g, grad[half], c, x, c, d[0] + half * c * c);
       bias_gradient(g, grad[half], c, d[1] + half * c);
     }
-    convolve(g, back[0], first, room);
-    convolve<Epilogue::kResidual>(g, back[1], second, dx, room);
   }
 };
 

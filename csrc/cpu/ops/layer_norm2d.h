@@ -37,30 +37,36 @@ struct Norm {
     }
   }
 
-  void forward(const Geometry& g, const Field& in, const Field& out) const {
-    for (int r = 0; r < g.h; ++r)
-      over_vectors<4>(g.padded_w, [&](int64_t x, auto lanes) {
-        pixels(in.at(0, r, (int)x), in.pitch, out.at(0, r, (int)x), out.pitch, lanes);
-      });
-    mask(g, out, channels);
+  // Row r.
+  void forward(const Geometry& g, const Field& in, const Field& out, int r) const {
+    over_vectors<4>(g.padded_w, [&](int64_t x, auto lanes) {
+      pixels(in.at(0, r, (int)x), in.pitch, out.at(0, r, (int)x), out.pitch, lanes);
+    });
+    zero_columns(out.row(r), channels, g.w, g.padded_w);
   }
 
   // Floats of `sums` below.
   static size_t sums(int channels) { return (size_t)4 * VL * channels; }
 
-  // dx = skip + gradient of `in` from `grad`.
+  // Row r of dx = skip + gradient of `in` from `grad`.  Rows come in order; what they add to the weights'
+  // gradients is kept in `sums`.
   void backward(const Geometry& g, const Field& in, const Field& grad, const Field& skip, const Field& dx,
-                float* sums, float* dweight, float* dbias) const {
+                float* sums, int r) const {
     const int floats = 2 * VL * channels;  // two vectors per channel: of a few rows, behind them of all
     float* const totals = sums + floats;
-    memset(totals, 0, sizeof(float) * floats);
-    for (int r0 = 0; r0 < g.h; r0 += kSumRows) {
-      memset(sums, 0, sizeof(float) * floats);
-      for (int r = r0; r < g.h && r < r0 + kSumRows; ++r)
-        for (int x = 0; x < g.padded_w; x += VL) backward_vector(g, in, grad, skip, dx, sums, r, x);
+    if (r == 0) memset(totals, 0, sizeof(float) * floats);
+    if (r % kSumRows == 0) memset(sums, 0, sizeof(float) * floats);
+    int x = 0;
+    for (; x + 2 * VL <= g.padded_w; x += 2 * VL) backward_vectors<2>(g, in, grad, skip, dx, sums, r, x);
+    for (; x < g.padded_w; x += VL) backward_vectors<1>(g, in, grad, skip, dx, sums, r, x);
+    zero_columns(dx.row(r), channels, g.w, g.padded_w);
+    if (r % kSumRows == kSumRows - 1 || r == g.h - 1)
       for (int i = 0; i < floats; i += VL) store(totals + i, load(totals + i) + load(sums + i));
-    }
-    mask(g, dx, channels);
+  }
+
+  // Behind the last row.
+  void weight_gradients(const float* sums, float* dweight, float* dbias) const {
+    const float* const totals = sums + 2 * VL * channels;
     for (int c = 0; c < channels; ++c) {
       dweight[c] = (float)exact_sum(load(totals + 2 * VL * c));
       dbias[c] = (float)exact_sum(load(totals + 2 * VL * c + VL));
@@ -68,29 +74,41 @@ struct Norm {
   }
 
  private:
-  SM_INLINE void backward_vector(const Geometry& g, const Field& in, const Field& grad, const Field& skip,
-                                 const Field& dx, float* sums, int r, int x) const {
-    vf mean[1], rest[1], scale[1], sum = {}, product = {};
-    norm_statistics<1>(
-        channels, eps, [&](int c, int) SM_LAMBDA_INLINE { return load(in.at(c, r, x)); }, mean, rest, scale);
-    // Outside the image eps may be all there is.
-    if (x + VL > g.w) scale[0] = keep_range(scale[0], 0, g.w > x ? g.w - x : 0);
-    auto normal = [&](int c)
-                      SM_LAMBDA_INLINE { return (load(in.at(c, r, x)) - mean[0] - rest[0]) * scale[0]; };
+  template <int U>
+  SM_INLINE void backward_vectors(const Geometry& g, const Field& in, const Field& grad, const Field& skip,
+                                  const Field& dx, float* sums, int r, int x) const {
+    vf mean[U], rest[U], scale[U], sum[U], product[U];
+    norm_statistics<U>(
+        channels, eps, [&](int c, int u) SM_LAMBDA_INLINE { return load(in.at(c, r, x + u * VL)); }, mean,
+        rest, scale);
+    for (int u = 0; u < U; ++u) {
+      sum[u] = product[u] = vf{};
+      const int left = g.w - x - u * VL;  // outside the image eps may be all there is
+      if (left < VL) scale[u] = keep_range(scale[u], 0, left > 0 ? left : 0);
+    }
+    auto normal = [&](int c, int u) SM_LAMBDA_INLINE {
+      return (load(in.at(c, r, x + u * VL)) - mean[u] - rest[u]) * scale[u];
+    };
     for (int c = 0; c < channels; ++c) {
-      const vf n = normal(c), slope = load(grad.at(c, r, x));
+      vf of_weight = {}, of_bias = {};
+      for (int u = 0; u < U; ++u) {
+        const vf n = normal(c, u), slope = load(grad.at(c, r, x + u * VL));
+        of_weight += slope * n;
+        of_bias += slope;
+        sum[u] += slope * weight[c];
+        product[u] += slope * weight[c] * n;
+      }
       float* const of_channel = sums + 2 * VL * c;
-      store(of_channel, load(of_channel) + slope * n);
-      store(of_channel + VL, load(of_channel + VL) + slope);
-      sum += slope * weight[c];
-      product += slope * weight[c] * n;
+      store(of_channel, load(of_channel) + of_weight);
+      store(of_channel + VL, load(of_channel + VL) + of_bias);
     }
-    sum *= 1.0f / channels;
-    product *= 1.0f / channels;
-    for (int c = 0; c < channels; ++c) {
-      const vf own = scale[0] * (load(grad.at(c, r, x)) * weight[c] - sum - normal(c) * product);
-      store(dx.at(c, r, x), load(skip.at(c, r, x)) + own);
-    }
+    for (int u = 0; u < U; ++u) sum[u] *= 1.0f / channels, product[u] *= 1.0f / channels;
+    for (int c = 0; c < channels; ++c)
+      for (int u = 0; u < U; ++u) {
+        const int at = x + u * VL;
+        const vf own = scale[u] * (load(grad.at(c, r, at)) * weight[c] - sum[u] - normal(c, u) * product[u]);
+        store(dx.at(c, r, at), load(skip.at(c, r, at)) + own);
+      }
   }
 };
 
@@ -120,13 +138,15 @@ struct LayerNorm2d {
 
   LayerNorm2d(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
       : g(g_), norm{w[0], w[1], p.eps, (int)p.c} {
-    arena.fields(g, norm.channels, false, x, dy, dx, none);
+    arena.fields(g, norm.channels, false, x, dy, dx);
+    none = arena.field(g, norm.channels, true);
     sums = arena.floats(Norm::sums(norm.channels));
   }
   void backward(const float* grad, const float* const*, const float* const* in, Gradients d) {
     read_image(g, in[0], norm.channels, x);
     read_image(g, grad, norm.channels, dy);
-    norm.backward(g, x, dy, none, dx, sums, d[1], d[2]);
+    for (int r = 0; r < g.h; ++r) norm.backward(g, x, dy, none, dx, sums, r);
+    norm.weight_gradients(sums, d[1], d[2]);
     if (d[0]) write_image(g, dx, norm.channels, d[0]);
   }
 };

@@ -96,12 +96,14 @@ struct Expert {
   const Geometry& g;
   ExpertMatrices m;
   Matrix back_b, back_c, back_a;
-  Field b_value, c_value, product, grad, grad_b;
+  Field b_value, c_value, product, grad_b;
+  Row room;
 
   // `capacity`: of the fields; rank and weights come with set().
   Expert(Arena& arena, const Geometry& g_, int channels, int capacity) : g(g_) {
     m.channels = channels;
-    arena.fields(g, capacity, false, b_value, c_value, product, grad, grad_b);
+    arena.fields(g, capacity, false, b_value, c_value, product, grad_b);
+    room = arena.row(g, capacity);
   }
 
   // Packed anew at the arena's place, room for which it must have.
@@ -114,13 +116,12 @@ struct Expert {
 
   static size_t packed(int channels, int rank) { return 3 * ExpertMatrices::packed(channels, rank); }
 
+  // Row r.
   template <Epilogue E>
-  void forward(const Field& x, const Field& k, const Field& out) {
-    for (int r = 0; r < g.h; ++r)
-      each_chunk(0, g.padded_w, [&](int from, int to) SM_LAMBDA_INLINE {
-        m.columns<E>(x.row(r), k.row(r), from, to, b_value.row(r), c_value.row(r), product.row(r),
-                     out.row(r));
-      });
+  void forward(const Field& x, const Field& k, int r, const Row& out) {
+    each_chunk(0, g.padded_w, [&](int from, int to) SM_LAMBDA_INLINE {
+      m.columns<E>(x.row(r), k.row(r), from, to, b_value.row(r), c_value.row(r), product.row(r), out);
+    });
   }
 
   // After forward: dx (plus dy, for kResidual) and dk from dy, and the gradients of set()'s weights.
@@ -129,15 +130,17 @@ struct Expert {
                 Gradients d) {
     matrix_gradient(g, dy, m.channels, product, m.rank, d[4]);
     bias_gradient(g, dy, m.channels, d[5]);
-    convolve(g, back_a, dy, grad);
-    multiply(g, grad, c_value, grad_b, m.rank);
-    multiply(g, grad, b_value, product, m.rank);  // of c
+    for (int r = 0; r < g.h; ++r) {
+      convolve(g, back_a, dy.row(r), room);
+      multiply_row(g, room, c_value.row(r), grad_b.row(r), m.rank);
+      multiply_row(g, room, b_value.row(r), product.row(r), m.rank);  // of c
+      convolve(g, back_c, product.row(r), dk.row(r));
+      convolve<E>(g, back_b, grad_b.row(r), dx.row(r), dy.row(r));
+    }
     matrix_gradient(g, grad_b, m.rank, x, m.channels, d[0]);
     bias_gradient(g, grad_b, m.rank, d[1]);
     matrix_gradient(g, product, m.rank, k, m.channels, d[2]);
     bias_gradient(g, product, m.rank, d[3]);
-    convolve(g, back_c, product, dk);
-    convolve<E>(g, back_b, grad_b, dx, dy);
   }
 };
 
@@ -178,7 +181,7 @@ struct LowRankExperts {
     read_image(g, in[0], c, x);
     read_image(g, in[1], c, k);
     read_image(g, grad, c, dy);
-    expert.forward<Epilogue::kStore>(x, k, dx);
+    for (int r = 0; r < g.h; ++r) expert.forward<Epilogue::kStore>(x, k, r, dx.row(r));
     expert.backward<Epilogue::kStore>(x, k, dy, dx, dk, d + kImages);
     if (d[0]) write_image(g, dx, c, d[0]);
     if (d[1]) write_image(g, dk, c, d[1]);

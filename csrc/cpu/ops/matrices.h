@@ -40,15 +40,16 @@ inline Matrix pack_transposed(Arena& arena, int rows, int columns, const float* 
   return pack(arena, columns, rows, 1, nullptr, [=](int m, int k, int) { return weight[k * columns + m]; });
 }
 
-// out = W in + b, and what E adds; 1x1 or, by the matrix's taps, 3x3 (`in` has a halo then).
+// A row of out = W in + b, and what E adds: 1x1, and 3x3.
 template <Epilogue E = Epilogue::kStore>
-void convolve(const Geometry& g, const Matrix& a, const Field& in, const Field& out,
-              const Field& residual = Field()) {
-  for (int r = 0; r < g.h; ++r) {
-    const Row rows[3] = {in.row(r - (a.taps == 9)), in.row(r), in.row(r + (a.taps == 9))};
-    matmul<Fp32, E>(a, a.taps == 9 ? nine_taps(rows) : one_tap(rows[1]), 0, g.padded_w, out.row(r),
-                    E == Epilogue::kResidual ? residual.row(r) : Row());
-  }
+void convolve(const Geometry& g, const Matrix& a, const Row& in, const Row& out,
+              const Row& residual = Row()) {
+  matmul<Fp32, E>(a, one_tap(in), 0, g.padded_w, out, residual);
+}
+
+inline void convolve_3x3(const Geometry& g, const Matrix& a, const Field& in, int r, const Row& out) {
+  const Row rows[3] = {in.row(r - 1), in.row(r), in.row(r + 1)};
+  matmul<Fp32, Epilogue::kStore>(a, nine_taps(rows), 0, g.padded_w, out);
 }
 
 // ---- Sums over pixels ------------------------------------------------------------------------------------
@@ -58,40 +59,54 @@ void convolve(const Geometry& g, const Matrix& a, const Field& in, const Field& 
 constexpr int kSumRows = VL == 4 ? 1 : 4;  // a short vector's lane takes more of a row
 
 // Tile of products that are summed: as many accumulators as registers leave room for.
-constexpr int kTileX = kRegisters == 32 ? 6 : 2;
+constexpr int kMatrixX = kRegisters == 32 ? 6 : 3, kMatrixY = 4;
+
+// Rows of a block: four channels' stay in the L1 cache while all others pass by.  Blocks' sums are added in
+// float, so there are few of them.
+inline int block_rows(const Geometry& g) {
+  constexpr int kChannelFloats = 1024, kMostBlocks = 16;
+  const int in_cache = kChannelFloats / g.padded_w, few = (g.h + kMostBlocks - 1) / kMostBlocks;
+  return round_up(in_cache > few ? in_cache : few, kSumRows);
+}
 
 // out(i, j) = sum over pixels of y[i] * x[j], for i < count_y, j < count_x.  y(i), x(j): where channel i, or
 // shifted channel j, of row 0 starts; rows follow at the fields' strides.
-template <int kTileY, class Y, class X, class Out>
+template <int kTileY, int kTileX, class Y, class X, class Out>
 void correlate(const Geometry& g, int count_y, ptrdiff_t stride_y, const Y& y, int count_x,
                ptrdiff_t stride_x, const X& x, const Out& out) {
-  for (int j0 = 0; j0 < count_x; j0 += kTileX) {
-    const float* from_x[kTileX];
-    for (int j = 0; j < kTileX; ++j) from_x[j] = x(j0 + j < count_x ? j0 + j : j0);
+  const int rows = block_rows(g);
+  for (int first = 0; first < g.h; first += rows) {
+    const int last = first + rows < g.h ? first + rows : g.h;
     for (int i0 = 0; i0 < count_y; i0 += kTileY) {
       const float* from_y[kTileY];
       for (int i = 0; i < kTileY; ++i) from_y[i] = y(i0 + i < count_y ? i0 + i : i0);
-      vf total[kTileY][kTileX] = {};
-      for (int r0 = 0; r0 < g.h; r0 += kSumRows) {
-        const int end = r0 + kSumRows < g.h ? r0 + kSumRows : g.h;
-        vf sum[kTileY][kTileX] = {};
-        for (int r = r0; r < end; ++r)
-          for (int column = 0; column < g.padded_w; column += VL) {
-            vf vx[kTileX];
-            for (int j = 0; j < kTileX; ++j) vx[j] = load(from_x[j] + r * stride_x + column);
-            SM_UNROLL(4)
-            for (int i = 0; i < kTileY; ++i) {
-              const vf vy = load(from_y[i] + r * stride_y + column);
-              SM_UNROLL(6)
-              for (int j = 0; j < kTileX; ++j) sum[i][j] += vy * vx[j];
+      for (int j0 = 0; j0 < count_x; j0 += kTileX) {
+        const float* from_x[kTileX];
+        for (int j = 0; j < kTileX; ++j) from_x[j] = x(j0 + j < count_x ? j0 + j : j0);
+        vf total[kTileY][kTileX] = {};
+        for (int r0 = first; r0 < last; r0 += kSumRows) {
+          const int end = r0 + kSumRows < last ? r0 + kSumRows : last;
+          vf sum[kTileY][kTileX] = {};
+          for (int r = r0; r < end; ++r)
+            for (int column = 0; column < g.padded_w; column += VL) {
+              vf vx[kTileX];
+              for (int j = 0; j < kTileX; ++j) vx[j] = load_once(from_x[j] + r * stride_x + column);
+              SM_UNROLL(4)
+              for (int i = 0; i < kTileY; ++i) {
+                const vf vy = load_once(from_y[i] + r * stride_y + column);
+                SM_UNROLL(11)
+                for (int j = 0; j < kTileX; ++j) sum[i][j] += vy * vx[j];
+              }
             }
+          for (int i = 0; i < kTileY; ++i)
+            for (int j = 0; j < kTileX; ++j) total[i][j] += sum[i][j];
+        }
+        for (int i = 0; i < kTileY && i0 + i < count_y; ++i)
+          for (int j = 0; j < kTileX && j0 + j < count_x; ++j) {
+            float& to = out(i0 + i, j0 + j);
+            to = (float)(exact_sum(total[i][j]) + (first ? to : 0.0f));
           }
-        for (int i = 0; i < kTileY; ++i)
-          for (int j = 0; j < kTileX; ++j) total[i][j] += sum[i][j];
       }
-      for (int i = 0; i < kTileY && i0 + i < count_y; ++i)
-        for (int j = 0; j < kTileX && j0 + j < count_x; ++j)
-          out(i0 + i, j0 + j, (float)exact_sum(total[i][j]));
     }
   }
 }
@@ -99,9 +114,9 @@ void correlate(const Geometry& g, int count_y, ptrdiff_t stride_y, const Y& y, i
 // Gradient of a 1x1 convolution's weight, out [rows, columns].
 inline void matrix_gradient(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
                             float* out) {
-  correlate<4>(
+  correlate<kMatrixY, kMatrixX>(
       g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, columns, in.stride,
-      [&](int j) { return in.at(j, 0, 0); }, [&](int i, int j, float v) { out[i * columns + j] = v; });
+      [&](int j) { return in.at(j, 0, 0); }, [&](int i, int j) -> float& { return out[i * columns + j]; });
 }
 
 // out [channels] = sums over the pixels of a gradient.

@@ -116,12 +116,15 @@ struct Mixture {
   void route(const Field& x) {
     pool(x);
     w.route(mean, probabilities, chosen);
+    set_expert();
   }
 
   // The same with an earlier choice, [experts].
   void route_as(const Field& x, const float* earlier) {
-    route(x);
+    pool(x);
+    w.route(mean, probabilities, chosen);
     memcpy(chosen, earlier, sizeof(float) * w.experts);
+    set_expert();
   }
 
   // weights [experts] and pooled [channels]: what was chosen, and from what.
@@ -130,12 +133,9 @@ struct Mixture {
     for (int64_t c = 0; c < w.channels; ++c) pooled[c] = (float)mean[c];
   }
 
-  // After one of these: result = x + the chosen experts.
-  void forward(const Field& x, const Field& k, const Field& result) {
-    const float* matrices[ExpertMatrices::kWeights];
-    const int rank = w.fold(chosen, folded, matrices);
-    expert.set(packed, rank, matrices);
-    expert.forward<Epilogue::kResidual>(x, k, result);
+  // After the choice: row r of x + the chosen experts.
+  void forward(const Field& x, const Field& k, int r, const Row& out) {
+    expert.forward<Epilogue::kResidual>(x, k, r, out);
   }
 
   // After forward: dx and dk from dy.
@@ -178,6 +178,12 @@ struct Mixture {
   }
 
  private:
+  void set_expert() {
+    const float* matrices[ExpertMatrices::kWeights];
+    const int rank = w.fold(chosen, folded, matrices);
+    expert.set(packed, rank, matrices);
+  }
+
   void pool(const Field& x) {
     for (int c = 0; c < w.channels; ++c) {
       ExactSum sum;
@@ -276,7 +282,7 @@ struct MixExperts {
     read_image(g, in[1], c, k);
     read_image(g, grad, c, dy);
     mixture.route_as(x, saved[0]);
-    mixture.forward(x, k, dx);
+    for (int r = 0; r < g.h; ++r) mixture.forward(x, k, r, dx.row(r));
     mixture.backward(x, k, dy, dx, dk, d + kImages);
     if (d[0]) write_image(g, dx, c, d[0]);
     if (d[1]) write_image(g, dk, c, d[1]);

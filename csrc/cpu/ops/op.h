@@ -119,7 +119,6 @@ bool run(const sm_op_params& p) {
           const Shared& s = *static_cast<const Shared*>(context);
           const sm_op_params& p = s.p;
           Arena arena = {s.arenas + thread * s.memory};
-          memset(arena.base, 0, sizeof(float) * s.memory);
           Op op(arena, s.g, p, p.inputs + kImages);
           const int64_t end = p.n * (thread + 1) / count;
           for (int64_t n = p.n * thread / count; n < end; ++n) {

@@ -41,6 +41,7 @@ struct Rme {
   Mixture mixture;
   FfnHalf half;
   Field x, y, normal, conv_out, value, a, k, striped, local, context, mixed, dout, grad, grad_conv;
+  Row room;
 
   // Which output channel of split is channel i of the half.
   int from(int i, int half_) const {
@@ -73,23 +74,26 @@ struct Rme {
     }
     proj = pack_matrix(arena, c, c, w[kProj], w[kProj + 1]);
     back_proj = pack_transposed(arena, c, c, w[kProj]);
-    arena.fields(g, c, false, x, y, conv_out, value, k, striped, local, context, mixed, dout);
-    arena.fields(g, c, true, normal, a, grad, grad_conv);
+    arena.fields(g, c, false, x, y, conv_out, value, k, striped, local, context, mixed, dout, grad);
+    arena.fields(g, c, true, normal, a, grad_conv);
+    room = arena.row(g, c);
   }
 
   void forward(const float* const* in, float* const* out) {
     read_image(g, in[0], c, x);
-    norm.forward(g, x, normal);
-    convolve(g, conv, normal, conv_out);
-    write_image(g, conv_out, c, out[1]);
-    first_half();
+    first_half<false>([&](int r) {
+      if (r == 0) norm.forward(g, x, normal, 0);
+      if (r + 1 < g.h) norm.forward(g, x, normal, r + 1);
+      convolve_3x3(g, conv, normal, r, conv_out.row(r));
+      write_row(g, conv_out.row(r), c, out[1], r);
+    });
     mixture.route(local);
     mixture.write_routing(out[3], out[4]);
-    mixture.forward(local, context, mixed);
-    convolve<Epilogue::kResidual>(g, proj, mixed, y, x);
-    write_image(g, y, c, out[2]);
-    half.forward(y, mixed);
-    write_image(g, mixed, c, out[0]);
+    half.forward(y, out[0], [&](int r) {
+      mixture.forward(local, context, r, room);
+      convolve<Epilogue::kResidual>(g, proj, room, y.row(r), x.row(r));
+      write_row(g, y.row(r), c, out[2], r);
+    });
   }
 
   // in: x; saved: result of the 3x3, y, routing weights, mean; d: of x, then of w.
@@ -99,53 +103,65 @@ struct Rme {
     read_image(g, saved[1], c, y);
     read_image(g, in[0], c, x);
     Gradients dw = d + 1;
-    half.backward(y, dout, grad, dw + kHalf);  // of y
-    first_half();
+    half.backward(y, dout, grad, dw + kHalf, [](int) {});  // of y
+    first_half<true>([](int) {});
     mixture.route_as(local, saved[2]);
-    mixture.forward(local, context, mixed);
+    for (int r = 0; r < g.h; ++r) {
+      mixture.forward(local, context, r, mixed.row(r));
+      convolve(g, back_proj, grad.row(r), dout.row(r));  // of mixed
+    }
     matrix_gradient(g, grad, c, mixed, c, dw[kProj]);
     bias_gradient(g, grad, c, dw[kProj + 1]);
-    convolve(g, back_proj, grad, dout);  // of mixed
     mixture.backward(local, context, dout, grad_conv, mixed, dw + kMixture);
-    gelu_backward(g, striped, grad_conv, c);                 // of the stripes' result
+    for (int r = 0; r < g.h; ++r) multiply_row(g, grad_conv.row(r), striped.row(r), grad_conv.row(r), c);
     stripes.backward(a, grad_conv, striped, dw + kStripes);  // of a
     calibrate.backward(mixed, mixed, dw + kCalibrate);       // of k
     split_gradient(striped, 0, dw);
     split_gradient(mixed, 1, dw);
-    convolve(g, back_a, striped, value);
-    convolve<Epilogue::kResidual>(g, back_k, mixed, grad_conv, value);
-    gelu_backward(g, conv_out, grad_conv, c);
-    norm.forward(g, x, normal);
+    for (int r = 0; r < g.h; ++r) {
+      convolve(g, back_a, striped.row(r), room);
+      convolve<Epilogue::kResidual>(g, back_k, mixed.row(r), grad_conv.row(r), room);
+      multiply_row(g, grad_conv.row(r), conv_out.row(r), grad_conv.row(r), c);
+      norm.forward(g, x, normal, r);
+    }
     const int n = c;
-    correlate<4>(
+    correlate<kMatrixY, kMatrixX>(
         g, c, grad_conv.stride, [&](int i) { return grad_conv.at(i, 0, 0); }, 9 * c, normal.stride,
         [&](int j) { return normal.at(j / 9, j % 9 / 3 - 1, j % 3 - 1); },
-        [&](int i, int j, float v) { dw[kConv][i * 9 * n + j] = v; });
+        [&](int i, int j) -> float& { return dw[kConv][i * 9 * n + j]; });
     bias_gradient(g, grad_conv, c, dw[kConv + 1]);
-    convolve(g, back_conv, grad_conv, value);
-    mask(g, value, c);
-    norm.backward(g, x, value, grad, dout, half.sums, dw[0], dw[1]);
+    for (int r = 0; r < g.h; ++r) {
+      convolve_3x3(g, back_conv, grad_conv, r, value.row(r));
+      zero_columns(value.row(r), c, g.w, g.padded_w);
+      norm.backward(g, x, value, grad, dout, half.sums, r);
+    }
+    norm.weight_gradients(half.sums, dw[0], dw[1]);
     if (d[0]) write_image(g, dout, c, d[0]);
   }
 
  private:
-  // From conv_out: the two things that are mixed.
-  void first_half() {
-    apply_gelu(g, conv_out, value, c);
-    convolve(g, to_a, value, a);
+  // The two things that are mixed, from conv_out, of which prepare(r) fills row r; with kSlopes those of GELU
+  // take the places of conv_out and `striped`.
+  template <bool kSlopes, class Prepare>
+  void first_half(const Prepare& prepare) {
+    for (int r = 0; r < g.h; ++r) {
+      prepare(r);
+      gelu_row<kSlopes>(g, conv_out.row(r), value.row(r), c);
+      convolve(g, to_a, value.row(r), a.row(r));
+      convolve(g, to_k, value.row(r), k.row(r));
+    }
     mask(g, a, c);
-    convolve(g, to_k, value, k);
     stripes.forward(a, striped);
-    apply_gelu(g, striped, local, c);
+    for (int r = 0; r < g.h; ++r) gelu_row<kSlopes>(g, striped.row(r), local.row(r), c);
     calibrate.forward(k, context);
   }
 
   void split_gradient(const Field& slope, int h, Gradients dw) {
     const int n = c;
-    correlate<4>(
+    correlate<kMatrixY, kMatrixX>(
         g, c, slope.stride, [&](int i) { return slope.at(i, 0, 0); }, c, value.stride,
         [&](int j) { return value.at(j, 0, 0); },
-        [&](int i, int j, float v) { dw[kSplit][from(i, h) * n + j] = v; });
+        [&](int i, int j) -> float& { return dw[kSplit][from(i, h) * n + j]; });
     float* const bias = half.sums;
     bias_gradient(g, slope, c, bias);
     for (int i = 0; i < c; ++i) dw[kSplit + 1][from(i, h)] = bias[i];

@@ -39,12 +39,11 @@ struct Sme {
 
   void forward(const float* const* in, float* const* out) {
     read_image(g, in[0], c, x);
-    norm.forward(g, x, normal);
-    attention.forward(normal);
-    convolve<Epilogue::kResidual>(g, attention.proj, attention.product, y, x);
-    half.forward(y, normal);
-    write_image(g, normal, c, out[0]);
-    write_image(g, y, c, out[1]);
+    attention.begin<false>(normal, [&](int r) { norm.forward(g, x, normal, r); });
+    half.forward(y, out[0], [&](int r) {
+      attention.finish<Epilogue::kResidual>(r, y.row(r), x.row(r));
+      write_row(g, y.row(r), c, out[1], r);
+    });
   }
 
   // in: x; saved: y; d: of x, then of w.
@@ -52,11 +51,11 @@ struct Sme {
     read_image(g, dresult, c, dout);
     read_image(g, saved[0], c, y);
     read_image(g, in[0], c, x);
-    half.backward(y, dout, grad, d + 1 + kHalf);  // of y
-    norm.forward(g, x, normal);
-    attention.forward(normal);
-    attention.backward(normal, grad, y, d + 1 + kAttention);
-    norm.backward(g, x, y, grad, dout, half.sums, d[1], d[2]);
+    half.backward(y, dout, grad, d + 1 + kHalf, [](int) {});  // of y
+    attention.backward(
+        normal, [&](int r) { norm.forward(g, x, normal, r); }, grad, y, d + 1 + kAttention,
+        [&](int r) { norm.backward(g, x, y, grad, dout, half.sums, r); });
+    norm.weight_gradients(half.sums, d[1], d[2]);
     if (d[0]) write_image(g, dout, c, d[0]);
   }
 };

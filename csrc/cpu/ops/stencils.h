@@ -154,11 +154,21 @@ inline void apply_stencil(const Geometry& g, const Stencil& s, bool transposed, 
 // Gradients of a stencil's weight and bias.
 inline void stencil_gradient(const Geometry& g, const Stencil& s, const Field& grad, const Field& in,
                              int channels, float* weight, float* bias) {
-  for (int c = 0; c < channels; ++c)
-    correlate<1>(
-        g, 1, grad.stride, [&](int) { return grad.at(c, 0, 0); }, s.taps(), in.stride,
-        [&](int tap) { return in.at(c, tap / s.columns - s.rows / 2, tap % s.columns - s.columns / 2); },
-        [&](int, int tap, float v) { weight[c * s.taps() + tap] = v; });
+  const int taps = s.taps();
+  auto of_weight = [&]<int kTaps>(Vectors<kTaps>) SM_LAMBDA_INLINE {
+    for (int c = 0; c < channels; ++c)
+      correlate<1, kTaps>(
+          g, 1, grad.stride, [&](int) { return grad.at(c, 0, 0); }, taps, in.stride,
+          [&](int tap) { return in.at(c, tap / s.columns - s.rows / 2, tap % s.columns - s.columns / 2); },
+          [&](int, int tap) -> float& { return weight[c * taps + tap]; });
+  };
+  // The network's own numbers of taps at once: fewer sums than registers would wait for each other.
+  if (taps <= 3)
+    of_weight(Vectors<3>());
+  else if (taps == 9)
+    of_weight(Vectors<9>());
+  else
+    of_weight(Vectors<11>());
   bias_gradient(g, grad, channels, bias);
 }
 

@@ -18,7 +18,8 @@ struct Attention {
   GeluHalves halves;
   Stripes stripes;
   Matrix proj, back_proj;
-  Field q, v, striped, product, grad, grad_striped;
+  Field q, v, striped, product, grad_striped;
+  Row room;
 
   static constexpr Sizes<kWeights> sizes(int64_t c, int64_t k) {
     return join(GeluHalves::sizes(c), Stripes::sizes(c, k), sizes_of(c * c, c));
@@ -28,27 +29,48 @@ struct Attention {
       : g(g_), c(c_), halves(arena, g_, c_, w), stripes(arena, g_, c_, k, w + 2) {
     proj = pack_matrix(arena, c, c, w[6], w[7]);
     back_proj = pack_transposed(arena, c, c, w[6]);
-    arena.fields(g, c, false, q, v, striped, product, grad);
-    grad_striped = arena.field(g, c, true);
+    arena.fields(g, c, false, v, striped, product);
+    arena.fields(g, c, true, q, grad_striped);
+    room = arena.row(g, c);
   }
 
-  // Up to what proj takes, in `product`.
-  void forward(const Field& x) {
-    halves.forward(x, q, v);
+  // Up to the stripes' result.  prepare(r) fills row r of x.
+  template <bool kSlopes, class Prepare>
+  void begin(const Field& x, const Prepare& prepare) {
+    for (int r = 0; r < g.h; ++r) {
+      prepare(r);
+      halves.template forward<kSlopes>(x, q, v, r);
+    }
     mask(g, q, c);
     stripes.forward(q, striped);
-    multiply(g, striped, v, product, c);
   }
 
-  // After forward(x): dx from dy.
-  void backward(const Field& x, const Field& dy, const Field& dx, Gradients d) {
+  // After begin: row r of the result, plus that of `residual` for kResidual.
+  template <Epilogue E>
+  void finish(int r, const Row& out, const Row& residual = Row()) const {
+    multiply_row(g, striped.row(r), v.row(r), room, c);
+    convolve<E>(g, proj, room, out, residual);
+  }
+
+  // Computes forward again, and dx from dy; finish(r) takes row r of it.
+  template <class Prepare, class Finish>
+  void backward(const Field& x, const Prepare& prepare, const Field& dy, const Field& dx, Gradients d,
+                const Finish& finish) {
+    begin<true>(x, prepare);
+    for (int r = 0; r < g.h; ++r) {
+      multiply_row(g, striped.row(r), v.row(r), product.row(r), c);
+      convolve(g, back_proj, dy.row(r), room);                  // of the product
+      multiply_row(g, room, v.row(r), grad_striped.row(r), c);  // of the stripes' result
+      multiply_row(g, room, striped.row(r), v.row(r), c);       // of v
+    }
     matrix_gradient(g, dy, c, product, c, d[6]);
     bias_gradient(g, dy, c, d[7]);
-    convolve(g, back_proj, dy, product);  // its gradient
-    multiply(g, product, v, grad_striped, c);
-    multiply(g, product, striped, grad, c);             // of v
     stripes.backward(q, grad_striped, striped, d + 2);  // of q
-    halves.backward(x, striped, grad, product, dx, d);
+    for (int r = 0; r < g.h; ++r) {
+      halves.backward(striped, v, dx, r);
+      finish(r);
+    }
+    halves.weight_gradients(x, striped, v, d);
   }
 };
 
@@ -60,15 +82,16 @@ struct StripedAttention : PartOp<Attention> {
       : PartOp(arena, g, (int)p.c, (int)p.kernel, w) {}
   void forward(const float* const* in, float* const* out) {
     read_image(g, in[0], c, x);
-    Attention::forward(x);
-    convolve(g, proj, product, dx);
-    write_image(g, dx, c, out[0]);
+    begin<false>(x, [](int) {});
+    for (int r = 0; r < g.h; ++r) {
+      finish<Epilogue::kStore>(r, dx.row(r));
+      write_row(g, dx.row(r), c, out[0], r);
+    }
   }
   void backward(const float* grad_, const float* const*, const float* const* in, Gradients d) {
     read_image(g, in[0], c, x);
-    Attention::forward(x);
     read_image(g, grad_, c, y);
-    Attention::backward(x, y, dx, d + 1);
+    Attention::backward(x, [](int) {}, y, dx, d + 1, [](int) {});
     if (d[0]) write_image(g, dx, c, d[0]);
   }
 };

@@ -155,17 +155,22 @@ struct StripedConv2d {
   bool gelu_after;
   Stripes stripes;
   Field x, y, dx;
+  Row room;
 
   StripedConv2d(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
       : g(g_), c((int)p.c), gelu_after(p.gelu), stripes(arena, g_, c, (int)p.kernel, w) {
     arena.fields(g, c, true, x, y);
     dx = arena.field(g, c);
+    room = arena.row(g, c);
   }
   void backward(const float* grad, const float* const*, const float* const* in, Gradients d) {
     read_image(g, in[0], c, x);
     stripes.forward(x, dx);
     read_image(g, grad, c, y);
-    if (gelu_after) gelu_backward(g, dx, y, c);
+    for (int r = 0; gelu_after && r < g.h; ++r) {
+      gelu_row<true>(g, dx.row(r), room, c);
+      multiply_row(g, y.row(r), dx.row(r), y.row(r), c);
+    }
     stripes.backward(x, y, dx, d + 1);
     if (d[0]) write_image(g, dx, c, d[0]);
   }
