@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from seemore_fast.backends import choice, native
 from seemore_fast.errors import BackendError
-from tests.support.operators import call, outputs
+from tests.support.operators import OPS, call, convert, make_args, outputs
 
 
 def tensors(args):
@@ -62,6 +69,33 @@ def test_nothing_outside_the_tensor_is_read_or_written(op_name, isa, make):
         inside = framed[64 : 64 + value.numel()].view(value.shape).copy_(value)
         got = on_cpu(op_name, {**args, name: inside})
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
+
+
+def gradients_hash() -> str:
+    """Of the bits of all operators' outputs and gradients, on two images that end within a vector."""
+    digest = hashlib.sha256()
+    for name in OPS:
+        torch.manual_seed(3)
+        args = convert(make_args(name, (2, 6, 17, 21)), Tensor.requires_grad_)
+        out, *saved = on_cpu(name, args)
+        found = torch.autograd.grad(out.square().sum(), list(tensors(args).values()))
+        for value in (out, *saved, *found):
+            digest.update(value.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc fills fresh memory on wish")
+def test_scratch_memory_is_not_read_before_it_is_written():
+    """The same bits in a process that gets its memory full of 3e38."""
+    code = "import runpy; print(runpy.run_path('tests/ops/test_every_op.py')['gradients_hash']())"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "MALLOC_PERTURB_": "128"},  # fills with what is left of 255
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == gradients_hash(), found.stderr
 
 
 def test_nan_and_infinity_propagate(op_name, isa, make, assert_close):
