@@ -38,6 +38,7 @@ from seemore_fast.cli.sizes import (
 )
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.atomic import remove_stale
+from seemore_fast.upscale.size import network_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,11 +64,14 @@ def command(
         typer.Option(metavar="FILE", help="Text file of inputs, one a line, perhaps a tab and its output."),
     ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--model", "-n", help="Weights by name, or a file of them: ours, or any that spandrel reads."
+            "--model",
+            "-n",
+            help="Weights by name, or a file of them: ours, or any that spandrel reads.",
+            show_default="t-x4; with --outscale up to 2 t-x2",
         ),
-    ] = "t-x4",
+    ] = None,
     device: DeviceOption = "auto",
     gpu: Annotated[
         int | None,
@@ -192,6 +196,8 @@ def command(
     from seemore_fast.upscale.folders import Settings
     from seemore_fast.upscale.jobs import PIPE, plan_jobs
 
+    if model is None:
+        model = "t-x4" if outscale is None else network_for(outscale)
     console = messages()
     jobs = plan_jobs(
         [*(inputs or []), *(more or [])],

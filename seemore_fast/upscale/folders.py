@@ -117,7 +117,7 @@ def upscale_files(upscaler: Upscaler, jobs: list[Job], settings: Settings, liste
                 if isinstance(picture, SeemoreError):
                     fail(job, picture)
                     continue
-                if settings.skip_large and (enough := _large_enough(upscaler, picture, settings)):
+                if settings.skip_large and (enough := _large_enough(picture, settings)):
                     outcome.large += 1
                     listener.noted(job, enough)
                     continue
@@ -209,11 +209,11 @@ def _open_writer(
     return writer, pixels
 
 
-def _large_enough(upscaler: Upscaler, picture: Image, settings: Settings) -> str | None:
+def _large_enough(picture: Image, settings: Settings) -> str | None:
     """Why the picture is left out where that is wished; None: it is not."""
     height, width = picture.pixels.shape[0], picture.pixels.shape[1]
     height //= picture.animation.frames if picture.animation else 1
-    if settings.size is None or settings.size.passes(height, width, upscaler.scale):
+    if settings.size is None or not settings.size.enough(height, width):
         return None
     return f"{width}x{height} is large enough: left out"
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from seemore_fast.cli import app
 from seemore_fast.errors import SeemoreError
 from seemore_fast.image import Animation, Image, read, resampled, write
+from seemore_fast.model import SeemoRe
 from seemore_fast.upscale import Size, Upscaler
 from seemore_fast.upscale.folders import Settings, upscale_files
 from seemore_fast.upscale.jobs import Job
@@ -46,7 +47,9 @@ WISHES = [
     (Size(at_least=(61, 20)), (41, 61), 1),
     (Size(at_least=(60, 20)), (40, 60), 0),
     (Size(fit=(240, 90)), (90, 135), 2),
-    (Size(scale=3), (120, 180), 1),
+    (Size(scale=2), (80, 120), 1),
+    (Size(scale=3), (120, 180), 2),
+    (Size(scale=8), (320, 480), 3),
     (Size(scale=0.5), (20, 30), 1),
 ]
 
@@ -67,6 +70,44 @@ def test_each_wish_comes_out(size: Size, expected: tuple[int, int], passes: int,
     assert not passes or shares[-1] == 1
     larger = pixels.repeat(2**passes, 0).repeat(2**passes, 1)
     np.testing.assert_array_equal(out, resampled(larger, *expected))
+
+
+def test_a_network_that_does_not_enlarge_always_runs(tmp_path: Path) -> None:
+    """Fine-tunes for restoration, x1: once, whatever the size."""
+    network = SeemoRe(1, 3, 3, 6, 36, use_shuffle=True, lr_space="exp", topk=1).eval()
+    torch.save({"params": network.state_dict()}, tmp_path / "mend.pth")
+    upscaler, pixels = Upscaler(tmp_path / "mend.pth"), noise(40, 60, 3)
+    assert upscaler.scale == 1
+    same = upscaler.up(pixels)
+    with torch.inference_mode():
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        expected = (network(x)[0].permute(1, 2, 0) * 255).round().clamp(0, 255).numpy()
+    assert np.abs(same - expected).max() <= 1
+    np.testing.assert_array_equal(Upscaler(tmp_path / "mend.pth", tile=32).up(pixels), same)
+    for size in (Size(width=30), Size(fit=(90, 90)), Size(at_least=(9, 9))):
+        np.testing.assert_array_equal(upscaler.up(pixels, size=size), resampled(same, *size.of(40, 60)))
+    write(tmp_path / "in.png", Image(pixels))
+    files = [str(tmp_path / name) for name in ("in.png", "out.png", "mend.pth")]
+    arguments = [files[0], "-o", files[1], "--model", files[2]]
+    assert CliRunner().invoke(app, ["upscale", *arguments]).exit_code == 0
+    np.testing.assert_array_equal(read(tmp_path / "out.png").pixels, same)
+    done = CliRunner().invoke(app, ["upscale", *arguments, "--at-least", "50x30", "--skip-large"])
+    assert "60x40 is large enough: left out" in done.stderr
+
+
+@pytest.mark.parametrize(("scale", "network"), [(1.5, "t-x2"), (2, "t-x2"), (2.5, "t-x4"), (8, "t-x4")])
+def test_outscale_takes_the_network_that_loses_least(tmp_path: Path, scale: float, network: str) -> None:
+    write(tmp_path / "in.png", Image(noise(16, 24, 3)))
+    arguments = ["upscale", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "-s", str(scale)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = read(tmp_path / "out.png").pixels
+    expected = Upscaler(network).up(noise(16, 24, 3), size=Size(scale=scale))
+    assert found.shape == (round(16 * scale), round(24 * scale), 3)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    other = CliRunner().invoke(app, [*arguments, "--model", "t-x3"])
+    assert other.exit_code == 0
+    assert not np.array_equal(read(tmp_path / "out.png").pixels, found)
 
 
 def test_resampling_keeps_flat_colours_and_alpha() -> None:
