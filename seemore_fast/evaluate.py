@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seemore_fast.data import metrics
+from seemore_fast.data import metrics, perceptual
 from seemore_fast.data.pairs import (
     Pair,
     check_sizes,
@@ -64,7 +64,12 @@ PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
 
 _SET_NAMES = {"set5", "set14", "b100", "urban100", "manga109"}
 _ALIASES = {"bsd100": "b100", "bsds100": "b100"}
-_FUNCTIONS = {"calculate_psnr": metrics.psnr, "calculate_ssim": metrics.ssim}
+_FUNCTIONS = {
+    "calculate_psnr": metrics.psnr,
+    "calculate_ssim": metrics.ssim,
+    "calculate_lpips": perceptual.lpips,
+    "calculate_dists": perceptual.dists,
+}
 _WARM_UP = 64  # side in pixels: enough to pack the weights
 
 Values = dict[str, float]
@@ -169,8 +174,16 @@ def test_sets(options: Options) -> dict[str, list[Pair]]:
 
 
 def metrics_of(options: Options) -> Mapping[str, Metric]:
-    """``val: metrics``, or where there are none PSNR and SSIM as the papers take them."""
-    return _default_metrics(options.scale) if options.val.metrics is None else options.val.metrics
+    """``val: metrics``, or where there are none PSNR and SSIM as the papers take them.
+
+    Raises as `perceptual.prepare` where one of them is not to be had.
+    """
+    if options.val.metrics is None:
+        return _default_metrics(options.scale)
+    for metric in options.val.metrics.values():
+        if metric.perceptual:
+            perceptual.prepare(metric.type)
+    return options.val.metrics
 
 
 def from_folders(
@@ -284,7 +297,7 @@ def _paper(variant: str | None, set_name: str, metrics: Mapping[str, Metric]) ->
     """The published figures under the names of the metrics that they compare to."""
     psnr, ssim = PAPER.get(variant or "", {}).get(_canonical(set_name), (None, None))
     known = {"calculate_psnr": psnr, "calculate_ssim": ssim}
-    found = {name: known[metric.type] for name, metric in metrics.items() if metric.test_y_channel}
+    found = {name: known.get(metric.type) for name, metric in metrics.items() if metric.test_y_channel}
     return {name: value for name, value in found.items() if value is not None}
 
 

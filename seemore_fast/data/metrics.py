@@ -61,10 +61,10 @@ def ssim(
     return float(np.mean(luminance * (2 * covariance + _SSIM_C2) / (variances + _SSIM_C2)))
 
 
-def _planes(
-    image: NDArray[np.uint8], truth: NDArray[np.uint8], crop: int, test_y_channel: bool, least: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both pictures as (C, h, w) float64 without their border, C = 1 for luma."""
+def inner(
+    image: NDArray[np.uint8], truth: NDArray[np.uint8], crop: int, least: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Both pictures without their border, which leaves at least ``least`` pixels a side."""
     for name, array in (("image", image), ("truth", truth)):
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise ImageError(
@@ -75,10 +75,18 @@ def _planes(
     if crop < 0 or min(image.shape[:2]) - 2 * crop < least:
         room = f"leave at least {least}x{least} pixels of {_size(image)}"
         raise ImageError(f"crop_border must be 0 or more and {room}, got {crop}")
-    inner = np.s_[crop : image.shape[0] - crop, crop : image.shape[1] - crop]
+    part = np.s_[crop : image.shape[0] - crop, crop : image.shape[1] - crop]
+    return image[part], truth[part]
+
+
+def _planes(
+    image: NDArray[np.uint8], truth: NDArray[np.uint8], crop: int, test_y_channel: bool, least: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both pictures as (C, h, w) float64 without their border, C = 1 for luma."""
+    parts = inner(image, truth, crop, least)
     if test_y_channel:
-        return luma(image[inner])[None], luma(truth[inner])[None]
-    a, b = (array[inner].transpose(2, 0, 1).astype(np.float64) for array in (image, truth))
+        return luma(parts[0])[None], luma(parts[1])[None]
+    a, b = (part.transpose(2, 0, 1).astype(np.float64) for part in parts)
     return a, b
 
 

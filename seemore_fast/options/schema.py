@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from seemore_fast.errors import SeemoreError
 from seemore_fast.network.reference import LIMITS, expert_ranks
+from seemore_fast.options import redux
 from seemore_fast.options.datasets import Datasets
 from seemore_fast.options.groups import Count, FolderName, Group, Integer, Text, Weight
 from seemore_fast.options.yaml_lines import KeyPath, parse_file, parse_value
@@ -130,11 +131,15 @@ class FFTLoss(Loss):
 class Training(Group):
     """``train``; ``ema_decay`` 0 means no moving average, ``warmup_iter`` -1 no warm-up.
 
+    With ``ema_power`` the average's decay at iteration i is 1 - (1 + i) ** -ema_power until it reaches
+    ``ema_decay``, so that it follows from the start.
+
     ``precision`` is that of the network's arithmetic; ``grad_clip`` the largest norm of all gradients
     together (0: no limit).
     """
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema_power: Annotated[float, Field(ge=0, le=10)] = 0.0
     optim_g: Optimizer
     scheduler: Annotated[MultiStepLR | CosineAnnealingRestartLR, Field(discriminator="type")]
     total_iter: Count
@@ -151,13 +156,39 @@ class Training(Group):
         return self
 
 
-class Metric(Group):
-    """One of ``val: metrics``; the border is cut before the conversion to luma."""
+_PERCEPTUAL = ("calculate_lpips", "calculate_dists")
 
-    type: Literal["calculate_psnr", "calculate_ssim"]
+
+class Metric(Group):
+    """One of ``val: metrics``; the border is cut before the conversion to luma.
+
+    LPIPS and DISTS are of colours, without a border and better lower unless told otherwise.
+    """
+
+    type: Literal["calculate_psnr", "calculate_ssim", "calculate_lpips", "calculate_dists"]
     crop_border: Annotated[Integer, Field(ge=0, le=10**6)]
     test_y_channel: bool = False
     better: Literal["higher", "lower"] = "higher"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _perceptual_defaults(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("type") in _PERCEPTUAL:
+            return {"crop_border": 0, "better": "lower", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _colours(self) -> Metric:
+        if self.perceptual and self.test_y_channel:
+            raise PydanticCustomError(
+                "luma", "is not for {type}", {"key": "test_y_channel", "type": self.type}
+            )
+        return self
+
+    @property
+    def perceptual(self) -> bool:
+        """Whether a network judges."""
+        return self.type in _PERCEPTUAL
 
 
 class Validation(Group):
@@ -183,6 +214,7 @@ class Logger(Group):
 
     print_freq: Count = 200
     save_checkpoint_freq: Count = 5000
+    save_checkpoint_format: Literal["pth", "safetensors"] = "pth"
     use_tb_logger: bool = False
     wandb: WandB | None = None
 
@@ -198,7 +230,7 @@ class Options(Group):
     """A whole file."""
 
     name: FolderName
-    model_type: Literal["SRModel"]
+    model_type: Literal["SRModel"] = "SRModel"
     scale: Literal[1, 2, 3, 4]
     num_gpu: Annotated[Integer, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     manual_seed: Annotated[Integer, Field(ge=0, lt=2**63)] | None = None
@@ -235,7 +267,10 @@ def load(path: str | Path, force_yml: Sequence[str] = ()) -> Options:
     data, lines = parse_file(Path(path))
     forced = [_force(data, entry) for entry in force_yml]
     try:
-        return Options.model_validate(data)
+        return Options.model_validate(redux.translated(data))
+    except redux.Untranslatable as error:
+        line = next((lines[error.path[:n]] for n in (2, 1) if error.path[:n] in lines), 1)
+        raise SeemoreError(f"{path}, line {line}: {':'.join(map(str, error.path))}: {error}") from None
     except ValidationError as error:
         raise SeemoreError(_describe(error, Path(path), data, lines, forced)) from None
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seemore_fast.errors import CheckpointError, SeemoreError
+from seemore_fast.network import checkpoint
 from seemore_fast.system.atomic import atomic_path, remove_stale
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -23,9 +24,10 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 
 
 class Experiment:
-    """The folder of one run."""
+    """The folder of one run; weights become ``.pth`` or ``.safetensors``, with the network's ``config``."""
 
-    def __init__(self, root: Path, name: str):
+    def __init__(self, root: Path, name: str, format_: str = "pth", config: Mapping[str, Any] | None = None):
+        self.format, self.config = format_, config
         self.folder = root / "experiments" / name
         self.tensorboard = root / "tb_logger" / name
         self.models = self.folder / "models"
@@ -54,9 +56,13 @@ class Experiment:
         return max(found, key=lambda path: int(path.stem), default=None)
 
     def save_weights(self, label: str, weights: Weights) -> Path:
-        """Writes ``models/net_g_<label>.pth``.  Raises SeemoreError where that fails."""
-        path = self.models / f"net_g_{label}.pth"
-        _save({key: dict(state) for key, state in weights.items()}, path)
+        """Writes ``models/net_g_<label>.pth``, or as ``.safetensors``, which has the network that counts (the
+        moving average, where there is one) and its configuration.  Raises SeemoreError where that fails."""
+        path = self.models / f"net_g_{label}.{self.format}"
+        if self.format == "pth":
+            _save({key: dict(state) for key, state in weights.items()}, path)
+        else:
+            checkpoint.save([*weights.values()][-1], path, self.config)
         return path
 
     def save_state(self, iteration: int, state: Mapping[str, Any]) -> Path:

@@ -73,7 +73,13 @@ class _Run:
         self.options, self.training, self.dataset = options, training, dataset
         self.everyone, self.report = everyone, report
         seed = options.manual_seed or 0
-        self.experiment = Experiment(root, options.name)
+        logger = options.logger
+        self.wandb = logger.wandb if logger.wandb is not None and logger.wandb.project else None
+        if self.wandb is not None:
+            report.need_wandb()
+        self.experiment = Experiment(
+            root, options.name, logger.save_checkpoint_format, options.network_g.arguments()
+        )
         state_file = self._state_file(auto_resume)
         self.state: dict[str, Any] | None = load_state(state_file) if state_file is not None else None
         precision = autocast(device.type, self.training.precision)
@@ -102,10 +108,10 @@ class _Run:
             self.report.open_log(self.experiment.folder / f"train_{self.options.name}_{stamp}.log")
             if self.options.logger.use_tb_logger:
                 self.report.open_board(self.experiment.tensorboard, self.done)
-            wandb = self.options.logger.wandb
-            if wandb is not None and wandb.project is not None:
+            if self.wandb is not None:
                 config = self.options.model_dump(mode="json")
-                self.report.open_wandb(wandb.project, self.options.name, wandb.resume_id, config)
+                project, resume = self.wandb.project, self.wandb.resume_id
+                self.report.open_wandb(project, self.options.name, resume, config, self.experiment.folder)
         self._introduce()
         total, every = self.training.total_iter, self.options.logger
         val_freq = self.options.val.val_freq if self.validation.sets else None

@@ -19,7 +19,7 @@ from seemore_fast.train.experiment import Weights
 from seemore_fast.train.losses import Criterion
 from seemore_fast.train.processes import Processes
 from seemore_fast.train.sampling import Batch
-from seemore_fast.train.schedule import learning_rate
+from seemore_fast.train.schedule import average_decay, learning_rate
 
 
 class NotFinite(SeemoreError):
@@ -106,7 +106,7 @@ class Trainee:
                 torch._foreach_lerp_(
                     list(self.average.parameters()),
                     list(self.model.parameters()),
-                    1 - self.training.ema_decay,
+                    1 - average_decay(self.training, iteration),
                 )
         return terms
 

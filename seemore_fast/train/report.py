@@ -75,10 +75,19 @@ class Report:
             return
         self._board = SummaryWriter(folder, purge_step=iteration + 1)
 
-    def open_wandb(self, project: str, run: str, resume_id: str | None, config: Mapping[str, Any]) -> None:
-        """Scalars also go to Weights & Biases, as run ``run`` of ``project``, or on with ``resume_id``.
+    def need_wandb(self) -> None:
+        """Raises PackageError where Weights & Biases is not installed."""
+        if self._talking:
+            with need("logger:wandb", "wandb"):
+                import wandb  # noqa: F401
 
-        Raises PackageError without it, SeemoreError where it refuses.
+    def open_wandb(
+        self, project: str | None, run: str, resume_id: str | None, config: Mapping[str, Any], folder: Path
+    ) -> None:
+        """Scalars also go to Weights & Biases, as run ``run`` of ``project``, or on with ``resume_id``; its
+        own files are in ``folder``.
+
+        Raises SeemoreError where it refuses.
         """
         if not self._talking:
             return
@@ -91,6 +100,7 @@ class Report:
                 id=resume_id,
                 resume="allow",
                 config=dict(config),
+                dir=str(folder),
                 settings=wandb.Settings(silent=True),
             )
         except Exception as error:  # a dozen of its own

@@ -31,3 +31,10 @@ def _cosine(scheduler: CosineAnnealingRestartLR, base: float, done: int) -> floa
             return low + weight * 0.5 * (base - low) * (1 + math.cos(math.pi * (done - start) / period))
         start += period
     return low
+
+
+def average_decay(training: Training, iteration: int) -> float:
+    """Of the moving average at ``iteration``, which counts from 1: see `Training`."""
+    if not training.ema_power:
+        return training.ema_decay
+    return min(training.ema_decay, 1 - (1 + iteration) ** -training.ema_power)

@@ -155,7 +155,7 @@ def test_force_yml_refuses(entry: str, message: str) -> None:
         (
             "type: calculate_psnr",
             "type: psnr",
-            "val:metrics:psnr:type must be 'calculate_psnr' or 'calculate",
+            "val:metrics:psnr:type must be 'calculate_psnr', 'calculate",
         ),
         (
             "crop_border: 2",

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from seemore_fast.cli import app
 from seemore_fast.errors import SeemoreError
+from seemore_fast.model import load
 from seemore_fast.network import variants
 from seemore_fast.options import schema
 from seemore_fast.train import network
@@ -297,7 +298,7 @@ def test_bfloat16_and_clipping_train(job: Path) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "options/train").rglob("*.yml")), ids=lambda path: path.stem)
 def test_the_repositorys_train_files_describe_their_variants(file: Path) -> None:
     read = schema.load(file)
-    assert read.network_g.arguments() == variants.config(file.stem.replace("finetune", "t"))
+    assert read.network_g.arguments() == variants.config(re.sub("finetune|compressed", "t", file.stem))
     assert read.datasets.train.gt_size in (32 * read.scale, 48 * read.scale, 64 * read.scale)
     assert all(metric.crop_border == read.scale for metric in (read.val.metrics or {}).values())
 
@@ -381,4 +382,43 @@ def test_wandb_gets_what_the_log_gets(job: Path, monkeypatch: pytest.MonkeyPatch
     assert ended == [0]
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(SeemoreError, match=r"pip install 'seemore-fast\[wandb\]'"):
-        run("logger:wandb:project=cats", "name=other")
+        run("logger:wandb:project=cats", "name=other", "datasets:train:cache_dir=elsewhere")
+    assert not Path("elsewhere").exists()  # before the pictures are decoded
+    assert not Path("experiments/other").exists()
+
+
+def test_the_real_wandb_keeps_a_run_offline(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="needs pip install 'seemore-fast[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run("logger:wandb:project=cats")
+    (file,) = Path("experiments/tiny").glob("wandb/offline-run-*/run-*.wandb")
+    end = time.monotonic() + SECONDS  # its own process writes, a little later
+    while b"held/psnr" not in (records := file.read_bytes()) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert records.count(b"losses/l_pix") >= 8
+    for text in (b"held/psnr", b"cats", b"total_iter"):
+        assert text in records
+    assert not Path("wandb").exists()
+
+
+def test_weights_as_safetensors(job: Path) -> None:
+    run()
+    run("name=safe", "logger:save_checkpoint_format=safetensors", "train:ema_power=0.75")
+    made = sorted(path.name for path in Path("experiments/safe/models").iterdir())
+    assert made == [f"net_g_{label}.safetensors" for label in ("4", "8", "best", "latest")]
+    safe = load("experiments/safe/models/net_g_latest.safetensors")
+    assert safe.config.items() >= {"embedding_dim": 8, "recursive": 1, "topk": 1}.items()
+    plain, params = weights("experiments/tiny/models/net_g_latest.pth"), safe.state_dict()
+    assert params.keys() == plain["params_ema"].keys()
+    # The average is younger with ema_power: nearer to the weights, which are the same.
+    far = sum((plain["params_ema"][k] - plain["params"][k]).norm() for k in params)
+    near = sum((params[k] - plain["params"][k]).norm() for k in params)
+    assert 0 < near < far
+
+
+def test_a_network_that_does_not_enlarge_trains(job: Path) -> None:
+    """x1, for restoration: LR is HR, spoilt."""
+    force = ["scale=1", "network_g:scale=1", "datasets:val:dataroot_lq=held/HR"]
+    run("datasets:train:degradations={jpeg_prob: 1.0, jpeg_range: [20, 30]}", *force)
+    network = load("experiments/tiny/models/net_g_latest.pth", scale=1, recursive=1, topk=1)
+    assert network(torch.rand(1, 3, 20, 30)).shape == (1, 3, 20, 30)
