@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
 from seemore_fast.errors import BackendError
 from seemore_fast.system import machine
 
+log = logging.getLogger(__name__)
+
 _PIECE = 1 << 23  # bytes
 
 
 def pick_device(choice: str | torch.device) -> torch.device:
     """``auto`` (cuda if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:N``, or another kind that this
-    PyTorch computes on (``mps``, ``xpu``), checked.
+    PyTorch computes on (``mps``, ``xpu``), checked; of those the log says that plain PyTorch computes there.
 
     Raises BackendError for another name, and for a device that is not there.
     """
@@ -34,6 +38,8 @@ def pick_device(choice: str | torch.device) -> torch.device:
             raise BackendError(f"device {device}: PyTorch {torch.__version__} finds no GPU; use cpu or auto")
         if (device.index or 0) >= torch.cuda.device_count():
             raise BackendError(f"device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    if device.type not in ("cpu", "cuda"):
+        log.warning("device %s: plain PyTorch computes there, for this package has no kernels for it", device)
     return device
 
 

@@ -287,8 +287,8 @@ class Upscaler:
                     what = f"not even tiles of {tile} pixels" if tile else f"{width}x{height} pixels do not"
                     raise MemoryError(f"{what} fit into memory") from None
             # Outside the handler, whose traceback would keep the failed attempt's memory.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            if self.device.type != "cpu":
+                torch.get_device_module(self.device).empty_cache()
             log.warning("out of memory at %dx%d; going on with tiles of %d pixels", width, height, smaller)
             tile = smaller
 
@@ -387,5 +387,6 @@ def _halved(tile: int, longest: int) -> int | None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # PyTorch has a class of its own for this on a GPU only.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+    # PyTorch has a class of its own for this on CUDA only; these are the words for the CPU and Apple's GPUs.
+    own = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return own or any(words in str(error) for words in ("allocate memory", "out of memory"))

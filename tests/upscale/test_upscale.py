@@ -410,7 +410,12 @@ class Greedy(Pointwise):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        MemoryError(),
+        torch.OutOfMemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB, max allowed: 9 GB)."),
+    ],
 )
 @pytest.mark.parametrize("tile", ["auto", 0, 90])
 def test_tiles_shrink_until_they_fit(

@@ -6,19 +6,42 @@
 namespace seemore {
 namespace SM_ISA {
 
+// A coefficient of a polynomial, in every lane of 128 bits.
+struct Coefficient {
+  float lanes[4];
+  constexpr Coefficient(float value) : lanes{value, value, value, value} {}
+};
+
+// c[0] t^(N - 1) + ... + c[N - 1].
+template <int N>
+SM_INLINE vf polynomial(const Coefficient (&c)[N], vf t) {
+#if defined(__ARM_NEON)
+  // In pairs, by t^2: half as long a chain, of which the core's window holds more. A multiply-add overwrites
+  // its addend here: a constant costs a move out of a register, on the pipes that are busy with
+  // multiply-adds, but a load out of memory, on others. The compiler must not know what is where.
+  const Coefficient* at = c;
+  asm("" : "+r"(at) : "w"(t));
+  const vf square = t * t;
+  vf p = N % 2 ? splat(c[0].lanes[0]) : t * c[0].lanes[0] + load(at[1].lanes);
+  SM_UNROLL(16)
+  for (int i = 2 - N % 2; i < N; i += 2) p = p * square + (t * c[i].lanes[0] + load(at[i + 1].lanes));
+#else
+  vf p = splat(c[0].lanes[0]);
+  SM_UNROLL(16) for (int i = 1; i < N; ++i) p = p * t + c[i].lanes[0];
+#endif
+  return p;
+}
+
 // 2^p for p in [-120, 120]; relative error below 2e-7.
 SM_INLINE vf exp2(vf p) {
+  // Minimax of 2^f on [-1/2, 1/2].
+  static constexpr Coefficient kPower[] = {1.32647271e-3f, 9.67151264e-3f, 5.55073374e-2f,
+                                           2.40222421e-1f, 6.93146978e-1f, 1.0f};
   constexpr float kShift =
       12582912.0f;  // 1.5 * 2^23: the low bits of p + kShift hold p rounded to a whole number
   const vf shifted = p + kShift;
   const vf f = p - (shifted - kShift);
-  // Minimax of 2^f on [-1/2, 1/2].
-  vf r = splat(1.32647271e-3f);
-  r = r * f + 9.67151264e-3f;
-  r = r * f + 5.55073374e-2f;
-  r = r * f + 2.40222421e-1f;
-  r = r * f + 6.93146978e-1f;
-  r = r * f + 1.0f;
+  const vf r = polynomial(kPower, f);
   return (vf)((vi)r + ((vi)shifted << 23));
 }
 
@@ -48,13 +71,9 @@ SM_INLINE vf gelu(vf x) {
 // t * Phi(-t) = t * 2^p(t), p of degree 5; max abs error 7e-7.
 SM_INLINE vf gelu(vf x) {
   const vf t = vmin(splat(10.0f), vabs(x));  // 2^p(10) is already 1e-26
-  vf p = splat(-0.00047329405f);
-  p = p * t + 0.0070844615f;
-  p = p * t - 0.05182717f;
-  p = p * t - 0.45999264f;
-  p = p * t - 1.1507878f;
-  p = p * t - 1.0000376f;
-  return vmax(vf{}, x) - t * exp2(p);
+  static constexpr Coefficient kTail[] = {-0.00047329405f, 0.0070844615f, -0.05182717f,
+                                          -0.45999264f,    -1.1507878f,   -1.0000376f};
+  return vmax(vf{}, x) - t * exp2(polynomial(kTail, t));
 }
 
 #endif
@@ -62,16 +81,10 @@ SM_INLINE vf gelu(vf x) {
 // Phi(-t) = 2^p(t) for t in [0, 8], within 1e-7; beyond that it is below 1e-15.  More exact than simd.h's:
 // errors that depend on x alone add up in the gradients of weights, most of all in the router's.
 SM_INLINE vf tail_probability(vf t) {
-  vf p = splat(-2.77225286e-06f);
-  p = p * t + 3.86228312e-05f;
-  p = p * t - 0.000182556018f;
-  p = p * t - 0.000145852973f;
-  p = p * t + 0.00707545271f;
-  p = p * t - 0.0525050163f;
-  p = p * t - 0.459204912f;
-  p = p * t - 1.15110576f;
-  p = p * t - 1.0f;
-  return exp2(p);
+  static constexpr Coefficient kTail[] = {-2.77225286e-06f, 3.86228312e-05f, -0.000182556018f,
+                                          -0.000145852973f, 0.00707545271f,  -0.0525050163f,
+                                          -0.459204912f,    -1.15110576f,    -1.0f};
+  return exp2(polynomial(kTail, t));
 }
 
 SM_INLINE vf exact_gelu(vf x) {
