@@ -135,7 +135,7 @@ double activation(Bench& bench) {
   put_row<Fp32>(out, bench.channels, 0, bench.width,
                 [&]<int N>(vf(&acc)[2][N], int c, int x) SM_LAMBDA_INLINE {
                   for (int i = 0; i < 2; ++i)
-                  for (int v = 0; v < N; ++v) acc[i][v] = gelu(load(in.at(c + i, x + v * VL)));
+                    for (int v = 0; v < N; ++v) acc[i][v] = gelu(load(in.at(c + i, x + v * VL)));
                 });
   return bench.row();
 }
