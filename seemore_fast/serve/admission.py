@@ -1,14 +1,17 @@
 """Who may come in: requests with a token, as many as the queue holds, so many of one client.
 
-Whoever is refused is refused before his picture is read, so that a crowd costs no memory.
+Whoever is refused is refused before his picture is kept, so that a crowd costs no memory.  What he sends is
+read all the same, and dropped: a connection closed upon unread data takes the answer with it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 _Message = MutableMapping[str, Any]
@@ -22,6 +25,9 @@ OPEN = (HEALTH, PAGE, SCHEMA, PARTS)
 """The paths that need no token: nothing secret stands there, and browsers open pages without one."""
 COUNTED = "/upscale"
 """The path that the queue is for."""
+
+_DROPPED = 32 << 20  # bytes that are read of a request after its answer is known
+_SECONDS = 10.0  # and for so long
 
 
 class Admission:
@@ -44,6 +50,7 @@ class Admission:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         scope["admission"] = self
+        receive, send = _read_to_the_end(scope, receive, send)
         client = (scope.get("client") or ("",))[0].encode()
         if self._tokens and not _is_open(scope["path"]):
             given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
@@ -66,7 +73,7 @@ class Admission:
 
     async def _refuse(self, send: _Send, status: int, text: str) -> None:
         self.refused[status] += 1
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        headers = [(b"content-type", b"application/json")]
         if status in (429, 503):
             headers.append((b"retry-after", b"5"))
         if status == 401:
@@ -77,3 +84,34 @@ class Admission:
 
 def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(f"{PARTS}/")
+
+
+def _read_to_the_end(scope: _Message, receive: _Receive, send: _Send) -> tuple[_Receive, _Send]:
+    """``receive`` and ``send`` of which the second first reads, and drops, what the request still has, within
+    bounds of size and time, beyond which the connection is closed.  Who asks before he sends (Expect:
+    100-continue) has not sent anything yet."""
+    asks = any(name == b"expect" for name, _ in scope["headers"])
+    ended = False
+
+    async def receiving() -> _Message:
+        nonlocal ended, asks
+        asks = False  # the server tells him to go on
+        message = await receive()
+        ended = ended or message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def drop() -> None:
+        size = 0
+        while not ended and size <= _DROPPED:
+            size += len((await receiving()).get("body", b""))
+
+    async def sending(message: _Message) -> None:
+        if message["type"] == "http.response.start" and not ended:
+            if not asks:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(drop(), _SECONDS)
+            if not ended:
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return receiving, sending

@@ -253,6 +253,32 @@ def test_a_hundred_clients(model: Path) -> None:
         served.process.wait()
 
 
+@pytest.mark.parametrize(("size", "status"), [(3_000_000, 401), (30_000_000, 413), (3_000_000, 422)])
+def test_who_is_refused_hears_so(model: Path, tmp_path: Path, size: int, status: int) -> None:
+    """However much he sends: a connection that is closed upon unread data takes the answer with it."""
+    (tmp_path / "tokens").write_text("first\n")
+    served = Served(model, "--tokens", str(tmp_path / "tokens"))
+    token = {} if status == 401 else {"Authorization": "Bearer first"}
+    path = "/upscale?model=no" if status == 422 else "/upscale"
+    try:
+        for _ in range(5):
+            with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
+                connection.request("POST", path, bytes(size), token)
+                answer = connection.getresponse()
+                assert (answer.status, b"detail" in answer.read()) == (status, True)
+                connection.request("GET", "/health")  # on the same connection
+                assert connection.getresponse().status == 200
+        # Who asks first is told at once, and sends nothing.
+        with closing(socket.create_connection(("127.0.0.1", served.port), timeout=60)) as line:
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n"
+            more = "".join(f"{name}: {value}\r\n" for name, value in token.items())
+            line.sendall(f"{head}{more}Expect: 100-continue\r\n\r\n".encode())
+            assert line.recv(100).startswith(f"HTTP/1.1 {status} ".encode())
+    finally:
+        served.process.kill()
+        served.process.wait()
+
+
 def test_one_client_has_his_share(upscalers: dict[str, Upscaler]) -> None:
     hold, entered = threading.Event(), threading.Event()
 
