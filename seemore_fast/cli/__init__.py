@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -15,7 +16,7 @@ from typer.core import TyperGroup
 from seemore_fast.cli import bench, compare, demo, eval, export, info, serve, train, upscale, video, weights
 from seemore_fast.cli.options import messages
 from seemore_fast.errors import SeemoreError
-from seemore_fast.system.terminal import reserve_streams
+from seemore_fast.system.terminal import flush_output, reserve_streams
 
 
 class _OneLineErrors(TyperGroup):
@@ -39,7 +40,8 @@ class _OneLineErrors(TyperGroup):
         except OSError as error:  # what no command foresaw: a path too long, a folder that went away
             name = f"{os.fsdecode(error.filename)[:200]}: " if error.filename else ""
             messages().print(f"seemore-fast: {name}{error.strerror or error}")
-            _let_go(error)
+            with suppress(OSError):
+                flush_output()
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             messages().print("seemore-fast: interrupted")
@@ -74,10 +76,11 @@ def main() -> None:
     except OSError as error:
         messages().print(f"seemore-fast: the working folder is gone ({error.strerror}); cd to another")
         sys.exit(2)
-    app(prog_name="seemore-fast")
-
-
-def _let_go(error: OSError) -> None:
-    """After a broken pipe Python would fail once more when it flushes what nobody reads."""
-    if isinstance(error, BrokenPipeError) and sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        app(prog_name="seemore-fast")
+    finally:
+        try:
+            flush_output()
+        except OSError as error:  # a full disk, or a reader that went away
+            messages().print(f"seemore-fast: standard output: {error.strerror}")
+            sys.exit(2)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, BinaryIO, TextIO
+from typing import Annotated
 
 import typer
 from rich.progress import TextColumn
@@ -31,6 +30,7 @@ from seemore_fast.cli.sizes import (
     wished_size,
 )
 from seemore_fast.errors import SeemoreError
+from seemore_fast.system.terminal import standard_stream
 
 
 def command(
@@ -176,8 +176,8 @@ def command(
             return
         if piped:
             video.pipe_video(
-                stream(sys.stdin, "input") if str(source) == "-" else source,
-                stream(sys.stdout, "output") if str(output) == "-" else output,
+                standard_stream("stdin") if str(source) == "-" else source,
+                standard_stream("stdout") if str(output) == "-" else output,
                 upscaler,
                 video.EncodingWish(codec, encoder, options, crf, preset, pix_fmt, copy_quality),
                 kind=pipe_format,
@@ -213,13 +213,6 @@ def command(
         except KeyboardInterrupt:
             console.print("seemore-fast: finished segments are kept; the same command goes on from there")
             raise
-
-
-def stream(file: TextIO | None, name: str) -> BinaryIO:
-    """The bytes of a standard stream.  Raises SeemoreError if it is closed."""
-    if file is None:
-        raise SeemoreError(f"standard {name} is closed")
-    return file.buffer
 
 
 def seconds(text: str | None) -> float | None:

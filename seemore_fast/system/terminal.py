@@ -23,7 +23,17 @@ def printable(text: str) -> str:
 
 
 class Screen(Console):
-    """rich's Console that shows each string, also in tables and bars, as `printable` has it."""
+    """rich's Console that shows each string, also in tables and bars, as `printable` has it.
+
+    Messages that cannot be told (standard error on a full disk) are no reason to stop.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            if not self.stderr:
+                raise
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
@@ -44,18 +54,37 @@ class NameColumn(ProgressColumn):
         return Text(printable(task.description))
 
 
+_closed: set[str] = set()
+
+
 def reserve_streams() -> None:
-    """Puts the null device where standard streams are closed: files opened next would take their numbers."""
-    for number in range(3):
+    """Puts the null device where standard streams are closed.
+
+    Files opened next would take their numbers, and libraries ask ``sys.stdout`` whether it is a terminal.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            _closed.add(name)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 def standard_stream(name: str) -> Any:
     """``sys.stdin`` or ``sys.stdout`` for bytes.  Raises OSError where it is closed."""
     stream = getattr(sys, name)
-    if stream is None:
+    if stream is None or name in _closed:
         raise OSError(9, f"standard {'input' if name == 'stdin' else 'output'} is closed")
     return stream.buffer
+
+
+def flush_output() -> None:
+    """Sends out what was printed.  Raises OSError, once: Python would say it again at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -107,6 +108,36 @@ def test_closed_streams_are_one_line(tmp_path: Path, network: Path) -> None:
     done = shell('run upscale "$1" -o "$3" --model "$2" <&- >&- 2>&-', source, network, tmp_path / "b.png")
     assert done.returncode == 0
     assert read(tmp_path / "b.png").pixels.shape == (16, 18, 3), "nothing else was written into it"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", ["weights", "info --json", "upscale --help"])
+def test_output_that_cannot_be_written_is_one_line(arguments: str) -> None:
+    done = shell(f"run {arguments} >/dev/full")
+    assert done.returncode == 2
+    assert re.fullmatch("seemore-fast: (standard output: )?No space left on device\n", done.stderr.decode())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_messages_that_cannot_be_told_stop_nothing(tmp_path: Path, network: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"none")
+    done = shell('run upscale "$1" -o "$2" --model "$3" 2>/dev/full', tmp_path / "in", tmp_path, network)
+    assert done.returncode == 1
+    assert read(tmp_path / "a.png").pixels.shape == (16, 18, 3)
+
+
+def test_libraries_find_streams_that_are_closed(tmp_path: Path) -> None:
+    """They ask whether standard output is a terminal; pictures are not for the null device all the same."""
+    code = (
+        "from seemore_fast.system.terminal import reserve_streams, standard_stream; import sys;"
+        "reserve_streams(); assert not sys.stdout.isatty(); print(1); sys.stdin.read(); sys.stderr.write('x');"
+        "standard_stream('stdout')"
+    )
+    done = shell(f'exec {sys.executable} -c "{code}" >&- <&- 2>"$1"', tmp_path / "said")
+    assert done.returncode == 1
+    assert "standard output is closed" in (tmp_path / "said").read_text()
 
 
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
