@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from seemore_fast.cli import bench, compare, demo, eval, export, info, serve, train, upscale, video, weights
 from seemore_fast.cli.options import messages
 from seemore_fast.errors import SeemoreError
+from seemore_fast.system.machine import spare_address_space
 from seemore_fast.system.terminal import flush_output, reserve_streams
 
 
@@ -71,6 +72,7 @@ app.command("weights")(weights.command)
 def main() -> None:
     """Entry point of the ``seemore-fast`` script."""
     reserve_streams()
+    spare_address_space()
     try:
         os.getcwd()
     except OSError as error:

@@ -180,6 +180,8 @@ def brands(head: bytes) -> set[bytes]:
 @cache
 def vips() -> ModuleType:
     """pyvips, set up for us.  Raises ImageError if it is not there or does not load."""
+    if machine.limited() and short_of_memory(_LIBVIPS):
+        raise ImageError("not enough memory to load libvips")
     try:
         import pyvips
     except (ImportError, OSError) as error:
@@ -188,6 +190,8 @@ def vips() -> ModuleType:
         raise ImageError(f"reading and writing pictures needs pyvips[binary] ({error})") from None
     # Its cache knows files by their names only, and would give the old content of one that has changed.
     pyvips.cache_set_max(0)
+    if machine.limited():
+        pyvips.concurrency_set(1)  # each thread takes room for its stack
     logging.getLogger("pyvips").addHandler(_remarks)
     return pyvips
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+_STACK = 2 << 20  # bytes
 
 
 def cores() -> int:
@@ -40,6 +46,18 @@ def free_memory(root: Path = Path("/")) -> int:
 def limited() -> bool:
     """Whether the process's own limits (``ulimit -v``, ``-d``) bound what it may take."""
     return bool(list(_left_by_limits()))
+
+
+def spare_address_space() -> None:
+    """Where the process's own limits bound it, has threads take less; before torch is imported.
+
+    glibc sets 64 MB of addresses aside for each that allocates, and 8 MB for its stack.
+    """
+    if limited():
+        os.environ.setdefault("OMP_STACKSIZE", f"{_STACK >> 10}K")
+        threading.stack_size(_STACK)
+        with suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:

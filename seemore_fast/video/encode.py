@@ -16,10 +16,13 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from seemore_fast.errors import VideoError
+from seemore_fast.image.formats import short_of_memory
 from seemore_fast.video.source import ACCURATE, Note, Source, bit_rate, url
 
 if TYPE_CHECKING:
     from seemore_fast.upscale.size import Size
+
+_HELD = 12  # bytes that an encoder keeps for each pixel, at least: 8 frames
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,9 @@ class Pictures:
     """An encoder and its stream in an open container; packets go there in the order of decoding."""
 
     def __init__(self, container: Any, source: Source, encoding: Encoding, size: tuple[int, int]):
-        """Raises ValueError where the container does not take the codec."""
+        """Raises ValueError where the container does not take the codec, VideoError without memory."""
+        if short_of_memory(_HELD * size[0] * size[1]):
+            raise VideoError(f"not enough memory for {encoding.encoder}")
         os.environ.setdefault("SVT_LOG", "1")  # libsvtav1: errors only, not a page for each segment
         self._container, self._encoding, self._colour = container, encoding, source.colour
         self._width, self._height = size
@@ -274,6 +279,8 @@ def check_encoder(path: Path, source: Source, encoding: Encoding, size: tuple[in
 
 
 def _refused(encoding: Encoding, error: Exception) -> VideoError:
+    if short_of_memory(0):
+        return VideoError(f"not enough memory for {encoding.encoder}")
     settings = ", ".join(f"{key}={value}" for key, value in encoding.all_options().items())
     why = getattr(error, "strerror", None) or error
     return VideoError(

@@ -111,7 +111,7 @@ def test_closed_streams_are_one_line(tmp_path: Path, network: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-@pytest.mark.parametrize("arguments", ["weights", "info --json", "upscale --help"])
+@pytest.mark.parametrize("arguments", ["weights", "upscale --help"])
 def test_output_that_cannot_be_written_is_one_line(arguments: str) -> None:
     done = shell(f"run {arguments} >/dev/full")
     assert done.returncode == 2
@@ -132,7 +132,7 @@ def test_libraries_find_streams_that_are_closed(tmp_path: Path) -> None:
     """They ask whether standard output is a terminal; pictures are not for the null device all the same."""
     code = (
         "from seemore_fast.system.terminal import reserve_streams, standard_stream; import sys;"
-        "reserve_streams(); assert not sys.stdout.isatty(); print(1); sys.stdin.read(); sys.stderr.write('x');"
+        "reserve_streams(); assert not sys.stdout.isatty(); print(1); sys.stdin.read();"
         "standard_stream('stdout')"
     )
     done = shell(f'exec {sys.executable} -c "{code}" >&- <&- 2>"$1"', tmp_path / "said")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,22 @@ def test_ulimit_counts() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of addresses are tried on Linux")
+def test_threads_take_little_where_addresses_are_bounded() -> None:
+    code = (
+        "import os, threading; from seemore_fast.system import machine;"
+        "machine.spare_address_space(); print(os.environ.get('OMP_STACKSIZE'), threading.stack_size())"
+    )
+    said = [
+        subprocess.run(
+            ["bash", "-c", f'{limit} exec "$0" -c "$1"', sys.executable, code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={key: value for key, value in os.environ.items() if key != "OMP_STACKSIZE"},
+        ).stdout.strip()
+        for limit in ("", "ulimit -v 1000000;")
+    ]
+    assert said == ["None 0", "2048K 2097152"]

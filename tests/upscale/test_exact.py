@@ -13,10 +13,13 @@ from torch import Tensor
 from seemore_fast import SeemoRe
 from seemore_fast.backends import native
 from seemore_fast.errors import Cancelled, SeemoreError
+from seemore_fast.model import load
 from seemore_fast.network import reference, variants
 from seemore_fast.upscale import exact
-from seemore_fast.upscale.exact.grid import Axis, grid_for
+from seemore_fast.upscale.exact import duration
+from seemore_fast.upscale.exact.grid import Axis, crop_size, grid_for
 from seemore_fast.upscale.exact.route import route
+from seemore_fast.upscale.exact.store import Store
 from tests.support import golden
 from tests.support.isas import HAS_BF16, ISAS
 
@@ -382,7 +385,7 @@ def test_near_ties_are_decided_in_float64():
 
 
 def test_sixteen_bits_on_disk_where_the_network_computes_in_them(tmp_path, caplog):
-    """bfloat16's own error is 4e-3: the file's adds less than as much again."""
+    """bfloat16's own error is 4e-3: the file adds less than as much again."""
     model, x = oracle().float(), torch.rand(1, 3, 99, 65)
     want = run(model, x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -391,14 +394,90 @@ def test_sixteen_bits_on_disk_where_the_network_computes_in_them(tmp_path, caplo
     assert not torch.equal(in_file, in_memory), "the file has 16 bits"
     error, allowed = ((got - want).square().mean().sqrt() for got in (in_file, in_memory))
     assert error <= 2 * allowed
-    tiled(model, x, 32, memory=0, folder=tmp_path)
-    halved, whole = (float(re.search(r"([\d.]+) GB", text)[1]) for text in caplog.messages)
-    assert halved <= whole
+
+
+def sizes_of_files(monkeypatch) -> list[tuple[torch.dtype, int]]:
+    """What each store keeps, and in how many bytes."""
+    kept = []
+
+    def store(grid, images, channels, dtype, device, folder):
+        kept.append((dtype, dtype.itemsize * images * exact.Layout(grid, channels).size))
+        return Store(grid, images, channels, dtype, device, folder)
+
+    monkeypatch.setattr(exact, "Store", store)
+    return kept
+
+
+@pytest.mark.parametrize("name", ["t-x2", "t-x3", "t-x4"])
+def test_sixteen_bits_on_disk_for_eight_in_the_picture(name, tmp_path, monkeypatch):
+    """fp32's gate, 1e-5 against float64, holds; so does the trial's judgement, which a bad network fails."""
+    model = load(name)
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 20, 26), scale_factor=5, mode="bicubic").clamp(0, 1)
+    x = (255 * x).round().to(torch.uint8)
+    kept = sizes_of_files(monkeypatch)
+    in_file = tiled(model, x, 64, memory=0, folder=tmp_path)
+    assert [dtype for dtype, _ in kept] == [torch.int16, torch.int16], "the trial and the picture"
+    in_memory = tiled(model, x, 64)
+    assert kept[-1] == (torch.float32, 2 * kept[-2][1])
+    differ = (in_file.int() - in_memory.int()).abs()
+    assert differ.max() <= 1
+    assert differ.float().mean() < 2e-3
+    wide = reference.SeemoRe(**model.config)
+    wide.load_state_dict(model.state_dict())
+    want = run(wide.double().eval(), x.double() / 255)
+    monkeypatch.setattr(exact, "Store", lambda *a: Store(*a[:3], torch.int16, *a[4:]))
+    got = tiled(model, x.float() / 255, 64, memory=0, folder=tmp_path)
+    assert golden.relative_l2(got, want) <= 1e-5
+
+
+def test_a_network_that_does_not_bear_sixteen_bits(tmp_path, monkeypatch):
+    """More than 8 bits a pixel, and a trial that fails, keep 32."""
+    kept = sizes_of_files(monkeypatch)
+    model, x = oracle().float(), torch.randint(0, 256, (1, 3, 100, 110), dtype=torch.uint8)
+    tiled(model, x.float() / 255, 64, memory=0, folder=tmp_path)
+    assert [dtype for dtype, _ in kept] == [torch.float32]
+    monkeypatch.setattr(exact, "_ROUNDING", 1e-9)
+    tiled(model, x, 64, memory=0, folder=tmp_path)
+    assert [dtype for dtype, _ in kept[1:]] == [torch.int16, torch.float32]
 
 
 def test_the_time_is_foretold(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(exact, "_TRIAL", 64)
+    monkeypatch.setattr(duration, "_TRIAL", 64)
     tiled(oracle().float(), torch.rand(1, 3, 260, 256), 128, memory=0, folder=tmp_path)
     assert re.search(
         r"sweeps of \d+ tiles, in about \d+ (s|min), with a temporary file of", caplog.messages[0]
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forecast_adds_up():
+    """The network's time for every pixel of every crop, half of RME once more, and the file's bytes."""
+    model = oracle()
+    grid = grid_for(model, 260, 256, 128)
+    crops = sum(map(crop_size, grid.rows.spans)) * sum(map(crop_size, grid.columns.spans))
+    layers = model.config["num_layers"]
+    bare = list(duration.Forecast(model, grid, 2, 4, 1e-6, duration.Disk()).tiles())
+    assert len(bare) == grid.count * (layers + 1)
+    whole = sum(bare) / (2e-6 * crops)
+    assert 1 < whole < 1 + 0.37
+    assert sum(bare[: grid.count]) < sum(bare[grid.count : 2 * grid.count])
+    disk = duration.Disk(first=3e-9, write=1e-9, read=2e-9)
+    filed = list(duration.Forecast(model, grid, 2, 4, 1e-6, disk).tiles())
+    values = 2 * 4 * model.config["embedding_dim"]
+    written = 260 * 256 * (3e-9 + (layers - 2) * 1e-9)
+    assert sum(filed) - sum(bare) == pytest.approx(values * (written + (layers - 1) * crops * 2e-9))
+    assert filed[: grid.count] == bare[: grid.count]
+
+
+def test_a_disk_is_measured(tmp_path, monkeypatch):
+    disk = duration.measured_disk(tmp_path, 0)
+    assert min(disk.first, disk.write, disk.read) > 0
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(duration.machine, "free_memory", lambda: 0)
+    assert duration.measured_disk(tmp_path, 1).read > disk.read, "what memory does not hold waits for it"
+    assert duration.measured_disk(tmp_path / "none", 1) == duration.Disk()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (99, "99 s"), (700, "12 min"), (9000, "2.5 h")])
+def test_times_in_words(seconds, said):
+    assert duration.in_words(seconds) == said

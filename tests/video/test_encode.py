@@ -118,3 +118,13 @@ def test_hardware_that_is_not_there_is_named(tmp_path):
         return
     with pytest.raises(VideoError, match=r"in\.mkv: cuda does not decode it here"):
         enlarge(source, tmp_path / "out.mkv", hardware="cuda")
+
+
+def test_too_little_memory_is_told_before_the_encoder_runs(tmp_path, source, monkeypatch):
+    """libx264 would call it a generic error, and libgomp ends the process where it cannot have a thread."""
+    from seemore_fast.system import machine
+
+    monkeypatch.setattr(machine, "free_memory", lambda: 40 << 20)
+    with pytest.raises(VideoError, match="not enough memory for libx264"):
+        enlarge(source, tmp_path / "out.mkv")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]

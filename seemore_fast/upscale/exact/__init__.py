@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -23,7 +22,15 @@ from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.errors import Cancelled, SeemoreError
 from seemore_fast.model import SeemoRe, extend
 from seemore_fast.network import reference
-from seemore_fast.upscale.exact.grid import Grid, Span, Tile, crop_size, grid_for
+from seemore_fast.upscale.exact.duration import (
+    LONG,
+    Disk,
+    Forecast,
+    in_words,
+    measured_disk,
+    seconds_a_pixel,
+)
+from seemore_fast.upscale.exact.grid import Grid, Span, Tile, grid_for
 from seemore_fast.upscale.exact.memory import choose_tile, memory_needed
 from seemore_fast.upscale.exact.native import NativeStages
 from seemore_fast.upscale.exact.plain import PlainStages
@@ -36,14 +43,11 @@ log = logging.getLogger(__name__)
 
 MIN_TILE = 32
 
-_POOL = 0.37
-"""The first half of RME, in layers."""
+_PIECE = 96
+"""Side of the tiles, four of them, that are tried in 16 bits."""
 
-_TRIAL = 256
-"""Side of the piece by which the time is foretold."""
-
-_LONG = 60
-"""Seconds from which on it is told."""
+_ROUNDING = 7e-6
+"""What they may add to the error of fp32, of which 1e-5 are allowed."""
 
 
 class Stages(Protocol):
@@ -84,7 +88,8 @@ def upscale_exact(
 
     Between sweeps the residual stream (4 * embedding_dim bytes a pixel) stays in memory, if everything then
     fits into ``memory`` bytes (None: it may), else in a temporary file in ``folder`` (None: the system's), by
-    bfloat16 where the network computes in 16 bits.  The log says so before it begins, with figures.
+    16 bits where the network computes in 16, or pixels have 8 and a trial shows that 1e-5 is kept.  The log
+    says so before it begins, with figures.
 
     Raises SeemoreError for a bad ``tile`` or a folder without room (before any work), Cancelled.
     """
@@ -94,15 +99,18 @@ def upscale_exact(
     if min(height, width) < model.min_size:
         x = extend(x, max(height, model.min_size), max(width, model.min_size))
     grid = grid_for(model, x.shape[2], x.shape[3], tile)
-    steps = accumulate(_shares(model, grid), initial=0) if grid.count > 1 else iter((0, 1))
-    total = sum(_shares(model, grid)) if grid.count > 1 else 1
 
-    def report() -> None:
-        done = next(steps)
-        if done > 0 and progress is not None:
-            progress(done, total)
-        if done < total and cancelled is not None and cancelled():
-            raise Cancelled("cancelled")
+    def reporter(costs: list[int]) -> Callable[[], None]:
+        steps, total = accumulate(costs, initial=0), sum(costs)
+
+        def report() -> None:
+            done = next(steps)
+            if done > 0 and progress is not None:
+                progress(done, total)
+            if done < total and cancelled is not None and cancelled():
+                raise Cancelled("cancelled")
+
+        return report
 
     def emit_cropped(first: int, rows: Tensor) -> None:
         rows = rows[:, :, : height * model.scale - first, : width * model.scale]
@@ -111,69 +119,58 @@ def upscale_exact(
 
     with torch.no_grad():
         if grid.count == 1:
+            report = reporter([1])
             report()
             emit_cropped(0, model(x).cpu())
             report()
             return
-        packed = model.native(x) if isinstance(model, SeemoRe) else None
-        stages = NativeStages(model, packed, grid) if packed else PlainStages(model, grid)  # type: ignore[arg-type]
+        stages = _stages(model, x, grid)
         in_memory = (
             memory is None
             or memory_needed(model, n, height, width, tile, itemsize=x.element_size()) <= memory
         )
         place = None if in_memory else folder or tempfile.gettempdir()
         low = {model.conv_1.weight.dtype, autocast_dtype(x)} & {torch.bfloat16, torch.float16}
-        kept = torch.bfloat16 if place is not None and low else stages.dtype
-        seconds = _foretold(model, x, grid)
-        if place is not None or seconds > _LONG:
+        halved = place is not None and (
+            bool(low) or (x.dtype == torch.uint8 and _bears_16_bits(model, x, place))
+        )
+        kept = torch.int16 if halved else stages.dtype
+        size = kept.itemsize * n * Layout(grid, model.config["embedding_dim"]).size
+        a_pixel = seconds_a_pixel(model, x)
+        disk = measured_disk(place, size) if place is not None and a_pixel else Disk()
+        costs = list(Forecast(model, grid, n, kept.itemsize, a_pixel or 1.0, disk).tiles())
+        seconds = sum(costs) if a_pixel else 0.0
+        if place is not None or seconds > LONG:
             told = f"{width}x{height} pixels are computed in {model.config['num_layers'] + 1} sweeps"
             told += f" of {grid.count} tiles"
             if seconds > 0:
-                told += f", in about {_minutes(seconds)}"
+                told += f", in about {in_words(seconds)}"
             if place is not None:
-                size = kept.itemsize * n * Layout(grid, model.config["embedding_dim"]).size
                 told += f", with a temporary file of {size / 1e9:.2f} GB in {place}"
             log.warning("%s", told)
+        report = reporter([max(round(1e6 * cost), 1) for cost in costs])
         with Store(grid, n, model.config["embedding_dim"], kept, stages.device, place) as store:
             _Sweeps(model, x, grid, stages, store, report).run(emit_cropped)
 
 
-def _shares(model: reference.SeemoRe, grid: Grid) -> Iterator[int]:
-    """What part of the time each tile of each sweep takes, in hundredths of a layer of the largest tile.
-
-    The first half of RME is computed twice, once for its sums (docs/tiling.md).
-    """
-    config, areas = (
-        model.config,
-        [crop_size(rows) * crop_size(columns) for rows in grid.rows.spans for columns in grid.columns.spans],
-    )
-    # Multiply-adds of a pixel, in those of a layer: the tail, with its output.
-    tail = (
-        9 * (config["embedding_dim"] + config["in_chans"] * model.scale**2) / (14.5 * config["embedding_dim"])
-    )
-    layers = config["num_layers"]
-    for sweep in range(layers + 1):
-        cost = (sweep > 0) + _POOL * (sweep < layers) + tail * (sweep == layers)
-        yield from (max(round(100 * cost * area / max(areas)), 1) for area in areas)
+def _stages(model: reference.SeemoRe, x: Tensor, grid: Grid) -> Stages:
+    packed = model.native(x) if isinstance(model, SeemoRe) else None
+    return NativeStages(model, packed, grid) if packed else PlainStages(model, grid)  # type: ignore[arg-type]
 
 
-def _foretold(model: reference.SeemoRe, x: Tensor, grid: Grid) -> float:
-    """Seconds that all will take, by a small piece of the picture; 0 where it is not worth the trial."""
-    side = _TRIAL
-    if x.shape[2] * x.shape[3] < 16 * side**2:
-        return 0
-    piece = x[:1, :, :side, :side]
-    piece = piece.float() / 255 if piece.dtype == torch.uint8 else piece
-    model(piece[:, :, : side // 4, : side // 4])  # packs weights and wakes threads
-    begin = time.perf_counter()
-    model(piece).cpu()
-    a_pixel = (time.perf_counter() - begin) / side**2
-    crops = sum(crop_size(span) for span in grid.rows.spans) * sum(crop_size(s) for s in grid.columns.spans)
-    return (1 + _POOL) * a_pixel * crops * len(x)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def _bears_16_bits(model: reference.SeemoRe, x: Tensor, place: str | os.PathLike[str]) -> bool:
+    """Whether the result stays within 1e-5 of the whole picture's where the file has 16 bits, on a piece."""
+    piece = x[:1, :, : 2 * _PIECE, : 2 * _PIECE].float() / 255
+    grid = grid_for(model, piece.shape[2], piece.shape[3], _PIECE)
+    if grid.count == 1:
+        return False
+    want, bands = model(piece).cpu(), list[Tensor]()
+    stages = _stages(model, piece, grid)
+    with Store(grid, 1, model.config["embedding_dim"], torch.int16, stages.device, place) as store:
+        sweeps = _Sweeps(model, piece, grid, stages, store, lambda: None)
+        sweeps.run(lambda _, rows: bands.append(rows))
+    error = (torch.cat(bands, 2) - want).norm() / want.norm()
+    return bool(error <= _ROUNDING)
 
 
 @dataclass

@@ -21,6 +21,8 @@ from seemore_fast.errors import SeemoreError
 from seemore_fast.system import positional
 from seemore_fast.upscale.exact.grid import Grid, Tile
 
+_LARGEST = 32767  # whole number of 16 bits
+
 
 class Layout:
     """Where the pieces of one image lie, in elements from its start: piece rows after piece rows."""
@@ -57,7 +59,8 @@ class Store:
     """The streams of ``images`` images, [rows, ``channels``, columns] each: crops are read, tiles written.
 
     ``folder`` None keeps them in memory of ``device``; else in an unlinked file there, by plain reads and
-    writes, so that resident memory stays small.  Raises SeemoreError where the folder has no room.
+    writes, so that resident memory stays small.  ``dtype`` int16 (for a file): whole numbers, with a scale in
+    memory for each row and channel of a piece.  Raises SeemoreError where the folder has no room.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class _Memory:
 class _File:
     def __init__(self, count: int, dtype: torch.dtype, folder: str | os.PathLike[str]):
         self._dtype, self._folder = dtype, folder
+        self._scales: dict[int, Tensor] = {}  # [rows, C, 1] of the piece at such an offset, if int16
         size = count * dtype.itemsize
         try:
             free = shutil.disk_usage(folder).free
@@ -146,8 +150,14 @@ class _File:
         buffer = torch.empty(values.shape, dtype=self._dtype)
         self._transfer(self._file.read, at, buffer)
         values.copy_(buffer)
+        if self._dtype == torch.int16:
+            values.mul_(self._scales[at])
 
     def write(self, at: int, values: Tensor) -> None:
+        if self._dtype == torch.int16:
+            scale = values.abs().amax(2, keepdim=True) / _LARGEST
+            self._scales[at] = scale.clamp_(min=torch.finfo(scale.dtype).tiny)
+            values = values.div(scale).round_()
         self._transfer(self._file.write, at, values.to("cpu", self._dtype).contiguous())
 
     def _transfer(self, call: Callable[..., int], at: int, values: Tensor) -> None:
