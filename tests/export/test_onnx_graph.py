@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seemore_fast.errors import SeemoreError
 from seemore_fast.export import check, onnx_graph
-from seemore_fast.model import SeemoRe, load
+from seemore_fast.model import SeemoRe
 from seemore_fast.network import reference
 from seemore_fast.network.accuracy import relative_l2
 from tests.support import golden
@@ -111,6 +111,7 @@ def golden_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.full
 @RUNTIMES
 def test_the_golden_network(runtime: Callable, golden_file: Path, assert_close: Callable[..., None]) -> None:
     vectors = golden.load("t_x2_odd")
@@ -233,7 +234,7 @@ def test_without_the_packages_it_says_what_to_install(
 def test_the_recipe_for_other_runtimes_runs(tmp_path, monkeypatch):
     """docs/export.md's, with the providers that there are."""
     monkeypatch.chdir(tmp_path)
-    network = load("t-x4")
+    network = golden.fill(SeemoRe(**{**CONFIG, "scale": 4, "num_layers": 1}), seed=3).eval()
     onnx_graph.export_onnx(network, Path("t-x4.onnx"))
     page = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
     (script,) = (s for s in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "providers" in s)

@@ -143,6 +143,18 @@ def test_environment_variables_are_documented():
     assert read == {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
+def test_what_is_in_the_full_tier_stands_in_the_table():
+    """docs/testing.md names every file that has such tests."""
+    table = (ROOT / "docs/testing.md").read_text()
+    marked = {
+        str(path.relative_to(ROOT / "tests"))
+        for path, text in text_files().items()
+        if path.name.startswith("test_") and path.suffix == ".py" and "pytest.mark." + "full" in text
+    }
+    assert marked
+    assert not {name for name in marked if f"`{name}" not in table}
+
+
 @pytest.mark.parametrize("size", ["t", "b", "l"])
 def test_architecture_page_has_the_parameter_counts(size):
     page = (ROOT / "docs/architecture.md").read_text()

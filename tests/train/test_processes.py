@@ -77,6 +77,7 @@ app(["train", *sys.argv[1:]], prog_name="seemore-fast")
 """
 
 
+@pytest.mark.full
 def test_a_failing_process_ends_all_with_one_message(job: Path) -> None:
     (job / "fails.py").write_text(FAILING)
     process = torchrun(script="fails.py")
@@ -96,6 +97,7 @@ app(["train", *sys.argv[1:]], prog_name="seemore-fast")
 """
 
 
+@pytest.mark.full
 def test_faults_of_the_file_are_told_once_however_slow_the_first_process_is(job: Path) -> None:
     (job / "slow.py").write_text(SLOW)
     output, _ = torchrun("train:total_iter=none", script="slow.py").communicate(timeout=SECONDS)
@@ -111,6 +113,7 @@ def test_what_only_another_process_finds_is_told_too(monkeypatch: pytest.MonkeyP
     assert waited == [processes._FIRSTS_TURN]
 
 
+@pytest.mark.full
 def test_sigterm_to_torchrun_saves_one_state(job: Path) -> None:
     process = torchrun("train:total_iter=100000", "logger:save_checkpoint_freq=100000", "val:val_freq=100000")
     end = time.monotonic() + SECONDS

@@ -60,9 +60,9 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     delay = random.Random(7)
     kills, before = 0, {}
     while not output.exists() and kills < 40:
-        child = start_child(source, output, 0.02)
+        child = start_child(source, output, 0.03)
         try:
-            child.wait(timeout=0.15 + 0.5 * delay.random())
+            child.wait(timeout=0.3 + 0.8 * delay.random())
         except subprocess.TimeoutExpired:
             child.kill()
             kills += child.wait() == -signal.SIGKILL
