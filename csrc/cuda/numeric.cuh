@@ -33,6 +33,35 @@ SM_DEVICE void dense(float (&acc)[MT][NT][4], const typename P::Chunk (&a)[MT][K
   P::multiply(acc, a, w);
 }
 
+// Of a matrix that is fetched where it is needed, the inputs at a time, in chunks: what registers hold beside
+// pixels and sums.
+template <class P, int NT, int KT>
+constexpr int kInputsAtOnce = P::kWordsPerTile * NT * KT <= 100 || KT % 2 ? KT
+                              : P::kWordsPerTile * NT * KT <= 200         ? KT / 2
+                                                                          : KT / 4;
+
+// acc += a W, W in memory.
+template <class P, int MT, int NT, int KT>
+SM_DEVICE void multiply_fetched(float (&acc)[MT][NT][4], const typename P::Chunk (&a)[MT][KT],
+                                const void* weight) {
+  constexpr int K = kInputsAtOnce<P, NT, KT>;
+  SM_NO_UNROLL
+  for (int part = 0; part < KT / K; ++part) {  // unrolled, ptxas would fetch all of W ahead
+    Matrix<P, NT, K> w;
+    w.fetch(weight, part);
+    typename P::Chunk inputs[MT][K];
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) SM_UNROLL
+    for (int k = 0; k < K; ++k) {
+      inputs[m][k] = a[m][k];
+      SM_UNROLL
+      for (int other = K; other < KT; other += K)
+        if (part == other / K) inputs[m][k] = a[m][other + k];
+    }
+    P::multiply(acc, inputs, w);
+  }
+}
+
 // Whether the registers of two blocks hold all channels of a warp's pixels: input, hidden layer and output.
 template <class P, int NT>
 constexpr bool kIsSlim = sizeof(typename P::Element) == 2 && NT <= 6;

@@ -61,13 +61,19 @@ struct Ffn {
       float acc[1][NT][4];
       P::template read<NT, stride>(normal[0], a + first * stride);
       P::normalise(normal[0], at.dim, share);
-      if constexpr (!kHeld) to_g.fetch(p.g.weight);
-      dense<P>(acc, normal, to_g, bias_g);
+      P::begin(acc, bias_g);
+      if constexpr (kHeld)
+        P::multiply(acc, normal, to_g);
+      else
+        multiply_fetched<P>(acc, normal, p.g.weight);
       gelu_pack<P>(v, acc);
       if (beyond) blank<P>(v, at, region, first);
       P::template write<NT, stride>(g + first * stride, v);
-      if constexpr (!kHeld) to_a.fetch(p.a.weight);
-      dense<P>(acc, normal, to_a, bias_a);
+      P::begin(acc, bias_a);
+      if constexpr (kHeld)
+        P::multiply(acc, normal, to_a);
+      else
+        multiply_fetched<P>(acc, normal, p.a.weight);
       gelu_pack<P>(v, acc);
       P::template write<NT, stride>(a + first * stride, v);
     }
@@ -124,8 +130,11 @@ struct Ffn {
       Chunk v[1][NT];
       float acc[1][NT][4];
       P::template read<NT, stride>(v[0], here);
-      if constexpr (!kIsSlim<P, NT>) weight.fetch(p.out_weight.weight);
-      dense<P>(acc, v, weight, bias);
+      P::begin(acc, bias);
+      if constexpr (kIsSlim<P, NT>)
+        P::multiply(acc, v, weight);
+      else
+        multiply_fetched<P>(acc, v, p.out_weight.weight);
       gelu_pack<P>(v[0], acc);
       P::template write<NT, stride>(here, v[0]);
     }

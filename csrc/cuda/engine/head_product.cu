@@ -2,4 +2,5 @@
 #include "cuda/engine/head_product.cuh"
 #include "cuda/engine/specialise.cuh"
 
-SM_ENTRY(head_product, HeadParams, (kThreads, 2), head_product_kernel<SM_PRECISION, SM_WIDTH>)
+SM_ENTRY(head_product, HeadParams, (kThreads, kBlocksOfHead<SM_PRECISION, SM_WIDTH>),
+         head_product_kernel<SM_PRECISION, SM_WIDTH>)

@@ -7,9 +7,12 @@
 namespace seemore {
 namespace cuda {
 
-// The 9 pixels of a neighbourhood times the channels are its
-// inputs. Shared memory: the tile with a border of 1, [in_chans, th + 2, tw + 2] in float32, a zero; for each
-// input where it lies; the result.
+// Blocks to a multiprocessor (numeric.cuh).
+template <class P, int NT>
+constexpr int kBlocksOfHead = sizeof(typename P::Element) == 2 || NT <= 6 ? 2 : 1;
+
+// The 9 pixels of a neighbourhood times the channels are its inputs. Shared memory: the tile with a border of
+// 1, [in_chans, th + 2, tw + 2] in float32, a zero; for each input where it lies; the result.
 template <class P, int NT>
 SM_DEVICE void head_product_kernel(const HeadParams& p) {
   using Element = typename P::Element;

@@ -79,6 +79,7 @@ struct Rme {
 
   // t = GELU(conv); x = to_x t, k = to_k t.
   SM_DEVICE void convolve() {
+    constexpr int kInputs = kInputsAtOnce<P, NT, NT>;
     typename P::template Bias<NT> bias;
     for (int first = 16 * MT * warp(); first < inner(); first += 16 * MT * kWarps) {
       float acc[MT][NT][4];
@@ -86,13 +87,15 @@ struct Rme {
       P::begin(acc, bias);
       SM_NO_UNROLL
       for (int dy = 0; dy < 3; ++dy) SM_NO_UNROLL
-      for (int dx = 0; dx < 3; ++dx) {
-        Matrix<P, NT, NT> weight;
-        weight.fetch(p.conv.weight, 3 * dy + dx);
-        Chunk a[MT][NT];
+      for (int dx = 0; dx < 3; ++dx) SM_NO_UNROLL
+      for (int part = 0; part < NT / kInputs; ++part) {
+        Matrix<P, NT, kInputs> weight;
+        weight.fetch(p.conv.weight, (3 * dy + dx) * (NT / kInputs) + part);
+        Chunk a[MT][kInputs];
         SM_UNROLL
         for (int m = 0; m < MT; ++m)
-          P::template read<NT, stride>(a[m], normal() + (first + 16 * m + dy * pitch() + dx) * stride);
+          P::template read<kInputs, stride>(
+              a[m], normal() + (first + 16 * m + dy * pitch() + dx) * stride + 8 * kInputs * part);
         P::multiply(acc, a, weight);
       }
       Chunk t[MT][NT];
@@ -107,12 +110,12 @@ struct Rme {
   // One half of the 1x1 convolution; kBlank: zero outside the image.
   template <bool kBlank>
   SM_DEVICE void half(Element* to, const Chunk (&t)[MT][NT], const Dense& layer, int first) {
-    Matrix<P, NT, NT> weight;
     typename P::template Bias<NT> bias;
     float acc[MT][NT][4];
-    weight.fetch(found_here(layer.weight));
+    const void* weight = found_here(layer.weight);
     bias.fetch(found_here(layer.bias));
-    dense<P>(acc, t, weight, bias);
+    P::begin(acc, bias);
+    multiply_fetched<P>(acc, t, weight);
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
       if (first + 16 * m >= inner()) break;
@@ -280,8 +283,11 @@ struct Rme {
       Chunk a[1][NT], v[NT];
       float acc[1][NT][4];
       P::template read<NT, stride>(a[0], here);
-      if constexpr (!kIsSlim<P, NT>) proj.fetch(p.proj.weight);
-      dense<P>(acc, a, proj, bias);
+      P::begin(acc, bias);
+      if constexpr (kIsSlim<P, NT>)
+        P::multiply(acc, a, proj);
+      else
+        multiply_fetched<P>(acc, a, p.proj.weight);
       SM_UNROLL
       for (int t = 0; t < NT; ++t) v[t] = P::exact(acc[0][t]);
       P::template write<NT, stride>(here, v);

@@ -66,6 +66,7 @@ struct Staged {
   // 8 OT outputs from part `pass` of the layer on, of MT fragments from number `i` of the tile on.
   template <int MT, int OT>
   SM_DEVICE void convolve(float (&acc)[MT][OT][4], const Dense& layer, int pass, int i) const {
+    constexpr int kInputs = kInputsAtOnce<P, OT, NT>;
     const int log = log_width(at) - 4;
     const Element* from[MT];
     SM_UNROLL
@@ -78,13 +79,15 @@ struct Staged {
     P::begin(acc, bias);
     SM_NO_UNROLL
     for (int dy = 0; dy < 3; ++dy) SM_NO_UNROLL
-    for (int dx = 0; dx < 3; ++dx) {
-      Matrix<P, OT, NT> weight;
-      weight.fetch(layer.weight, pass * 9 + 3 * dy + dx);
-      Chunk a[MT][NT];
+    for (int dx = 0; dx < 3; ++dx) SM_NO_UNROLL
+    for (int part = 0; part < NT / kInputs; ++part) {
+      Matrix<P, OT, kInputs> weight;
+      weight.fetch(layer.weight, (pass * 9 + 3 * dy + dx) * (NT / kInputs) + part);
+      Chunk a[MT][kInputs];
       SM_UNROLL
       for (int m = 0; m < MT; ++m)
-        P::template read<NT, stride>(a[m], from[m] + (dy * region.pitch + dx) * stride);
+        P::template read<kInputs, stride>(a[m],
+                                          from[m] + (dy * region.pitch + dx) * stride + 8 * kInputs * part);
       P::multiply(acc, a, weight);
     }
   }
