@@ -20,6 +20,12 @@ struct Rme {
   static constexpr int kChannels = 8 * NT, kUnits = kChannels / kUnit<P>, stride = kStride<P, NT>;
   static constexpr int kRows = kPooledRows<sizeof(Element)>;
 
+  // What shared memory begins with: the tile's place, and where x and k lie.
+  struct alignas(16) Kept {
+    Place place;
+    int x, k;  // elements behind normal()
+  };
+
   const RmeParams& p;
   const Tiling& at;
   unsigned char* const memory;
@@ -33,13 +39,13 @@ struct Rme {
   SM_DEVICE int normal_pixels() const {
     return padded() + 16 * (MT - 1) + round_to_fragment(2 * pitch() + 2);
   }
-  SM_DEVICE Element* normal() const { return reinterpret_cast<Element*>(memory); }
-  SM_DEVICE Element* x() const { return normal() + normal_pixels() * stride; }
-  SM_DEVICE Element* k() const { return x() + padded() * stride; }
-  SM_DEVICE Place* stored_place() const { return reinterpret_cast<Place*>(k() + padded() * stride); }
-  SM_DEVICE Place place() const { return *stored_place(); }  // of the tile
-  SM_DEVICE float* sums() const {                            // [th / kRows, tw, CP]
-    return reinterpret_cast<float*>(stored_place() + 2);
+  SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(memory); }
+  SM_DEVICE Place place() const { return kept()->place; }  // of the tile
+  SM_DEVICE Element* normal() const { return reinterpret_cast<Element*>(kept() + 1); }
+  SM_DEVICE Element* x() const { return normal() + kept()->x; }
+  SM_DEVICE Element* k() const { return normal() + kept()->k; }
+  SM_DEVICE float* sums() const {  // [th / kRows, tw, CP]
+    return reinterpret_cast<float*>(normal() + (normal_pixels() + 2 * padded()) * stride);
   }
   SM_DEVICE int warp() const { return threadIdx.x / 32; }
 
@@ -49,7 +55,7 @@ struct Rme {
 
   SM_DEVICE void normalise() {
     const Place place = place_of(at, blockIdx.x);
-    if (threadIdx.x == 0) *stored_place() = place;
+    if (threadIdx.x == 0) *kept() = {place, normal_pixels() * stride, (normal_pixels() + padded()) * stride};
     const Region wide(at, place, 2, pitch());
     stage<P, NT>(normal(), in(), at, wide, normal_pixels() - wide.count());
     __syncthreads();
