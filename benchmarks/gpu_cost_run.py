@@ -95,7 +95,7 @@ class Cost:
 def costs(case: Case, architecture: int, multiprocessors: int, shared_kib: int, blocks: int) -> list[Cost]:
     """Of the launches of a network with one group: head, the group's, conv and upsample.
 
-    At most ``blocks`` of each run.
+    About ``blocks`` of each run.
 
     Raises FileNotFoundError where a tool is missing, RuntimeError for PTX that the simulator does not know.
     """
@@ -151,7 +151,7 @@ def _streams(kernel: str, case: Case) -> int:
 def _cost(launch: dict[str, Any], compiled: list[Compiled], case: Case) -> Cost:
     (one,) = (c for c in compiled if launch["kernel"].startswith(f"{c.program} "))
     blocks = launch["grid"][0] * launch["grid"][1]
-    per_pixel = blocks / launch["blocks"] / case.pixels
+    per_pixel = 1 / case.pixels
     executed = {line: (opcode, issued) for line, opcode, issued, *_ in launch["lines"]}
     classes = weigh(one.sass[launch["mangled"]], executed)
     classes = {name: classes.get(name, 0) * per_pixel for name in CLASSES}

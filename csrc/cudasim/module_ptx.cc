@@ -3,9 +3,11 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cudasim/ptx/run.h"
+#include "cudasim/ptx/sample.h"
 
 namespace py = pybind11;
 using namespace cudasim;
@@ -66,6 +68,18 @@ void bind_ptx(py::module_& m) {
   m.def("run_ptx", run_ptx, arg("text"), arg("blocks"), arg("threads"), arg("shared"), arg("buffers"),
         "Runs the kernel named `kernel` of a text on buffers (address, bytes, name, writable).");
   m.def("measure", ptx::measure, arg("most_blocks"),
-        "Count what PTX kernels execute, of at most so many blocks of a launch; 0: stop.");
-  m.def("measured", measured, "Launches since: kernel, mangled, grid, shared, blocks, lines.");
+        "Count what PTX kernels execute, from about so many blocks of a launch; 0: stop.");
+  m.def(
+      "measured", measured,
+      "Launches since: kernel, mangled, grid, shared, blocks that were run, lines, counted for all blocks.");
+  m.def(
+      "sample",
+      [](uint32_t tiles, uint32_t images, uint32_t across, uint32_t most) {
+        std::vector<std::pair<uint32_t, double>> found;
+        for (const ptx::Sampled& s : ptx::sample(tiles, images, across, most))
+          found.emplace_back(s.block, s.stands_for);
+        return found;
+      },
+      arg("tiles"), arg("images"), arg("across"), arg("most"),
+      "Blocks that are run of so many, and how many each stands for.");
 }

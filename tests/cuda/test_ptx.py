@@ -347,4 +347,15 @@ def test_bank_conflicts_are_counted(body, wavefronts, ideal):
     (line,) = (line for line in launch["lines"] if line[1].startswith("ld.shared"))
     assert launch["grid"] == (3, 1)
     assert launch["blocks"] == 1
-    assert line[2:6] == (1, LANES, wavefronts, ideal)
+    assert line[2:6] == (3, 3 * LANES, 3 * wavefronts, 3 * ideal), "for all three blocks"
+
+
+def test_samples_stand_for_all_blocks():
+    """Of 4 x 3 tiles the corners and a tile of each edge; of two images twice as many; all where few are."""
+    lib = cudasim.library(only_compiled=True)
+    assert dict(lib.sample(12, 1, 4, 1)) == {0: 1, 2: 2, 3: 1, 4: 1, 6: 2, 7: 1, 8: 1, 10: 2, 11: 1}
+    assert sum(weight for _, weight in lib.sample(12, 2, 4, 1)) == 24
+    assert dict(lib.sample(12, 1, 4, 100)) == dict.fromkeys(range(12), 1)
+    assert dict(lib.sample(120, 1, 10, 24))[119] == 1
+    assert sum(weight for _, weight in lib.sample(120, 1, 10, 24)) == pytest.approx(120)
+    assert dict(lib.sample(5, 1, 1, 0)) == dict.fromkeys(range(5), 1)

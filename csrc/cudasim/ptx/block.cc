@@ -21,12 +21,12 @@ int distinct(uint32_t mask, const uint64_t (&address)[kLanes], int bytes, int un
 
 }  // namespace
 
-void Count::operator+=(const Count& other) {
-  issued += other.issued;
-  lanes += other.lanes;
-  wavefronts += other.wavefronts;
-  ideal += other.ideal;
-  sectors += other.sectors;
+void Count::add(const Count& other, double times) {
+  issued += times * other.issued;
+  lanes += times * other.lanes;
+  wavefronts += times * other.wavefronts;
+  ideal += times * other.ideal;
+  sectors += times * other.sectors;
 }
 
 bool Block::is_shared(uint64_t address) const {

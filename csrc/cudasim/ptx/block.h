@@ -9,14 +9,14 @@
 
 namespace cudasim::ptx {
 
-// What one step did in all the warps that were run.
+// What one step did.
 struct Count {
-  uint64_t issued = 0;      // times that a warp executed it
-  uint64_t lanes = 0;       // that took part, in all
-  uint64_t wavefronts = 0;  // passes of shared memory, or lines of 128 bytes of global memory
-  uint64_t ideal = 0;       // passes that as many bytes would need without bank conflicts
-  uint64_t sectors = 0;     // of 32 bytes, of global memory
-  void operator+=(const Count& other);
+  double issued = 0;      // times that a warp executed it
+  double lanes = 0;       // that took part, in all
+  double wavefronts = 0;  // passes of shared memory, or lines of 128 bytes of global memory
+  double ideal = 0;       // passes that as many bytes would need without bank conflicts
+  double sectors = 0;     // of 32 bytes, of global memory
+  void add(const Count& other, double times);
 };
 
 struct Block {

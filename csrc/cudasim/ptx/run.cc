@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "cudasim/ptx/assemble.h"
+#include "cudasim/ptx/sample.h"
 #include "cudasim/settings.h"
 
 namespace cudasim::ptx {
@@ -105,7 +106,12 @@ class Worker {
     return "";
   }
 
-  const std::vector<Count>& counts() const { return block_.counts; }
+  // Adds what it has counted to these, so many times, and begins anew.
+  void give_counts(std::vector<Count>& sums, double times) {
+    if (!block_.measure) return;
+    for (size_t i = 0; i < sums.size(); ++i) sums[i].add(block_.counts[i], times);
+    std::fill(block_.counts.begin(), block_.counts.end(), Count());
+  }
 
  private:
   static uint32_t part(Dim3 d, const std::string& name) {
@@ -245,14 +251,6 @@ class Worker {
   std::vector<Runner> warps_;
 };
 
-// So many numbers below `blocks`, evenly spread.
-std::vector<uint32_t> sample(uint32_t blocks) {
-  const uint32_t count = most_blocks ? std::min(most_blocks, blocks) : blocks;
-  std::vector<uint32_t> order(count);
-  for (uint32_t i = 0; i < count; ++i) order[i] = (uint32_t)((uint64_t)i * blocks / count);
-  return order;
-}
-
 }  // namespace
 
 void Warp::fail(const std::string& message, int lane) const {
@@ -293,32 +291,31 @@ const Program* find(const std::string& name) {
 }
 
 std::string run(const Program& program, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
-                size_t param_bytes) {
+                size_t param_bytes, uint32_t across) {
   if (program.param_bytes != param_bytes)
     return program.name + " takes " + std::to_string(program.param_bytes) + " bytes of parameters, got " +
            std::to_string(param_bytes);
   global_memory().begin_launch();
   const size_t shared = program.static_shared + shared_bytes;
-  std::vector<uint32_t> order = sample(grid.x * grid.y * grid.z);
+  std::vector<Sampled> order = sample(grid.x, grid.y * grid.z, across, most_blocks);
   std::mt19937_64 random(order_seed());
   if (order_seed()) std::shuffle(order.begin(), order.end(), random);
 
   std::atomic<uint32_t> next = 0;
   std::mutex lock;
   std::string error;
-  std::vector<Count> counts(program.steps.size());
+  std::vector<Count> counts(program.steps.size());  // as if all blocks had been run
   auto work = [&](uint64_t number) {
     std::mt19937_64 mine(order_seed() * 1000003 + number);
     Worker worker(program, grid, block, shared, params);
     for (uint32_t i; (i = next++) < order.size();) {
-      const std::string wrong = worker.run(order[i], mine);
-      if (wrong.empty()) continue;
+      const std::string wrong = worker.run(order[i].block, mine);
       std::lock_guard<std::mutex> hold(lock);
+      worker.give_counts(counts, order[i].stands_for);
+      if (wrong.empty()) continue;
       if (error.empty()) error = wrong;
       next = (uint32_t)order.size();
     }
-    std::lock_guard<std::mutex> hold(lock);
-    for (size_t i = 0; i < counts.size(); ++i) counts[i] += worker.counts()[i];
   };
   const uint32_t workers =
       std::min((uint32_t)order.size(), std::max(1u, std::thread::hardware_concurrency()));

@@ -25,25 +25,25 @@ bool used();
 // By mangled or readable name; nullptr: there is none. Valid until unload_all().
 const Program* find(const std::string& name);
 
-// Runs a kernel as cudasim::run does.
+// Runs a kernel as cudasim::run does. across: tiles in a row of the image, where grid.x blocks are its tiles.
 std::string run(const Program& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
-                size_t param_bytes);
+                size_t param_bytes, uint32_t across = 1);
 
 // What launches did since measuring began, one entry a launch.
 struct Line {
   int line;  // of the PTX text
   std::string opcode;
-  Count count;
+  Count count;  // of all blocks, as those that were run stand for them
 };
 struct Measured {
   std::string kernel, mangled;
   Dim3 grid;
   size_t shared_bytes;
-  uint32_t blocks_run;  // those that were run, spread evenly over the grid
+  uint32_t blocks_run;
   std::vector<Line> lines;
 };
 
-// From now on count, and run at most so many blocks of a launch; 0: stop.
+// From now on count, and run about so many blocks of a launch (sample.h); 0: stop.
 void measure(uint32_t most_blocks);
 const std::vector<Measured>& measured();
 
