@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from seemore_fast.errors import BackendError
 from seemore_fast.system.terminal import Screen
 
 
@@ -19,6 +20,14 @@ def command(
         str | None, typer.Argument(help="With --compile: for such GPUs, as sm_90. Default: the one at hand.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for tools.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Check the CUDA engine and the Triton operators of SeemoRe-T on each GPU against PyTorch "
+            "first, as their first use does, and show what came of it (compiles for minutes).",
+        ),
+    ] = False,
     compile_kernels: Annotated[
         bool,
         typer.Option(
@@ -34,6 +43,8 @@ def command(
         return
     if gpu is not None:
         raise typer.BadParameter("a kind of GPU goes with --compile", param_hint="gpu")
+    if check:
+        _check()
     from seemore_fast.measure.environment import environment
 
     found = environment()
@@ -44,6 +55,17 @@ def command(
     for label, text in _rows(found):
         table.add_row(Text(label, style="bold"), Text(text))
     Screen().print(table)
+
+
+def _check() -> None:
+    import torch
+
+    from seemore_fast.measure import self_checks
+
+    if not torch.cuda.is_available():
+        raise BackendError("there is nothing to check: PyTorch finds no GPU")
+    for device in range(torch.cuda.device_count()):
+        self_checks.run(torch.device("cuda", device))
 
 
 def _compile(gpu: str | None, as_json: bool) -> None:
@@ -77,6 +99,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         (f"backend {name}", "available" if why is None else f"missing: {why}")
         for name, why in found["backends"].items()
     ]
+    checks = [
+        (f"check of {what}", f"{verdict['why'] or 'passed'} ({verdict['ms']:.0f} ms)")
+        for what, verdict in found["self_checks"].items()
+    ]
     return [
         *((name, version or "not installed") for name, version in found["versions"].items()),
         ("platform", f"{found['platform']} (tier {found['tier']})"),
@@ -89,6 +115,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             "CUDA kernels",
             f"ahead: {', '.join(found['kernels']['ahead']) or 'none'}; NVRTC: {found['kernels']['nvrtc']}",
         ),
+        *checks,
         ("GPUs", "; ".join(found["gpus"]) or "none"),
         ("weights", ", ".join(found["weights"]) or "none"),
         *found["variables"].items(),

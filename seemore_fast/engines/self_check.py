@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seemore_fast.errors import BackendError
 from seemore_fast.network import reference
+from seemore_fast.ops._self_check import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +32,8 @@ _PICTURES = 3
 """In which a near tie between experts may fall otherwise: one that agrees is enough."""
 
 _lock = threading.Lock()
-_verdicts: dict[Hashable, str | None] = {}
+verdicts: dict[tuple[Any, ...], Verdict] = {}
+"""By (device, precision, kind of network)."""
 
 
 def require(
@@ -44,8 +48,10 @@ def require(
     kind = {name: value for name, value in model.config.items() if name not in ("mean", "img_range")}
     key = (str(device), precision, *sorted(kind.items()))
     with _lock:
-        if key not in _verdicts:
-            _verdicts[key] = why = _check(model, precision, run)
+        if key not in verdicts:
+            start = time.perf_counter()
+            why = _check(model, precision, run)
+            verdicts[key] = Verdict(why, 1e3 * (time.perf_counter() - start))
             if why is not None:
                 log.warning(
                     "%s on %s: %s; it is not used. Please report this with the output of seemore-fast info",
@@ -53,7 +59,7 @@ def require(
                     device,
                     why,
                 )
-        why = _verdicts[key]
+        why = verdicts[key].why
     if why is not None:
         raise BackendError(why)
 

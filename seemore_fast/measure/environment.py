@@ -16,6 +16,7 @@ import torch
 
 from seemore_fast.backends import choice, cuda_programs, native, nvrtc
 from seemore_fast.errors import BackendError
+from seemore_fast.measure import self_checks
 from seemore_fast.network import weights
 from seemore_fast.system import machine
 
@@ -23,7 +24,7 @@ _PACKAGES = ("seemore-fast", "torch", "numpy", "pyvips", "pyvips-binary", "safet
 
 
 def environment() -> dict[str, Any]:
-    """Versions, platform, CPU and its instruction sets, threads, backends, GPUs and bundled weights."""
+    """Versions, platform, CPU and its instruction sets, threads, backends, checks, GPUs, bundled weights."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "platform": platform.platform(),
@@ -35,10 +36,15 @@ def environment() -> dict[str, Any]:
         "backends": {name: without_paths(choice.missing(name)) for name in choice.NAMES},
         "cuda": torch.version.cuda,
         "kernels": {"ahead": cuda_programs.compiled_ahead(), "nvrtc": without_paths(str(nvrtc.find()))},
+        "self_checks": {what: _said(verdict) for what, verdict in self_checks.verdicts().items()},
         "gpus": _gpus(),
         "weights": weights.names(),
         "variables": {k: without_paths(v) for k, v in sorted(os.environ.items()) if k.startswith("SEEMORE_")},
     }
+
+
+def _said(verdict: dict[str, Any]) -> dict[str, Any]:
+    return {**verdict, "why": without_paths(verdict["why"])}
 
 
 def without_paths(text: str | None) -> str | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Hashable, Sequence
-from typing import Any
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +37,17 @@ _PICTURES = 3
 """In which a near tie between experts may fall otherwise: one that agrees is enough."""
 
 _lock = threading.Lock()
-verdicts: dict[Hashable, str | None] = {}
-"""Why kernels are not used, None for those that are, by (operator, device, precision, sizes, options)."""
+
+
+class Verdict(NamedTuple):
+    """Why kernels are not used, None for those that are, and the time that this took to find out."""
+
+    why: str | None
+    ms: float
+
+
+verdicts: dict[tuple[Any, ...], Verdict] = {}
+"""By (operator, device, precision, sizes, options)."""
 
 
 def obstacle(
@@ -57,10 +67,12 @@ def obstacle(
     key = (op.name, x[0], precision, *sorted(kind.items()), str(list(options)))
     with _lock:
         if key not in verdicts:
+            start = time.perf_counter()
             try:
-                verdicts[key] = why = _check(kernels, op, kind, options, *x)
+                why = _check(kernels, op, kind, options, *x)
             except torch.OutOfMemoryError:
                 return None
+            verdicts[key] = Verdict(why, 1e3 * (time.perf_counter() - start))
             if why is not None:
                 log.warning(
                     "%s in %s on %s: %s; they are not used. "
@@ -70,7 +82,7 @@ def obstacle(
                     x[0],
                     why,
                 )
-        return verdicts[key]
+        return verdicts[key].why
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -19,11 +19,13 @@ from typer.testing import CliRunner, Result
 from seemore_fast import image
 from seemore_fast.backends import choice, native
 from seemore_fast.cli import app
+from seemore_fast.engines import self_check as of_engine
 from seemore_fast.image import Image, read, write
-from seemore_fast.measure import environment
+from seemore_fast.measure import environment, self_checks
 from seemore_fast.measure.environment import without_paths
 from seemore_fast.model import SeemoRe, load
 from seemore_fast.network import checkpoint, weights
+from seemore_fast.ops import _self_check as of_operators
 from seemore_fast.upscale.upscaler import Upscaler
 from tests.support.small import SMALL
 
@@ -384,6 +386,33 @@ def test_info_as_table_says_why_a_backend_is_missing(monkeypatch: pytest.MonkeyP
     assert ["backend", "cuda", "missing:", "no", "cuda", "in", "cuda.so"] in rows
     assert ["backend", "reference", "available"] in rows
     assert ["SEEMORE_BACKEND", "reference"] in rows
+
+
+def test_info_shows_the_verdicts_on_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = of_operators.Verdict
+    failed = verdict("the kernels' self-check failed: no /home/ann/x.so", 9.6)
+    monkeypatch.setattr(of_operators, "verdicts", {("sme", "cuda:0", "fp16", ("C", 36)): verdict(None, 41.2)})
+    kinds = {("cuda:0", "fp32", 1): failed, ("cuda:0", "fp32", 2): verdict(None, 20)}
+    monkeypatch.setattr(of_engine, "verdicts", kinds)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(environment, "_gpus", list)
+    checked: list[torch.device] = []
+    monkeypatch.setattr(self_checks, "run", checked.append)
+    assert json.loads(run("info", "--check", "--json").stdout)["self_checks"] == {
+        "operator sme, fp16 on cuda:0": {"why": None, "ms": 41.2},
+        # Of two kinds of network the one that was refused.
+        "CUDA engine, fp32 on cuda:0": {"why": "the kernels' self-check failed: no x.so", "ms": 9.6},
+    }
+    shown = [" ".join(line.split()) for line in run("info").stdout.splitlines()]
+    assert "check of operator sme, fp16 on cuda:0 passed (41 ms)" in shown
+    assert checked == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_info_has_nothing_to_check_without_a_gpu() -> None:
+    done = run("info", "--check", code=1)
+    assert "there is nothing to check: PyTorch finds no GPU" in done.output
 
 
 @pytest.mark.parametrize(

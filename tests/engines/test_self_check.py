@@ -19,7 +19,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The simulator for a GPU, nothing verified yet; the launches' shapes."""
     cudasim.stand_in_for_a_gpu(monkeypatch)
     monkeypatch.delenv("SEEMORE_SELF_CHECK")
-    monkeypatch.setattr(self_check, "_verdicts", {})
+    monkeypatch.setattr(self_check, "verdicts", {})
     monkeypatch.setattr(self_check, "SIZE", (16, 20))  # for the simulator's time
     launches: list[tuple[int, ...]] = []
     launch = cuda_engine.launch
@@ -58,7 +58,7 @@ def test_once_for_a_kind_of_network(checked):
         run(network)
     assert checked.count((1, 3, 16, 20)) == 1
     assert checked.count((1, 3, 17, 19)) == 3
-    assert list(self_check._verdicts.values()) == [None]
+    assert [verdict.why for verdict in self_check.verdicts.values()] == [None]
     model.half()
     run(model)
     assert checked.count((1, 3, 16, 20)) == 2, "another precision"
@@ -100,7 +100,7 @@ def test_a_launch_that_fails(monkeypatch):
     assert torch.equal(run(small()), want)
     with pytest.raises(BackendError, match="unspecified launch failure"):
         run(small("cuda"))
-    assert not self_check._verdicts, "it may have been a passing one"
+    assert not self_check.verdicts, "it may have been a passing one"
 
 
 def test_a_passing_error_of_the_driver_is_not_held_against_the_engine(monkeypatch, caplog):
