@@ -110,8 +110,9 @@ def _instructions(listing: str) -> dict[str, list[Instruction]]:
     return found
 
 
-def _folder(source: str, options: str, architecture: int) -> Path:
-    key = hashlib.sha256(_sources() + f"{source} {options} {architecture} {FLAGS} {nvcc_version()}".encode())
+def folder_of(source: str, options: str, architecture: int) -> Path:
+    """What is made of a program is kept there; another one as soon as any source has changed."""
+    key = hashlib.sha256(_sources() + f"{source} {options} {architecture} {FLAGS}".encode())
     folder = KEPT / key.hexdigest()[:20]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -122,7 +123,7 @@ def ptx_of(source: str, options: str, architecture: int) -> Path:
 
     Raises RuntimeError with nvcc's messages where that fails, FileNotFoundError without nvcc.
     """
-    path = _folder(source, options, architecture) / "kernels.ptx"
+    path = folder_of(source, options, architecture) / f"kernels-{nvcc_version()}.ptx"
     if not path.exists():
         part, source_file = path.with_suffix(".part"), SOURCES / f"{source}.cu"
         given: list[str | Path] = [f"-arch=compute_{architecture}", "-I", ROOT / "csrc", *options.split()]
@@ -151,15 +152,12 @@ def compile_all(programs: Sequence[tuple[str, str]], architecture: int) -> list[
         return list(pool.map(lambda p: compile_source(p[0], p[1], architecture), programs))
 
 
-def all_ptx(architecture: int) -> dict[str, Path]:
-    """Every program that a build for GPUs has: "source options" and its PTX."""
+def programs() -> list[tuple[str, str]]:
+    """Source and options of every program that a build for GPUs has."""
     spec = importlib.util.spec_from_file_location("compile_cuda", SOURCES / "compile.py")
     assert spec is not None
     assert spec.loader is not None
     ahead = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ahead)
-    programs: list[tuple[str, str]] = ahead.programs()
-    nvcc_version(), _sources()
-    with ThreadPoolExecutor(2) as pool:
-        paths = list(pool.map(lambda p: ptx_of(p[0], p[1], architecture), programs))
-    return {" ".join(program): path for program, path in zip(programs, paths, strict=True)}
+    found: list[tuple[str, str]] = ahead.programs()
+    return found

@@ -88,6 +88,18 @@ typedef struct sm_cuda_forward_params {
 /* Launches the network; may be captured into a CUDA graph. Each image is routed on its own. */
 SM_API sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params);
 
+/* ---- Graphs --------------------------------------------------------------------------------------------
+ *
+ * What the calling thread launches on a stream between capture_begin and capture_end becomes a graph and does
+ * not run; other threads and their captures are left alone, as is all that PyTorch keeps of captures.
+ * capture_end must follow in any case. A graph may be destroyed while it runs.
+ */
+typedef struct sm_cuda_graph sm_cuda_graph;
+SM_API sm_status sm_cuda_capture_begin(int device, void* stream);
+SM_API sm_status sm_cuda_capture_end(int device, void* stream, sm_cuda_graph** graph);
+SM_API sm_status sm_cuda_graph_launch(const sm_cuda_graph* graph, void* stream);
+SM_API void sm_cuda_graph_destroy(sm_cuda_graph* graph);
+
 /* ---- Operators -----------------------------------------------------------------------------------------*/
 
 /* Their programs, for images of `pixels`, which must not be uint8. */

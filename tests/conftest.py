@@ -91,8 +91,8 @@ def torchvision_or_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, f"torchvision{name}", Absent(f"torchvision{name}"))
 
 
-@pytest.fixture(params=["g++", pytest.param("nvcc", marks=pytest.mark.full)])
+@pytest.fixture(params=["g++", *(pytest.param(name, marks=pytest.mark.full) for name in ("nvcc", "nvrtc"))])
 def compiler(request: pytest.FixtureRequest) -> Iterator[str]:
     """Whose code of the CUDA kernels the simulator runs."""
-    with cudasim.compiled_by_nvcc() if request.param == "nvcc" else nullcontext():
+    with nullcontext() if request.param == "g++" else cudasim.compiled_by(request.param):
         yield request.param

@@ -67,6 +67,42 @@ class CudaEngine {
   std::unique_ptr<sm_cuda_engine, Destroy> engine_;
 };
 
+// Launches of this thread on a stream, captured from construction to end().
+class CudaGraph {
+ public:
+  CudaGraph(int device, uintptr_t stream) : device_(device), stream_(reinterpret_cast<void*>(stream)) {
+    check(sm_cuda_capture_begin(device_, stream_));
+    capturing_ = true;
+  }
+  ~CudaGraph() {
+    if (capturing_) sm_cuda_capture_end(device_, stream_, &graph_);
+    if (graph_) sm_cuda_graph_destroy(graph_);
+  }
+  CudaGraph(const CudaGraph&) = delete;
+
+  void end() {
+    if (!capturing_) return;
+    capturing_ = false;
+    sm_status status;
+    {
+      py::gil_scoped_release release;
+      status = sm_cuda_capture_end(device_, stream_, &graph_);
+    }
+    check(status);
+  }
+
+  void launch(uintptr_t stream) const {
+    if (!graph_) throw py::value_error("nothing has been captured");
+    check(sm_cuda_graph_launch(graph_, reinterpret_cast<void*>(stream)));
+  }
+
+ private:
+  int device_;
+  void* stream_;
+  bool capturing_ = false;
+  sm_cuda_graph* graph_ = nullptr;
+};
+
 using Program = std::array<std::string, 3>;  // source, options, special options
 
 void add_program(void* programs, const char* source, const char* options, const char* special) {
@@ -208,6 +244,11 @@ void bind_cuda(py::module_& m) {
            "Bytes of device memory for one forward.")
       .def("forward", &CudaEngine::forward, arg("input"), arg("output"), arg("pixels"), arg("n"), arg("h"),
            arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"));
+  py::class_<CudaGraph>(
+      m, "CudaGraph", "Launches of this thread on a stream, captured from construction to end(), and again.")
+      .def(py::init<int, uintptr_t>(), arg("device"), arg("stream"))
+      .def("end", &CudaGraph::end)
+      .def("launch", &CudaGraph::launch, arg("stream"));
   m.def("cuda_op_obstacle", op_obstacle, "Why the kernels cannot run the operator; None if they can.",
         arg("op"), arg("shape"), py::kw_only(), arg("kernel") = 1, arg("rank") = 1, arg("experts") = 0);
   m.def("cuda_op", run_op, "An operator; see seemore_fast.ops._cuda, which is its only user.", arg("op"),

@@ -99,6 +99,12 @@ Loaded load() {
       {"cuLaunchKernel", reinterpret_cast<void**>(&d.launch)},
       {"cuOccupancyMaxActiveBlocksPerMultiprocessor", reinterpret_cast<void**>(&d.occupancy)},
       {"cuThreadExchangeStreamCaptureMode", reinterpret_cast<void**>(&d.exchange_capture_mode)},
+      {"cuStreamBeginCapture_v2", reinterpret_cast<void**>(&d.begin_capture)},
+      {"cuStreamEndCapture", reinterpret_cast<void**>(&d.end_capture)},
+      {"cuGraphInstantiateWithFlags", reinterpret_cast<void**>(&d.instantiate)},
+      {"cuGraphLaunch", reinterpret_cast<void**>(&d.launch_graph)},
+      {"cuGraphDestroy", reinterpret_cast<void**>(&d.destroy_graph)},
+      {"cuGraphExecDestroy", reinterpret_cast<void**>(&d.destroy_exec)},
       {"cuGetErrorName", reinterpret_cast<void**>(&d.error_name)},
       {"cuGetErrorString", reinterpret_cast<void**>(&d.error_text)},
   };

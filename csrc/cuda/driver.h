@@ -18,6 +18,8 @@ using DeviceNumber = int;
 using Context = struct ContextOfDriver*;
 using Module = struct ModuleOfDriver*;
 using DriverFunction = struct FunctionOfDriver*;
+using DriverGraph = struct GraphOfDriver*;
+using DriverGraphExec = struct GraphExecOfDriver*;  // instantiated
 
 enum DeviceAttribute : int {
   kMultiprocessorCount = 16,
@@ -26,6 +28,8 @@ enum DeviceAttribute : int {
   kMaxSharedPerMultiprocessor = 81,
   kMaxSharedPerBlockOptin = 97,
 };
+
+enum CaptureMode : int { kCaptureOfThread = 1, kCaptureRelaxed = 2 };
 
 enum FunctionAttribute : int { kStaticShared = 1, kMaxDynamicShared = 8 };
 
@@ -48,6 +52,12 @@ struct Driver {
                                  void* stream, void** params, void** extra);
   Result(SM_DRIVER_CALL* occupancy)(int* blocks, DriverFunction function, int threads, size_t shared_bytes);
   Result(SM_DRIVER_CALL* exchange_capture_mode)(int* mode);
+  Result(SM_DRIVER_CALL* begin_capture)(void* stream, int mode);
+  Result(SM_DRIVER_CALL* end_capture)(void* stream, DriverGraph* graph);
+  Result(SM_DRIVER_CALL* instantiate)(DriverGraphExec* exec, DriverGraph graph, unsigned long long flags);
+  Result(SM_DRIVER_CALL* launch_graph)(DriverGraphExec exec, void* stream);
+  Result(SM_DRIVER_CALL* destroy_graph)(DriverGraph graph);
+  Result(SM_DRIVER_CALL* destroy_exec)(DriverGraphExec exec);
   Result(SM_DRIVER_CALL* error_name)(Result error, const char** text);
   Result(SM_DRIVER_CALL* error_text)(Result error, const char** text);
 

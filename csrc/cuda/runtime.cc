@@ -37,7 +37,7 @@ std::string key_of(const Program& program) {
 // Loading a module allocates, which a capture anywhere in the process would forbid but for this.
 struct WhateverIsCaptured {
   const Driver* api;
-  int mode = 2;  // relaxed
+  int mode = kCaptureRelaxed;
   explicit WhateverIsCaptured(const Driver* driver) : api(driver) { api->exchange_capture_mode(&mode); }
   ~WhateverIsCaptured() { api->exchange_capture_mode(&mode); }
 };
@@ -161,6 +161,51 @@ const char* launch(Function kernel, const void* params, size_t, Grid grid, size_
   const Result result = api->launch(kernel->function, grid.x, grid.y, 1, kThreads, 1, 1,
                                     (unsigned)shared_bytes, stream, arguments, nullptr);
   return result ? api->explain(("starting the kernel " + kernel->name).c_str(), result) : nullptr;
+}
+
+struct Graph {
+  int device;
+  DriverGraphExec exec;
+};
+
+const char* begin_capture(int device, void* stream) {
+  const OnDevice on(device);
+  if (on.error) return on.error;
+  const char* reason;
+  const Driver* api = driver(&reason);
+  SM_TRY("beginning a capture", begin_capture(stream, kCaptureOfThread));
+  return nullptr;
+}
+
+const char* end_capture(int device, void* stream, Graph** graph) {
+  const OnDevice on(device);
+  if (on.error) return on.error;
+  const char* reason;
+  const Driver* api = driver(&reason);
+  DriverGraph captured = nullptr;
+  SM_TRY("ending a capture", end_capture(stream, &captured));
+  DriverGraphExec exec = nullptr;
+  const Result result = api->instantiate(&exec, captured, 0);
+  api->destroy_graph(captured);
+  if (result) return api->explain("making a graph", result);
+  *graph = new Graph{device, exec};
+  return nullptr;
+}
+
+const char* launch(const Graph* graph, void* stream) {
+  const OnDevice on(graph->device);
+  if (on.error) return on.error;
+  const char* reason;
+  const Driver* api = driver(&reason);
+  SM_TRY("starting a graph", launch_graph(graph->exec, stream));
+  return nullptr;
+}
+
+void destroy(Graph* graph) {
+  const OnDevice on(graph->device);
+  const char* reason;
+  if (!on.error) driver(&reason)->destroy_exec(graph->exec);
+  delete graph;
 }
 
 int resident_blocks(Function kernel, size_t shared_bytes) {

@@ -66,6 +66,16 @@ struct Grid {
 const char* launch(Function kernel, const void* params, size_t params_bytes, Grid grid, size_t shared_bytes,
                    void* stream);
 
+// What a thread starts on a stream between these two becomes a graph instead; others may do anything
+// meanwhile. Ends also a capture that has failed, which gives no graph.
+struct Graph;
+const char* begin_capture(int device, void* stream);
+const char* end_capture(int device, void* stream, Graph** graph);
+// Starts all that a graph has, in order, on a stream of its device.
+const char* launch(const Graph* graph, void* stream);
+// While it runs, too.
+void destroy(Graph* graph);
+
 // Blocks that a multiprocessor holds at once; 0 if that is not known.
 int resident_blocks(Function kernel, size_t shared_bytes);
 

@@ -105,18 +105,29 @@ def _compiler(capability: int) -> nvrtc.Nvrtc | BackendError:
 
 
 def _image(compiler: nvrtc.Nvrtc, program: Program, capability: int, fresh: bool) -> Image:
-    source, *groups = program
-    target = compiler.target(capability)
-    options = [*_OPTIONS, f"-arch={target}", *(option for group in groups for option in group.split())]
-    key = kernel_cache.key_of(_fingerprint(), source, str(compiler), *options)
+    options = _options(program, compiler.target(capability))
+    key = kernel_cache.key_of(_fingerprint(), program[0], str(compiler), *options)
     kept = None if fresh else kernel_cache.read(key)
     if kept is not None:
         return Image(program, kept)
     start = time.perf_counter()
-    text = (_sources() / f"cuda/{source}.cu").read_text()
-    compiled = compiler.compile(f"{source}.cu", text, [*options, f"-I{_sources()}"])
+    compiled = _compile(compiler, program[0], options)
     kernel_cache.write(key, compiled.image)
     return Image(program, compiled.image, compiled.log, time.perf_counter() - start)
+
+
+def ptx(program: Program, capability: int, compiler: nvrtc.Nvrtc) -> bytes:
+    """As NVRTC compiles a program for that and all later GPUs."""
+    return _compile(compiler, program[0], _options(program, f"compute_{capability}")).image
+
+
+def _options(program: Program, target: str) -> list[str]:
+    return [*_OPTIONS, f"-arch={target}", *" ".join(program[1:]).split()]
+
+
+def _compile(compiler: nvrtc.Nvrtc, source: str, options: list[str]) -> nvrtc.Compiled:
+    text = (_sources() / f"cuda/{source}.cu").read_text()
+    return compiler.compile(f"{source}.cu", text, [*options, f"-I{_sources()}"])
 
 
 @functools.cache

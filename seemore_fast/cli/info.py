@@ -78,7 +78,7 @@ def _compile(gpu: str | None, as_json: bool) -> None:
         capability = int(found[1])
     else:
         raise typer.BadParameter(f"{gpu!r} is no kind of GPU; one is sm_90", param_hint="gpu")
-    kernels = list(cuda_compile.compile_all(capability))
+    kernels = list(cuda_compile.compile_all(capability, cuda_compile.bundled()))
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(kernel) for kernel in kernels], indent=2))
         return

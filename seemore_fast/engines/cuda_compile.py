@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from seemore_fast.backends import cuda_programs, native
@@ -29,13 +29,18 @@ class Kernel:
     seconds: float
 
 
-def programs(capability: int) -> list[cuda_programs.Program]:
-    """Of the bundled networks in every precision, and of the operators in every dtype."""
+def bundled() -> list[reference.SeemoRe]:
+    """Networks like those whose weights come with the package."""
+    files = (checkpoint.read(weights.path(name)) for name in weights.names())
+    return [reference.SeemoRe(**file.resolve_config()) for file in files]
+
+
+def programs(capability: int, networks: Iterable[reference.SeemoRe]) -> list[cuda_programs.Program]:
+    """Of the networks in every precision, and of the operators in every dtype."""
     lib = native.require()
     found: dict[cuda_programs.Program, None] = {}
-    for name in weights.names():
-        file = checkpoint.read(weights.path(name))
-        arrays = float32_arrays(fold.fold_network(reference.SeemoRe(**file.resolve_config())))
+    for network in networks:
+        arrays = float32_arrays(fold.fold_network(network))
         for precision in range(len(PRECISIONS)):
             found |= dict.fromkeys(map(tuple, lib.cuda_network_programs(arrays, precision, -1, capability)))
     for pixels in range(3):
@@ -43,12 +48,12 @@ def programs(capability: int) -> list[cuda_programs.Program]:
     return list(found)
 
 
-def compile_all(capability: int) -> Iterator[Kernel]:
-    """Compiles by NVRTC, whatever the cache has, for GPUs of a compute capability (10 major + minor).
+def compile_all(capability: int, networks: Iterable[reference.SeemoRe]) -> Iterator[Kernel]:
+    """Compiles `programs` by NVRTC, whatever the cache has, for GPUs of a capability (10 major + minor).
 
     Raises BackendError where there is no NVRTC, or it does not know such GPUs.
     """
-    for image in cuda_programs.images(programs(capability), capability, fresh=True):
+    for image in cuda_programs.images(programs(capability, networks), capability, fresh=True):
         source, options, special = image.program
         for name, stores, loads, registers in _USED.findall(image.log):
             spilled = int(stores) + int(loads)

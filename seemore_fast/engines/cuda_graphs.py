@@ -17,10 +17,13 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from seemore_fast.backends import native
+from seemore_fast.errors import BackendError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class Launchable(Protocol):
 
 @dataclass
 class _Captured:
-    graph: torch.cuda.CUDAGraph
+    graph: Any  # CudaGraph of the native library
     x: Tensor
     out: Tensor
     workspace: Tensor
@@ -90,7 +93,7 @@ class Graphs:
 
         ``limit``: bytes that all graphs together may hold, 0: none.
 
-        What PyTorch refuses to capture is no error: this forward does without, and all once it has been
+        What the driver refuses to capture is no error: this forward does without, and all once it has been
         refused several times in a row.  Without memory for a graph, this one does.
         """
         needed = x.nbytes + out.nbytes + self._network.workspace(x)
@@ -108,7 +111,7 @@ class Graphs:
                 captured = self._graphs[key] or self._capture(x, out)
             except torch.OutOfMemoryError:
                 return False
-            except RuntimeError as reason:
+            except (RuntimeError, BackendError) as reason:
                 self._failures += 1
                 if self._failures == _MOST_FAILURES:
                     log.warning("going on without CUDA graphs: %s", reason)
@@ -126,18 +129,18 @@ class Graphs:
 
     def _capture(self, x: Tensor, out: Tensor) -> _Captured:
         start = time.perf_counter()
-        graph = torch.cuda.CUDAGraph()
-        # Tensors that may be written in any mode: ours, and those that PyTorch makes for its random numbers.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False):  # tensors that may be written in any mode
             x, out = x.new_empty(x.shape), out.new_empty(out.shape)
             workspace = self._network.allocate(x)
-            # Not torch.cuda.graph, which waits for the GPU and empties the allocator's cache.
-            with _CAPTURING, torch.cuda.stream(_capturing_stream(x.get_device())):
-                graph.capture_begin(capture_error_mode="thread_local")
+            device = max(x.get_device(), 0)  # -1 where a simulator stands in
+            # By the driver: torch.cuda.CUDAGraph would have PyTorch's generator of random numbers refuse
+            # other threads for so long, and end what a capture of theirs needs of it.
+            with _CAPTURING, torch.cuda.stream(stream := _capturing_stream(device)):
+                graph = native.require().CudaGraph(device, stream.cuda_stream)
                 try:
                     self._network.launch(x, out, workspace)
                 finally:
-                    graph.capture_end()
+                    graph.end()
         log.info("captured a graph for %s: %.1f ms", tuple(x.shape), 1e3 * (time.perf_counter() - start))
         return _Captured(graph, x, out, workspace, torch.cuda.Event())
 
@@ -145,7 +148,7 @@ class Graphs:
         stream = torch.cuda.current_stream()
         stream.wait_event(captured.done)
         captured.x.copy_(x)
-        captured.graph.replay()
+        captured.graph.launch(stream.cuda_stream)
         out.copy_(captured.out)
         captured.done.record(stream)
         for tensor in (captured.x, captured.out, captured.workspace):

@@ -160,6 +160,80 @@ def test_what_fails_is_said(forward, fake, reason):
     assert "\n" not in said
 
 
+GRAPH = """
+import gc
+from seemore_fast import _C as lib
+from seemore_fast.errors import DeviceError
+
+try:
+    graph = lib.CudaGraph(1, 7)
+    graph.end()
+    graph.end()
+    graph.launch(8)
+    graph.launch(9)
+except DeviceError as reason:
+    print(reason)
+graph = None
+gc.collect()
+"""
+
+
+@pytest.fixture
+def graph(drivers, tmp_path):
+    """Captures nothing into a graph on the second device of the fake driver, and starts it twice."""
+
+    def run_it(**fake: object) -> tuple[str, list[str]]:
+        log = tmp_path / "log"
+        log.write_text("")
+        variables = {f"FAKE_{name.upper()}": str(value) for name, value in fake.items()}
+        library = {"FAKE_LOG": str(log), "FAKE_DEVICES": "2", "LD_LIBRARY_PATH": str(drivers["whole"])}
+        done = subprocess.run(
+            [sys.executable, "-c", GRAPH],
+            env={**os.environ, **library, **variables},
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        calls = log.read_text().splitlines()
+        return done.stdout.strip(), [call.strip() for call in calls if "Graph" in call or "Capture" in call]
+
+    return run_it
+
+
+def test_a_graph(graph):
+    """On the capture's device, captured for this thread alone, begun, ended, started and freed once each."""
+    said, calls = graph()
+    assert said == ""
+    assert calls == [
+        "cuStreamBeginCapture_v2 7 on 101, of this thread",
+        "cuStreamEndCapture",
+        "cuGraphInstantiateWithFlags",
+        "cuGraphDestroy",
+        "cuGraphLaunch 12 on 101, stream 8",
+        "cuGraphLaunch 12 on 101, stream 9",
+        "cuGraphExecDestroy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failing", "reason", "freed"),
+    [
+        ("cuStreamBeginCapture_v2", "CUDA: beginning a capture: ", []),
+        ("cuStreamEndCapture", "CUDA: ending a capture: ", []),
+        ("cuGraphInstantiateWithFlags", "CUDA: making a graph: ", ["cuGraphDestroy"]),
+        ("cuGraphLaunch", "CUDA: starting a graph: ", ["cuGraphDestroy", "cuGraphExecDestroy"]),
+    ],
+)
+def test_a_graph_that_fails(graph, failing, reason, freed):
+    said, calls = graph(fail=f"{failing} 2")
+    assert said == f"{reason}out of memory (CUDA_ERROR_OUT_OF_MEMORY)"
+    assert [call for call in calls if "Destroy" in call] == freed
+    ended = any(call.startswith("cuStreamEndCapture") for call in calls)
+    assert ended == (failing != "cuStreamBeginCapture_v2")
+
+
 def test_after_an_error_nothing_more_is_started(forward):
     _, calls = forward(fail="cuLaunchKernel 719")
     assert sum(call.startswith("cuLaunchKernel") for call in calls) == 1

@@ -12,6 +12,9 @@ from seemore_fast.backends import cuda_programs, kernel_cache, native, nvrtc
 from seemore_fast.cli import app
 from seemore_fast.engines import cuda_compile
 from seemore_fast.errors import BackendError
+from seemore_fast.network import reference
+from seemore_fast.network.variants import config
+from tests.support.building import ROOT
 
 PROGRAM = ("ops/mix_experts", "-DSM_TYPE=Float32", "")
 
@@ -144,19 +147,35 @@ def test_nvrtc_compiles_an_operator_without_a_toolkit():
         real_compiler().compile("nonsense.cu", "nonsense", ["-arch=sm_90"])
 
 
+NETWORKS = [
+    *(config(name) for name in ("t-x2", "t-x3", "t-x4", "b-x2", "b-x4", "l-x4")),
+    {"embedding_dim": 64, "recursive": 3},
+    {"embedding_dim": 64, "scale": 2, "global_kernel_size": 7, "in_chans": 9},
+    {"embedding_dim": 48, "global_kernel_size": 7},
+    {"embedding_dim": 36, "global_kernel_size": 7},
+    {"embedding_dim": 72},
+]
+"""All widths; stripes by matrices and by lines; both heads; the three upsamplers; wide."""
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 120])
 def test_nvrtc_spills_nothing(capability):
-    """The bundled networks' kernels in every precision, and the operators', for every kind of GPU."""
+    """Every kernel and width, in every precision and for every kind of GPU, as NVRTC fits it to a network."""
     real_compiler()
-    kernels = list(cuda_compile.compile_all(capability))
-    assert {kernel.source for kernel in kernels} >= {"engine/rme", "engine/tail", "ops/low_rank_experts"}
+    kernels = list(
+        cuda_compile.compile_all(
+            capability, [reference.SeemoRe(**{**given, "num_layers": 1}) for given in NETWORKS]
+        )
+    )
+    sources = {path.stem for path in (ROOT / "csrc/cuda").rglob("*.cu")}
+    assert {kernel.source.rpartition("/")[2] for kernel in kernels} == sources
     assert [kernel for kernel in kernels if kernel.spilled_bytes] == []
 
 
 @pytest.mark.skipif(native.lib is None, reason="needs the native library")
 def test_programs_of_the_bundled_networks():
-    programs = cuda_compile.programs(90)
+    programs = cuda_compile.programs(90, cuda_compile.bundled())
     assert len(programs) == len(set(programs))
     assert {source for source, *_ in programs} >= {
         "engine/head_product",

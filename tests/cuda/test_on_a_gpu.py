@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seemore_fast import SeemoRe, Upscaler
 from seemore_fast.backends import choice, devices
-from seemore_fast.engines import fused
+from seemore_fast.engines import cuda_engine, fused
 from seemore_fast.network import reference, variants
 from tests.support import golden
 
@@ -298,3 +298,23 @@ def test_triton_by_name_takes_the_fused_operators(monkeypatch):
     x = torch.rand(1, 3, 32, 32, device="cuda")
     assert golden.relative_l2(run(model, x), run(oracle_of(model).cuda(), x.double())) <= 1e-5
     assert seen == ["triton"]
+
+
+def test_a_capture_leaves_random_numbers_alone(monkeypatch):
+    """PyTorch's generator has the state that it had, and serves another thread meanwhile."""
+    model, x = network(num_layers=1), torch.rand(1, 3, 32, 32, device="cuda")
+    drawn, state = [], torch.cuda.get_rng_state()
+    launch = cuda_engine.launch
+
+    def launch_and_draw(*arguments) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            with ThreadPoolExecutor(1) as other:
+                drawn.append(other.submit(lambda: torch.rand(8, device="cuda").cpu()).result())
+        launch(*arguments)
+
+    monkeypatch.setattr(cuda_engine, "launch", launch_and_draw)
+    outs = [run(model, x) for _ in range(3)]
+    assert torch.equal(outs[0], outs[2])
+    assert len(drawn) == 1, "during the capture"
+    torch.cuda.set_rng_state(state)
+    assert torch.equal(torch.rand(8, device="cuda").cpu(), drawn[0])

@@ -9,8 +9,9 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from seemore_fast.backends import native
 from seemore_fast.engines import cuda_graphs
-from seemore_fast.errors import SeemoreError
+from seemore_fast.errors import DeviceError, SeemoreError
 from tests.support.on_cuda import network_of, run, small
 
 pytestmark = pytest.mark.usefixtures("compiler")
@@ -83,10 +84,8 @@ def test_large_images_have_no_graph(device, launches, monkeypatch):
 
 
 def test_what_cannot_be_captured_runs_all_the_same(device, launches, monkeypatch, caplog):
-    def refuse(graph, capture_error_mode: str) -> None:
-        raise RuntimeError("another capture is underway")
-
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", refuse)
+    refuse = Mock(side_effect=DeviceError("another capture is underway"))
+    monkeypatch.setattr(native.lib, "CudaGraph", refuse)
     model = small(device)
     x = torch.rand(1, 3, 16, 16, device=device)
     outs = [run(model, x) for _ in range(6)]
@@ -96,15 +95,15 @@ def test_what_cannot_be_captured_runs_all_the_same(device, launches, monkeypatch
 
 
 def test_a_capture_that_failed_in_passing_is_tried_again(device, launches, monkeypatch, caplog):
-    begin, tries = torch.cuda.CUDAGraph.capture_begin, []
+    graph, tries = native.lib.CudaGraph, []
 
-    def refuse_twice(graph, capture_error_mode: str) -> None:
-        tries.append(graph)
+    def refuse_twice(*arguments):
+        tries.append(arguments)
         if len(tries) <= 2:
-            raise RuntimeError("another capture is underway")
-        begin(graph, capture_error_mode=capture_error_mode)
+            raise DeviceError("another capture is underway")
+        return graph(*arguments)
 
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", refuse_twice)
+    monkeypatch.setattr(native.lib, "CudaGraph", refuse_twice)
     model = small(device)
     x = torch.rand(1, 3, 16, 16, device=device)
     outs = [run(model, x) for _ in range(6)]
@@ -117,7 +116,7 @@ def test_a_capture_that_failed_in_passing_is_tried_again(device, launches, monke
 def test_without_memory_for_a_graph_the_next_call_tries_again(device, monkeypatch):
     model, x = small(device), torch.rand(1, 3, 16, 16, device=device)
     with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda.CUDAGraph, "capture_begin", Mock(side_effect=torch.OutOfMemoryError))
+        patch.setattr(native.lib, "CudaGraph", Mock(side_effect=torch.OutOfMemoryError))
         outs = [run(model, x) for _ in range(2)]
     outs.append(run(model, x))
     assert len(network_of(model, x).graphs) == 1

@@ -97,6 +97,26 @@ int cuThreadExchangeStreamCaptureMode(int* mode) {
   *mode = before;
   return called("cuThreadExchangeStreamCaptureMode", now == 2 ? "relaxed" : "as before");
 }
+int cuStreamBeginCapture_v2(void* stream, int mode) {
+  char what[64];
+  snprintf(what, sizeof what, "%ld on %d%s", (long)stream, current, mode == 1 ? ", of this thread" : "");
+  return called("cuStreamBeginCapture_v2", what);
+}
+int cuStreamEndCapture(void* stream, void** graph) {
+  *graph = (void*)11;
+  return called("cuStreamEndCapture", stream ? "" : "no stream");
+}
+int cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long flags) {
+  *exec = (void*)12;
+  return called("cuGraphInstantiateWithFlags", graph == (void*)11 && !flags ? "" : "something else");
+}
+int cuGraphDestroy(void* graph) { return called("cuGraphDestroy", graph == (void*)11 ? "" : "something else"); }
+int cuGraphLaunch(void* exec, void* stream) {
+  char what[64];
+  snprintf(what, sizeof what, "%ld on %d, stream %ld", (long)exec, current, (long)stream);
+  return called("cuGraphLaunch", what);
+}
+int cuGraphExecDestroy(void* exec) { return called("cuGraphExecDestroy", exec == (void*)12 ? "" : "something else"); }
 int cuGetErrorName(int error, const char** text) {
   *text = error == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : error == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : 0;
   if (error == 100) *text = "CUDA_ERROR_NO_DEVICE";

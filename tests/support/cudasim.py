@@ -12,7 +12,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -24,8 +25,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from benchmarks import gpu_cost_compile
-from seemore_fast.backends import choice, cuda_programs, native
+from seemore_fast.backends import choice, cuda_programs, native, nvrtc
 from seemore_fast.engines import cuda_engine
+from seemore_fast.errors import BackendError
 from seemore_fast.network import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,17 +69,15 @@ ARCHITECTURE = 90
 
 
 @contextmanager
-def compiled_by_nvcc() -> Iterator[None]:
-    """Kernels run as nvcc has compiled them, to PTX; skips the test where that is missing."""
-    try:
-        programs = _ptx()
-    except FileNotFoundError as reason:
-        pytest.skip(f"{reason}: kernels run as g++ compiles them only")
+def compiled_by(compiler: str) -> Iterator[None]:
+    """Kernels run as nvcc or nvrtc has compiled them, to PTX; skips the test where that is missing."""
+    texts = _ptx_of(compiler)
     lib = library()
-    if lib.loaded_ptx() != sum(text.count(".entry") for text in programs.values()):
+    if _loaded.get(lib) != compiler or not lib.loaded_ptx():
         lib.unload_ptx()
-        for program, text in programs.items():
+        for program, text in texts.items():
             lib.load_ptx(text, program)
+        _loaded[lib] = compiler
     lib.use_ptx(True)
     try:
         yield
@@ -85,9 +85,41 @@ def compiled_by_nvcc() -> Iterator[None]:
         lib.use_ptx(False)
 
 
+_loaded: dict[ModuleType, str] = {}
+"""Whose PTX the simulator has."""
+
+
 @functools.cache
-def _ptx() -> dict[str, str]:
-    return {program: path.read_text() for program, path in gpu_cost_compile.all_ptx(ARCHITECTURE).items()}
+def _ptx_of(compiler: str) -> dict[str, str]:
+    """PTX of every program that a build for GPUs has."""
+    programs = gpu_cost_compile.programs()
+    try:
+        one = _of_nvcc if compiler == "nvcc" else _of_nvrtc()
+        with ThreadPoolExecutor(2) as threads:
+            texts = list(threads.map(lambda program: one(*program), programs))
+    except FileNotFoundError as reason:
+        pytest.skip(f"{reason}: kernels run as g++ compiles them only")
+    return {" ".join(program): text for program, text in zip(programs, texts, strict=True)}
+
+
+def _of_nvcc(source: str, options: str) -> str:
+    return gpu_cost_compile.ptx_of(source, options, ARCHITECTURE).read_text()
+
+
+def _of_nvrtc() -> Callable[[str, str], str]:
+    found = nvrtc.find()
+    if isinstance(found, BackendError):
+        raise FileNotFoundError(str(found))
+
+    def compile_one(source: str, options: str) -> str:
+        path = gpu_cost_compile.folder_of(source, options, ARCHITECTURE) / f"nvrtc-{found}.ptx"
+        if not path.exists():
+            image = cuda_programs.ptx((source, options, ""), ARCHITECTURE, found)
+            path.with_suffix(".part").write_bytes(image.rstrip(b"\0"))
+            path.with_suffix(".part").rename(path)
+        return path.read_text()
+
+    return compile_one
 
 
 class Simulated:
@@ -132,16 +164,14 @@ class _Graph:
 
     capturing: ClassVar[_Graph | None] = None
 
-    def __init__(self) -> None:
+    def __init__(self, device: int, stream: int) -> None:
         self.launches: list[tuple] = []
-
-    def capture_begin(self, capture_error_mode: str) -> None:
         _Graph.capturing = self
 
-    def capture_end(self) -> None:
+    def end(self) -> None:
         _Graph.capturing = None
 
-    def replay(self) -> None:
+    def launch(self, stream: int) -> None:
         for launch in self.launches:
             _launch(*launch)
 
@@ -177,7 +207,7 @@ def stand_in_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.cuda, "stream", lambda stream: nullcontext()),
         (torch.cuda, "Stream", _Stream),
         (torch.cuda, "Event", _Event),
-        (torch.cuda, "CUDAGraph", _Graph),
+        (simulator, "CudaGraph", _Graph),
         (Tensor, "record_stream", lambda tensor, stream: None),
     ):
         monkeypatch.setattr(owner, name, value)

@@ -194,3 +194,20 @@ sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params) {
   SM_TRY(run(engine.net, engine.kernels, plan, *params));
   return SM_OK;
 }
+
+sm_status sm_cuda_capture_begin(int device, void* stream) {
+  SM_TRY(begin_capture(device, stream));
+  return SM_OK;
+}
+
+sm_status sm_cuda_capture_end(int device, void* stream, sm_cuda_graph** graph) {
+  SM_TRY(end_capture(device, stream, reinterpret_cast<Graph**>(graph)));
+  return SM_OK;
+}
+
+sm_status sm_cuda_graph_launch(const sm_cuda_graph* graph, void* stream) {
+  SM_TRY(launch(reinterpret_cast<const Graph*>(graph), stream));
+  return SM_OK;
+}
+
+void sm_cuda_graph_destroy(sm_cuda_graph* graph) { destroy(reinterpret_cast<Graph*>(graph)); }
