@@ -9,7 +9,7 @@ namespace cuda {
 
 // Blocks to a multiprocessor (numeric.cuh).
 template <class P, int NT>
-constexpr int kBlocksOfHead = sizeof(typename P::Element) == 2 || NT <= 6 ? 2 : 1;
+constexpr int kBlocksOfHead = sizeof(typename P::Element) == 2 || NT <= 5 ? 2 : 1;
 
 // The 9 pixels of a neighbourhood times the channels are its inputs. Shared memory: the tile with a border of
 // 1, [in_chans, th + 2, tw + 2] in float32, a zero; for each input where it lies; the result.
