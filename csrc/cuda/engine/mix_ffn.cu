@@ -3,6 +3,7 @@
 #include "cuda/engine/ffn.cuh"
 #include "cuda/engine/specialise.cuh"
 
-SM_ENTRY(coarse, CoarseParams, (kThreads), coarse_kernel<SM_PRECISION, SM_WIDTH>)
+// One block to a multiprocessor, for else ptxas saves registers and spills.
+SM_ENTRY(coarse, CoarseParams, (kThreads, 1), coarse_kernel<SM_PRECISION, SM_WIDTH>)
 SM_ENTRY(mix_ffn, FfnParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
          ffn_kernel<SM_PRECISION, SM_WIDTH, true>)
