@@ -348,6 +348,16 @@ def browser(served: str, tmp_path: Path) -> Iterator[Page]:
 
 
 @pytest.mark.full
+def test_a_size_is_asked_for(browser: Page, tmp_path: Path) -> None:
+    browser.find("#choice input").click()
+    options = browser.wait(lambda: browser.driver.find_elements("css selector", "[role=option]"))
+    next(option for option in options if option.text.strip().endswith("longest")).click()
+    browser.find("#pixels textarea, #pixels input").send_keys("100")
+    browser.enlarge(picture(tmp_path / "photo.png", 30, 42, 3))
+    browser.wait(lambda: "42 x 30 to 100 x 71 pixels" in browser.find("#report").text)
+
+
+@pytest.mark.full
 def test_upload_slider_and_download(browser: Page, tmp_path: Path, upscaler: Upscaler) -> None:
     from selenium.webdriver import ActionChains
 

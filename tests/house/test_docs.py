@@ -50,6 +50,19 @@ def test_the_option_tables_are_current() -> None:
     assert fresh, "run python docs/site/cli_reference.py"
 
 
+def test_the_guides_commands_have_options_that_there_are() -> None:
+    from typer.main import get_command
+
+    table = (ROOT / "docs/guide.md").read_text().partition("| What you want |")[2].partition("\n\n")[0]
+    found = re.findall(r"seemore-fast (\w+)([^`|]*)`(.*)", table)
+    assert len(found) > 25
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for name, arguments, rest in found:
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        written = re.findall(r"(?<=[ `])--?[a-z][\w-]*", arguments + (rest if "curl" not in rest else ""))
+        assert set(written) <= known, (name, set(written) - known)
+
+
 def test_every_page_is_in_the_site() -> None:
     nav = (ROOT / "mkdocs.yml").read_text()
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
