@@ -83,7 +83,10 @@ def pipe_video(
             out = stack.enter_context(open_output(path, suffix))
         else:
             sink = _Sink(output)
-            out = stack.enter_context(av.open(sink, "w", format=KINDS[suffix.lstrip(".")]))
+            # More than 8 bits are an extension of y4m, which FFmpeg wants to be asked for.
+            options = {"strict": "-1"} if suffix == ".y4m" else {}
+            format_ = KINDS[suffix.lstrip(".")]
+            out = stack.enter_context(av.open(sink, "w", format=format_, container_options=options))
         try:
             written = Pictures(out, read, encoding, pixels)
         except ValueError as error:

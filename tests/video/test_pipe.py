@@ -80,6 +80,26 @@ def test_y4m_to_y4m(tmp_path):
         assert abs(before.repeat(2, 0).repeat(2, 1) - after).mean() < 1.5
 
 
+def test_ten_bits_stay_ten_in_y4m(tmp_path):
+    with av.open(str(tmp_path / "in.y4m"), "w", container_options={"strict": "-1"}) as out:
+        stream = out.add_stream("wrapped_avframe", rate=25, width=32, height=24, pix_fmt="yuv444p10le")
+        for index in range(3):
+            pixels = videos.moving_gradient(index, (32, 24))
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb48le").reformat(format="yuv444p10le")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    sink = Pipe()
+    assert through(Pipe((tmp_path / "in.y4m").read_bytes()), sink) == (3, [])
+    (tmp_path / "out.y4m").write_bytes(sink.content())
+    with av.open(str(tmp_path / "out.y4m")) as made:
+        assert made.streams.video[0].pix_fmt == "yuv420p10le"
+        frames = [frame.to_ndarray(format="gray16le") for frame in made.decode(video=0)]
+    assert len(frames) == 3
+    levels = np.unique(frames[0] >> 6)
+    assert (levels % 4).any()  # not 8 bits made 10
+
+
 def test_nut_keeps_times_and_sound(tmp_path):
     source = videos.write_clip(tmp_path / "in.nut", pts=VFR, time_base=Fraction(1, 1000), audio="aac")
     sink = Pipe()
