@@ -79,7 +79,7 @@ def test_widths(name, c, device):
 )
 def test_sizes(name, size, device):
     case = next(case for case in CASES if case.name == name)
-    inputs, grad = arguments(case, device, torch.float32, 3, n=1, size=size)
+    inputs, grad = arguments(case, device, torch.float32, 3, size=size)
     assert_close(run(case, inputs, grad), formula(case, inputs, grad, torch.float64), (2e-6, 1e-5))
 
 

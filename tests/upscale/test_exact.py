@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import namedtuple
@@ -470,11 +471,14 @@ def test_a_forecast_adds_up():
 
 
 def test_a_disk_is_measured(tmp_path, monkeypatch):
-    disk = duration.measured_disk(tmp_path, 0)
-    assert min(disk.first, disk.write, disk.read) > 0
+    ticks = itertools.count()  # each action takes one
+    monkeypatch.setattr(duration.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(duration.machine, "free_memory", lambda: 2 << 20)
+    tick = 1 / duration._BLOCK
+    assert duration.measured_disk(tmp_path, 1 << 20) == duration.Disk(tick, tick, tick)
+    waits = duration.Disk(2 * tick, 2 * tick, 2 * tick)
+    assert duration.measured_disk(tmp_path, (1 << 20) + 1) == waits, "what memory does not hold waits for it"
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(duration.machine, "free_memory", lambda: 0)
-    assert duration.measured_disk(tmp_path, 1).read > disk.read, "what memory does not hold waits for it"
     assert duration.measured_disk(tmp_path / "none", 1) == duration.Disk()
 
 
