@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -46,6 +46,26 @@ def free_memory(root: Path = Path("/")) -> int:
 def limited() -> bool:
     """Whether the process's own limits (``ulimit -v``, ``-d``) bound what it may take."""
     return bool(list(_left_by_limits()))
+
+
+@contextmanager
+def ordinary_threads() -> Iterator[None]:
+    """Threads of this process have the scheduling of the calling one again, whatever is started inside.
+
+    As root, SVT-AV1 gives its threads and its caller real-time priority (SCHED_FIFO), and nothing else on the
+    machine gets on.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in Path("/proc/self/task").glob("*"):
+            with suppress(OSError):  # it has ended
+                if os.sched_getscheduler(int(thread.name)) != before[0]:
+                    os.sched_setscheduler(int(thread.name), *before)
 
 
 def spare_address_space() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seemore_fast.errors import VideoError
 from seemore_fast.image.formats import short_of_memory
+from seemore_fast.system.machine import ordinary_threads
 from seemore_fast.video.source import ACCURATE, Note, Source, bit_rate, url
 
 if TYPE_CHECKING:
@@ -204,7 +205,8 @@ class Pictures:
     def begin(self) -> None:
         """Opens the encoder and writes the header.  Raises VideoError for settings that do not fit."""
         try:
-            self._container.start_encoding()
+            with ordinary_threads():
+                self._container.start_encoding()
         except (av.FFmpegError, ValueError) as error:
             raise _refused(self._encoding, error) from None
         given, left = self._encoding.all_options(), self.stream.codec_context.options

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,24 @@ def test_an_encoder_by_name(tmp_path, source, encoder, name, options, codec, pix
     with av.open(str(output)) as container:
         assert container.streams.video[0].codec_context.codec.canonical_name == codec
     assert frames[0].format.name == pix_fmt
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only Linux' root may have real-time threads"
+)
+def test_an_encoder_leaves_the_machine_to_others(tmp_path, source):
+    """SVT-AV1 makes its threads and the calling one real-time, if it may."""
+
+    class Watching(Nearest):
+        def up(self, image, size=None):
+            threads = Path("/proc/self/task").iterdir()
+            self.found = {os.sched_getscheduler(int(thread.name)) for thread in threads}
+            return super().up(image, size)
+
+    watching = Watching()
+    enlarge(source, tmp_path / "out.mkv", watching, encoder="libsvtav1")
+    assert watching.found == {os.SCHED_OTHER}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_lossless_rgb_keeps_every_level(tmp_path):
