@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from seemore_fast.engines import cuda_engine
 from tests.support import cudasim
-from tests.support.on_cuda import GPU
+from tests.support.on_cuda import GPU, watch_launches
 
 
 @pytest.fixture
@@ -24,12 +22,4 @@ def device(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch, device: str) -> list[tuple[int, ...]]:
     """Shapes of the input of each forward that was launched or captured, in turn."""
-    shapes: list[tuple[int, ...]] = []
-    launch = cuda_engine.launch
-
-    def spy(native, x: Tensor, *rest) -> None:
-        shapes.append(tuple(x.shape))
-        launch(native, x, *rest)
-
-    monkeypatch.setattr(cuda_engine, "launch", spy)
-    return shapes
+    return watch_launches(monkeypatch)

@@ -12,6 +12,7 @@ from seemore_fast import SeemoRe
 from seemore_fast.engines import cuda_engine, self_check
 from seemore_fast.errors import BackendError, DeviceError
 from tests.support import cudasim
+from tests.support.on_cuda import watch_launches
 
 
 @pytest.fixture(autouse=True)
@@ -21,15 +22,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     monkeypatch.delenv("SEEMORE_SELF_CHECK")
     monkeypatch.setattr(self_check, "verdicts", {})
     monkeypatch.setattr(self_check, "SIZE", (16, 20))  # for the simulator's time
-    launches: list[tuple[int, ...]] = []
-    launch = cuda_engine.launch
-
-    def spy(native, x: Tensor, *arguments) -> None:
-        launches.append(tuple(x.shape))
-        launch(native, x, *arguments)
-
-    monkeypatch.setattr(cuda_engine, "launch", spy)
-    return launches
+    return watch_launches(monkeypatch)
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, fault) -> None:

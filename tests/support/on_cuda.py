@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -29,3 +30,16 @@ def network_of(model: SeemoRe, x: Tensor) -> cuda_engine.Network:
         engine, network = model.packed_for(x)
     assert engine is model.cuda_engine
     return network
+
+
+def watch_launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """A list that gets the shape of the input of each forward that is launched or captured, in turn."""
+    shapes: list[tuple[int, ...]] = []
+    launch = cuda_engine.launch
+
+    def spy(native, x: Tensor, *rest) -> None:
+        shapes.append(tuple(x.shape))
+        launch(native, x, *rest)
+
+    monkeypatch.setattr(cuda_engine, "launch", spy)
+    return shapes
