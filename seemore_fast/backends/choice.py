@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 
 from seemore_fast.backends import cuda_programs, native
 from seemore_fast.backends.precision import autocast_dtype
+from seemore_fast.backends.tracing import constant
 from seemore_fast.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _default: str | None = None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def missing(name: str) -> str | None:
     """Why the backend is not available here; None if it is.  Raises BackendError for an unknown name."""
     if name not in NAMES:
@@ -98,7 +99,7 @@ def _no_triton() -> str | None:
     return None if there else "PyTorch finds no CUDA or ROCm device"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _check_isa() -> None:
     """Raises BackendError where SEEMORE_ISA asks for an instruction set that does not work here."""
     if native.lib is not None and os.environ.get("SEEMORE_ISA"):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from seemore_fast.backends import native
+from seemore_fast.backends.tracing import constant
 from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.errors import BackendError
 from seemore_fast.network import fold, reference
@@ -69,7 +70,7 @@ def weights_of(module: nn.Module, tree: Tree) -> list[Tensor]:
     return found
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def takes(backend: str, config: str) -> bool:
     """Whether a network of this configuration is within the limits of the backend's engine."""
     return _takes(backend, config)

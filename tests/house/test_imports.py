@@ -31,3 +31,10 @@ def test_no_optional_package_is_imported() -> None:
     _, *added = imported_by("import torch, seemore_fast", *steps)
     optional = optional_packages()
     assert not {name: found & optional for name, found in zip(names, added, strict=True) if found & optional}
+
+
+def test_an_upscaling_loads_no_compiler() -> None:
+    """torch._dynamo, by itself or by a decorator, takes longer to import than all the rest."""
+    call = "seemore_fast.load('t-x4')(torch.rand(1, 3, 8, 8))"
+    _, added = imported_by("import torch, seemore_fast", call)
+    assert not added & {"sympy", "triton"}, "torch._dynamo imports sympy"
