@@ -57,7 +57,10 @@ struct Matrix {
 
   // part: of matrices that follow one another.
   SM_DEVICE void fetch(const void* weight, int part = 0) {
-    const uint4* from = static_cast<const uint4*>(weight) + (size_t)part * kVectors * 32 + lane_id();
+    fetch_own(static_cast<const uint4*>(weight) + (size_t)part * kVectors * 32 + lane_id());
+  }
+  // from: where the lane's share begins.
+  SM_DEVICE void fetch_own(const uint4* from) {
     SM_UNROLL
     for (int i = 0; i < kVectors; ++i) v[i] = __ldg(from + 32 * i);
   }

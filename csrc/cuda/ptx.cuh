@@ -103,6 +103,13 @@ SM_DEVICE const T* found_here(const T* p) {
   return p;
 }
 
+// The thread's number, likewise.
+SM_DEVICE int thread_found_here() {
+  int x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
 // Four 8 x 8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes,
 // aligned, in shared memory), and receives of each the elements (g, 2t), (g, 2t + 1).
 SM_DEVICE void ldmatrix_x4(unsigned (&out)[4], const void* row) {

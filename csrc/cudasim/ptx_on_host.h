@@ -16,6 +16,7 @@ template <class T>
 const T* found_here(const T* p) {
   return p;
 }
+inline int thread_found_here() { return threadIdx.x; }
 
 float round_tf32(float x);
 unsigned pack_half2(float low, float high);

@@ -141,17 +141,19 @@ struct Packer {
                                                           << 16;
   }
 
+  // Upper and lower half of a number, which a product with two ones adds up.
+  uint32_t halves(float value) const {
+    const bool half = precision == SM_CUDA_FP16;
+    const float high = half ? half_value(half_bits(value)) : bf16_value(bf16_bits(value));
+    return pair(value, std::isfinite(high) ? value - high : 0.0f);
+  }
+
   // A bias beside such matrices. In 16 bit it is the weights of two inputs that are 1.
   const float* matrix_bias(const float* values, int n, int padded) {
     if (!narrow()) return copy(values, n, padded);
     const float* device;
     uint32_t* here = reinterpret_cast<uint32_t*>(room(padded, &device));
-    for (int i = 0; here && i < padded; ++i) {
-      const float b = i < n ? values[i] : 0.0f;
-      const bool half = precision == SM_CUDA_FP16;
-      const float high = half ? half_value(half_bits(b)) : bf16_value(bf16_bits(b));
-      here[i] = pair(b, std::isfinite(high) ? b - high : 0.0f);
-    }
+    for (int i = 0; here && i < padded; ++i) here[i] = halves(i < n ? values[i] : 0.0f);
     return device;
   }
 
@@ -256,22 +258,26 @@ struct Packer {
     p->bands_v = bands(w.stripes.v, dim, 16 * parts);
   }
 
-  // w: [dim, 11]; of each channel the blocks 0, 1 and 2 right of the diagonal of the matrix that has tap
-  // `column - row` at (row, column), as operands, and the bias as a float.
+  // w: [dim, 11]; of each channel blocks of the matrix that has tap `column - row` at (row, column), as left
+  // operands: 1 and 2 right of the diagonal, the one that has the bias in columns 2 and 3, its upper and its
+  // lower half as two numbers, and the diagonal.
   const void* bands(const sm_layer& w, int dim, int padded) {
     constexpr int kTaps = 11;
     const uint32_t* device;
     uint32_t* here = room((size_t)padded * 32 * 4, &device);
     for (int c = 0; here && c < padded; ++c)
       for (int lane = 0; lane < 32; ++lane) {
-        for (int block = 0; block < 3; ++block) {
+        auto block = [&](int number) {
           auto at = [&](int i) {
-            const int tap = 8 * block + 2 * (lane % 4) + i - lane / 4;
+            const int tap = 8 * number + 2 * (lane % 4) + i - lane / 4;
             return c < dim && tap >= 0 && tap < kTaps ? w.weight[c * kTaps + tap] : 0.0f;
           };
-          *here++ = pair(at(0), at(1));
-        }
-        *here++ = bits_of(c < dim ? w.bias[c] : 0.0f);
+          return pair(at(0), at(1));
+        };
+        *here++ = block(2);
+        *here++ = block(1);
+        *here++ = lane % 4 == 1 && c < dim ? halves(w.bias[c]) : 0;
+        *here++ = block(0);
       }
     return device;
   }

@@ -161,10 +161,13 @@ struct FfnParams {
 
 // Whether the stripes are banded matrices (sme.cuh).
 constexpr bool has_bands(int kernel, int element_bytes) { return kernel == 11 && element_bytes == 2; }
-// A plane of q in that kernel: elements of a row, of a tile's 26 with border and 6 more; of a plane, which
-// has a row more than the tile. Eight rows lie in different banks, and eight planes.
-constexpr int kPlanePitch = 40;
-#define SM_PLANE_ELEMENTS(rows) (((rows) + 1) * kPlanePitch)
+// Of that kernel: rows of a tile at most; elements of a row of a plane of q, which are the tile's 26 with
+// border, two ones for the bias, and 12 more; of a plane, which has a row more than the tile. Eight rows lie
+// in different banks, and eight planes.
+constexpr int kMostBandRows = 16, kPlanePitch = 40, kPlane = (kMostBandRows + 10 + 1) * kPlanePitch;
+// What its shared memory begins with: 16 planes, and what a block keeps.
+constexpr int kKeptByBands = 16;
+constexpr int bands_bytes(int element_bytes) { return 16 * kPlane * element_bytes + kKeptByBands; }
 
 struct SmeParams {
   Tiling at;

@@ -171,9 +171,9 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
   };
   const bool bands = has_bands((int)k, element);
   auto sme_bytes = [&](size_t th, size_t tw) {
-    if (th % 8 || (bands && tw != 16)) return kNever;
+    if (th % 8 || (bands && (tw != 16 || th > kMostBandRows))) return kNever;
     const size_t all = halo(th, tw, k / 2);
-    return bands ? round_up(all, 16) * pixel + 16 * SM_PLANE_ELEMENTS(th + 10) * element + 16 : all * pixel;
+    return bands ? bands_bytes(element) + round_up(all, 16) * pixel : all * pixel;
   };
   // Bands that begin in another row add up in another order: one image, as above.
   plan.sme = k == 11 ? tile(sme_bytes, sme_work, bands ? 1 : n) : Step{};

@@ -55,34 +55,49 @@ SM_DEVICE int place_of_unit(int u) {
                                             : u / units * kStride<P, NT> + u % units * kUnit<P>;
 }
 
-// Copies a region of one image of a stream; zeros outside the image, and for `beyond` pixels after the last.
-template <class P, int NT>
-SM_DEVICE void stage(typename P::Element* memory, const typename P::Element* image, const Tiling& at,
-                     const Region& region, int beyond) {
+// The rows of a region; kInside: all of it is the image's.
+template <class P, int NT, bool kInside>
+SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element* image, const Tiling& at,
+                          const Region& region) {
   using Vec = typename P::Vec;
   constexpr int units = 8 * NT / kUnit<P>, kBatch = 3;
-  const Vec zero = {};
   const int end = region.pitch * units, first = max(-region.x, 0) * units,
-            last = min(at.w - region.x, region.pitch) * units;
-  for (int row = threadIdx.x / 32; row < region.rows; row += kWarps) {
-    const int y = region.y + row;
-    const bool there = (unsigned)y < (unsigned)at.h;
-    const auto* from = image + ((long long)y * at.w + region.x) * (8 * NT);
-    auto* to = memory + row * region.pitch * kStride<P, NT>;
+            last = min(at.w - region.x, region.pitch) * units, warp = threadIdx.x / 32;
+  const auto* from = image + ((long long)(region.y + warp) * at.w + region.x) * (8 * NT);
+  auto* to = memory + warp * region.pitch * kStride<P, NT>;
+  const size_t step = (size_t)kWarps * at.w * (8 * NT);
+  SM_NO_UNROLL
+  for (int row = warp; row < region.rows; row += kWarps) {
+    const bool there = kInside || (unsigned)(region.y + row) < (unsigned)at.h;
     for (int u = lane_id(); u < end; u += 32 * kBatch) {
       Vec v[kBatch];
       SM_UNROLL
       for (int i = 0; i < kBatch; ++i) {
-        const int at_unit = u + 32 * i;
-        v[i] = there && at_unit >= first && at_unit < last ? P::load_vec(from + at_unit * kUnit<P>) : zero;
+        const int unit = u + 32 * i;
+        if constexpr (!kInside) v[i] = {};
+        if (kInside ? unit < end : there && unit >= first && unit < last)
+          v[i] = P::load_vec(from + unit * kUnit<P>);
       }
       SM_UNROLL
       for (int i = 0; i < kBatch; ++i)
         if (u + 32 * i < end) P::store_vec(to + place_of_unit<P, NT>(u + 32 * i), v[i]);
     }
+    from += step;
+    to += kWarps * region.pitch * kStride<P, NT>;
   }
+}
+
+// Copies a region of one image of a stream; zeros outside the image, and for `beyond` pixels after the last.
+template <class P, int NT>
+SM_DEVICE void stage(typename P::Element* memory, const typename P::Element* image, const Tiling& at,
+                     const Region& region, int beyond) {
+  constexpr int units = 8 * NT / kUnit<P>;
+  if (region.beyond_image(at))
+    stage_rows<P, NT, false>(memory, image, at, region);
+  else
+    stage_rows<P, NT, true>(memory, image, at, region);
   for (int u = threadIdx.x; u < beyond * units; u += kThreads)
-    P::store_vec(memory + region.count() * kStride<P, NT> + place_of_unit<P, NT>(u), zero);
+    P::store_vec(memory + region.count() * kStride<P, NT> + place_of_unit<P, NT>(u), {});
 }
 
 // Writes a tile, whose first pixel is at `memory`, to an image of a stream; kAdd: with an image added.
@@ -91,10 +106,15 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
                         const typename P::Element* memory, int pitch, const Tiling& at, Place place) {
   using Vec = typename P::Vec;
   constexpr int units = 8 * NT / kUnit<P>, kBatch = 3;
-  const int end = min(at.tile_w, at.w - place.x) * units;
-  for (int row = threadIdx.x / 32; row < at.tile_h && place.y + row < at.h; row += kWarps) {
-    const size_t start = ((size_t)(place.y + row) * at.w + place.x) * (8 * NT);
-    const auto* from = memory + row * pitch * kStride<P, NT>;
+  const int end = min(at.tile_w, at.w - place.x) * units, rows = min(at.tile_h, at.h - place.y),
+            warp = threadIdx.x / 32;
+  const size_t start = ((size_t)(place.y + warp) * at.w + place.x) * (8 * NT),
+               step = (size_t)kWarps * at.w * (8 * NT);
+  auto* to = image + start;
+  const auto* also = kAdd ? residual + start : residual;
+  const auto* from = memory + warp * pitch * kStride<P, NT>;
+  SM_NO_UNROLL
+  for (int row = warp; row < rows; row += kWarps) {
     SM_NO_UNROLL
     for (int u = lane_id(); u < end; u += 32 * kBatch) {
       Vec v[kBatch], other[kBatch];
@@ -102,16 +122,19 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
       for (int i = 0; i < kBatch; ++i) {
         if (u + 32 * i >= end) break;
         v[i] = P::load_vec(from + place_of_unit<P, NT>(u + 32 * i));
-        if constexpr (kAdd) other[i] = P::load_vec(residual + start + (u + 32 * i) * kUnit<P>);
+        if constexpr (kAdd) other[i] = P::load_vec(also + (u + 32 * i) * kUnit<P>);
       }
       SM_UNROLL
       for (int i = 0; i < kBatch; ++i) {
         if (u + 32 * i >= end) break;
         if constexpr (kAdd) SM_UNROLL
         for (int j = 0; j < 4; ++j) v[i].w[j] = P::add(v[i].w[j], other[i].w[j]);
-        P::store_vec_global(image + start + (u + 32 * i) * kUnit<P>, v[i]);
+        P::store_vec_global(to + (u + 32 * i) * kUnit<P>, v[i]);
       }
     }
+    to += step;
+    if constexpr (kAdd) also += step;
+    from += kWarps * pitch * kStride<P, NT>;
   }
 }
 
@@ -125,6 +148,37 @@ SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region&
     SM_UNROLL
     for (int n = 0; n < NT; ++n) SM_UNROLL
     for (int i = 0; i < words; ++i) a[n].v[half * words + i] = P::keep(a[n].v[half * words + i], mask);
+  }
+}
+
+// acc += the 3x3 convolution of MT fragments, `apart` elements from each other, in a buffer of `pitch` pixels
+// to a row; from: the upper left neighbour of the first one's first pixel. Matrix 9 pass of the weights is
+// the first tap's.
+template <class P, int NT, int MT, int OT>
+SM_DEVICE void convolve3x3(float (&acc)[MT][OT][4], const typename P::Element* from, int apart, int pitch,
+                           const void* weight, int pass) {
+  constexpr int stride = kStride<P, NT>, kInputs = kInputsAtOnce<P, OT, NT>, kParts = NT / kInputs;
+  using Taps = Matrix<P, OT, kInputs>;
+  const uint4* matrix =
+      static_cast<const uint4*>(weight) + pass * 9 * kParts * Taps::kVectors * 32 + lane_id();
+  SM_NO_UNROLL
+  for (int dy = 0; dy < 3; ++dy) {
+    SM_NO_UNROLL
+    for (int dx = 0; dx < 3; ++dx) {
+      SM_NO_UNROLL
+      for (int part = 0; part < kParts; ++part) {
+        Taps taps;
+        taps.fetch_own(matrix);
+        typename P::Chunk a[MT][kInputs];
+        SM_UNROLL
+        for (int m = 0; m < MT; ++m)
+          P::template read<kInputs, stride>(a[m], from + m * apart + 8 * kInputs * part);
+        P::multiply(acc, a, taps);
+        matrix += Taps::kVectors * 32;
+      }
+      from += stride;
+    }
+    from += (pitch - 3) * stride;
   }
 }
 

@@ -70,40 +70,29 @@ struct Rme {
       weight[c][i] = __ldg(static_cast<const Word*>(p.norm.weight) + word);
       bias[c][i] = __ldg(static_cast<const Word*>(p.norm.bias) + word);
     }
+    Element* here = normal() + 16 * warp() * stride;
     for (int first = 16 * warp(); first < wide.count(); first += 16 * kWarps) {
       Chunk v[NT];
-      P::template read<NT, stride>(v, normal() + first * stride);
+      P::template read<NT, stride>(v, here);
       P::normalise(v, at.dim, share);
       SM_UNROLL
       for (int c = 0; c < NT; ++c) SM_UNROLL
       for (int i = 0; i < 2 * words; ++i)
         v[c].v[i] = P::fma(v[c].v[i], weight[c][i % words], bias[c][i % words]);
       if (beyond) blank<P>(v, at, wide, first);
-      P::template write<NT, stride>(normal() + first * stride, v);
+      P::template write<NT, stride>(here, v);
+      here += 16 * kWarps * stride;
     }
   }
 
   // t = GELU(conv); x = to_x t, k = to_k t.
   SM_DEVICE void convolve() {
-    constexpr int kInputs = kInputsAtOnce<P, NT, NT>;
     typename P::template Bias<NT> bias;
     for (int first = 16 * MT * warp(); first < inner(); first += 16 * MT * kWarps) {
       float acc[MT][NT][4];
       bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
       P::begin(acc, bias);
-      SM_NO_UNROLL
-      for (int dy = 0; dy < 3; ++dy) SM_NO_UNROLL
-      for (int dx = 0; dx < 3; ++dx) SM_NO_UNROLL
-      for (int part = 0; part < NT / kInputs; ++part) {
-        Matrix<P, NT, kInputs> weight;
-        weight.fetch(p.conv.weight, (3 * dy + dx) * (NT / kInputs) + part);
-        Chunk a[MT][kInputs];
-        SM_UNROLL
-        for (int m = 0; m < MT; ++m)
-          P::template read<kInputs, stride>(
-              a[m], normal() + (first + 16 * m + dy * pitch() + dx) * stride + 8 * kInputs * part);
-        P::multiply(acc, a, weight);
-      }
+      convolve3x3<P, NT>(acc, normal() + first * stride, 16 * stride, pitch(), p.conv.weight, 0);
       Chunk t[MT][NT];
       SM_UNROLL
       for (int m = 0; m < MT; ++m) SM_UNROLL
@@ -302,17 +291,18 @@ struct Rme {
 
   // The tile's part of the logits.
   SM_DEVICE void route() {
-    for (int channel = threadIdx.x; channel < kChannels; channel += kThreads) {
+    const int thread = thread_found_here();
+    for (int channel = thread; channel < kChannels; channel += kThreads) {
       float sum = 0;
       for (int i = 0; i < at.tile_h / kRows * at.tile_w; ++i) sum += sums()[i * kChannels + channel];
       sums()[channel] = sum;
     }
     __syncthreads();
-    if ((int)threadIdx.x >= p.experts) return;
+    if (thread >= p.experts) return;
     float logit = 0;
     for (int channel = 0; channel < kChannels; ++channel)
-      logit = fmaf(__ldg(p.router + threadIdx.x * kChannels + channel), sums()[channel], logit);
-    p.partial[((size_t)blockIdx.y * gridDim.x + blockIdx.x) * p.experts + threadIdx.x] = logit;
+      logit = fmaf(__ldg(p.router + thread * kChannels + channel), sums()[channel], logit);
+    p.partial[((size_t)blockIdx.y * gridDim.x + blockIdx.x) * p.experts + thread] = logit;
   }
 
   SM_DEVICE void run() {

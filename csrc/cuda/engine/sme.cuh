@@ -6,7 +6,7 @@
 // gives. Planes come 16 channels at a time, and leave as sums of proj in registers. Each channel's two passes
 // are one warp's, chained in registers.
 //
-// Shared memory: LN y with a border of 5, and 16 planes of q, over whose upper left corner come its stripes.
+// Shared memory: 16 planes of q, over whose upper left corner come its stripes; LN y with a border of 5.
 #pragma once
 
 #include "cuda/engine/region.cuh"
@@ -22,58 +22,67 @@ struct Sme {
   using Format = typename P::WordFormat;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>, kBorder = 5;
   static constexpr int kPitch = 16 + 2 * kBorder;  // of all tiles
-  static constexpr int kColumns = kPlanePitch;     // of a plane; the last are zero
+  static constexpr int kColumns = kPlanePitch;     // of a plane
   static constexpr int kRounds = (kChannels + 15) / 16,
-                       kMost = 2;  // rounds; rows of the tile that are a warp's
+                       kMost = kMostBandRows / kWarps;  // rounds; rows of the tile that are a warp's
+
+  // Of the block; and a zero that the compiler does not know.
+  struct Kept {
+    Place place;
+    unsigned zero;
+  };
+  static_assert(sizeof(Kept) <= kKeptByBands);
+  static constexpr int kBegin = bands_bytes(sizeof(Element));  // of the rest
 
   const SmeParams& p;
   const Tiling& at;
-  Element *normal, *q;  // [rows, kPitch], [16, plane]
+  Element *const q, *const normal;  // [16, kPlane], [rows, kPitch]
 
   SM_DEVICE Sme(const SmeParams& params, unsigned char* memory)
       : p(params),
         at(params.at),
-        normal(reinterpret_cast<Element*>(memory)),
-        q(normal + round_to_fragment(count()) * stride) {}
+        q(reinterpret_cast<Element*>(memory)),
+        normal(reinterpret_cast<Element*>(memory + kBegin)) {}
 
   // Found where they are needed: registers are scarce.
   SM_DEVICE int warp() const { return threadIdx.x / 32; }
   SM_DEVICE int rows() const { return at.tile_h + 2 * kBorder; }
-  SM_DEVICE int count() const { return rows() * kPitch; }
-  SM_DEVICE Place* stored_place() const { return reinterpret_cast<Place*>(q + 16 * plane()); }
-  SM_DEVICE Region region() const { return Region(at, *stored_place(), kBorder, kPitch); }
-  SM_DEVICE int plane() const { return SM_PLANE_ELEMENTS(rows()); }  // elements of one
+  SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(q + 16 * kPlane); }
+  SM_DEVICE Region region() const { return Region(at, kept()->place, kBorder, kPitch); }
   SM_DEVICE const Element* in() const {
     return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
   }
 
   SM_DEVICE void normalise() {
     const Place place = place_of(at, blockIdx.x);
-    if (threadIdx.x == 0) *stored_place() = place;
+    if (threadIdx.x == 0) *kept() = {place, 0};
     const Region region(at, place, kBorder, kPitch);
     stage<P, NT>(normal, in(), at, region, round_to_fragment(region.count()) - region.count());
     __syncthreads();
     const float share = 1.0f / at.dim;
+    Element* here = normal + 16 * warp() * stride;
+    SM_NO_UNROLL
     for (int first = 16 * warp(); first < region.count(); first += 16 * kWarps) {
       Chunk v[NT];
-      P::template read<NT, stride>(v, normal + first * stride);
+      P::template read<NT, stride>(v, here);
       P::normalise(v, at.dim, share);
-      P::template write<NT, stride>(normal + first * stride, v);
+      P::template write<NT, stride>(here, v);
+      here += 16 * kWarps * stride;
     }
   }
 
-  // What the horizontal product reads behind a row's end: times zero.
-  SM_DEVICE void clear_behind_rows() {
-    for (int row = threadIdx.x; row < 16 * (rows() + 1); row += kThreads)  // planes follow one another
+  // What the horizontal product reads behind a row's end: ones for the bias, and what it multiplies by zero.
+  SM_DEVICE void write_behind_rows() {
+    for (int row = threadIdx.x; row < 16 * kPlane / kColumns; row += kThreads)
       for (int column = kPitch; column < kColumns - 8; column += 2)
-        *reinterpret_cast<Word*>(q + row * kColumns + column) = 0;
+        *reinterpret_cast<Word*>(q + row * kColumns + column) = column == kPitch ? Format::kOne : 0;
   }
 
-  // Planes of channels 16 round and following: GELU(to_q LN y), zero outside the image.
+  // Planes of channels 16 round and following: GELU(to_q LN y); kBeyond: zero outside the image.
+  template <bool kBeyond>
   SM_DEVICE void compute_q(int round) {
     const int g = lane_id() / 4, t = lane_id() % 4;
     const Region region = this->region();
-    const bool beyond = region.beyond_image(at);
     Matrix<P, 2, NT> weight;  // of channels g and g + 8, in the order of left operands
     weight.fetch(p.to_q.weight, round);
     typename P::template Bias<2> bias;
@@ -82,14 +91,15 @@ struct Sme {
     if (t) bias.w[0] = bias.w[1] = 0;
     // Right operands: of two chunks of channels pixels 0 to 7, then pixels 8 to 15.
     const Element* from =
-        normal + ((lane_id() & 7) + (lane_id() >> 4) * 8) * stride + (lane_id() >> 3 & 1) * 8;
-    const Element* last_chunk = normal + (lane_id() & 15) * stride + 8 * (NT - 1);
-    Element* to = q + g * plane() + 2 * t;
+        normal + (16 * warp() + (lane_id() & 7) + (lane_id() >> 4) * 8) * stride + (lane_id() >> 3 & 1) * 8;
+    const Element* last_chunk = normal + (16 * warp() + (lane_id() & 15)) * stride + 8 * (NT - 1);
+    Element* to = q + g * kPlane + 16 * warp() + 2 * t;
+    SM_NO_UNROLL
     for (int first = 16 * warp(); first < region.count(); first += 16 * kWarps) {
       unsigned a[NT / 2][4], last[2];
       SM_UNROLL
-      for (int k = 0; k < NT / 2; ++k) ldmatrix_x4(a[k], from + first * stride + 16 * k);
-      if (NT % 2) ldmatrix_x2(last, last_chunk + first * stride);
+      for (int k = 0; k < NT / 2; ++k) ldmatrix_x4(a[k], from + 16 * k);
+      if (NT % 2) ldmatrix_x2(last, last_chunk);
       SM_UNROLL
       for (int j = 0; j < 2; ++j) {
         float acc[4];
@@ -106,63 +116,82 @@ struct Sme {
         }
         const int i = first + 8 * j + 2 * t;
         Chunk v = P::gelu(acc);
-        if (beyond) {
+        if constexpr (kBeyond) {
           const unsigned mask = P::mask(region.shows(at, i), region.shows(at, i + 1));
           v.v[0] &= mask, v.v[1] &= mask;
         }
         // Pixels after the last are in the plane's last row, which has no others.
-        Element* here = to + first + 8 * j + region.row_of(i) * (kColumns - region.pitch);
+        Element* here = to + 8 * j + region.row_of(i) * (kColumns - kPitch);
         *reinterpret_cast<Word*>(here) = v.v[0];
-        *reinterpret_cast<Word*>(here + 8 * plane()) = v.v[1];
+        *reinterpret_cast<Word*>(here + 8 * kPlane) = v.v[1];
       }
+      from += 16 * kWarps * stride;
+      last_chunk += 16 * kWarps * stride;
+      to += 16 * kWarps;
     }
   }
 
-  // Both stripes of the round's planes, in place.
+  // A channel's stripe in one direction: 16 outputs of a line times 32 inputs, as two left operands. Each has
+  // registers of its own, or the compiler would put them together for every product.
+  struct Band {
+    unsigned near[2][2], far[2][2];
+
+    SM_DEVICE Band(const uint4& blocks, unsigned zero)
+        : near{{blocks.w, zero}, {blocks.y ^ zero, blocks.w ^ zero}},
+          far{{blocks.x, blocks.y}, {blocks.z, blocks.x | blocks.z}} {}
+
+    // 16 outputs of 8 lines.
+    SM_DEVICE void multiply(float (&acc)[4], uint2 first, uint2 second) const {
+      Format::mma_k16_from(acc, near[0], near[1], first, 0.0f);
+      Format::mma_k16(acc, far[0], far[1], second);
+    }
+  };
+
+  // Both stripes of the round's planes, in place; kBeyond: the first's are zero outside the image.
+  template <bool kBeyond>
   SM_DEVICE void stripes(int round) {
-    const int g = lane_id() / 4, t = lane_id() % 4;
-    const Region region = this->region();
-    const bool beyond = region.y < 0 || region.y + region.rows > at.h;
-    for (int channel = warp(); channel < min(16, at.dim - 16 * round); channel += kWarps) {
-      Element* from = q + channel * plane();
-      // The band's 8 x 8 blocks on the diagonal, right of it, and right of that; the bias.
-      const uint4 h = __ldg(static_cast<const uint4*>(p.bands_h) + (16 * round + channel) * 32 + lane_id());
-      const uint4 v = __ldg(static_cast<const uint4*>(p.bands_v) + (16 * round + channel) * 32 + lane_id());
+    const int g = lane_id() / 4, t = lane_id() % 4, last = rows() - 1;
+    const unsigned zero = kept()->zero;
+    const Place place = kept()->place;
+    const int count = min(16, at.dim - 16 * round);
+    const auto* bands_h = static_cast<const uint4*>(p.bands_h) + (16 * round + warp()) * 32 + lane_id();
+    const auto* bands_v = static_cast<const uint4*>(p.bands_v) + (16 * round + warp()) * 32 + lane_id();
+    Element* plane = q + warp() * kPlane;
+    SM_NO_UNROLL
+    for (int channel = warp(); channel < count; channel += kWarps) {
+      const Band horizontal(__ldg(bands_h), zero);
       unsigned line[4][2];  // of 8 rows each, columns g and g + 8: rows 2t, 2t + 1
       SM_UNROLL
       for (int b = 0; b < 4; ++b) {
         // Rows after the last stand for what the second pass multiplies by zero.
-        const int row = min(8 * b + (lane_id() & 7), region.rows - 1);
+        const int row = b < 2 ? 8 * b + (lane_id() & 7) : min(8 * b + (lane_id() & 7), last);
         unsigned rows[4];
-        ldmatrix_x4(rows, from + row * kColumns + (lane_id() & 24));
+        ldmatrix_x4(rows, plane + row * kColumns + (lane_id() & 24));
         float acc[4];
-        banded(acc, h, {rows[0], rows[1]}, {rows[2], rows[3]});
+        horizontal.multiply(acc, {rows[0], rows[1]}, {rows[2], rows[3]});
         line[b][0] = Format::pack(acc[0], acc[1]);
         line[b][1] = Format::pack(acc[2], acc[3]);
-        if (beyond) {
-          const int y = region.y + 8 * b + 2 * t;
+        if constexpr (kBeyond) {
+          const int y = place.y - kBorder + 8 * b + 2 * t;
           const unsigned mask = P::mask((unsigned)y < (unsigned)at.h, (unsigned)(y + 1) < (unsigned)at.h);
           line[b][0] &= mask, line[b][1] &= mask;
         }
       }
+      if (t == 1) line[3][0] = line[3][1] = Format::kOne;  // for the bias
+      const Band vertical(__ldg(bands_v), zero);
       __syncwarp();  // all lanes have read the plane
       SM_UNROLL
       for (int j = 0; j < 2; ++j) {
         float acc[4];
-        banded(acc, v, {line[0][j], line[1][j]}, {line[2][j], line[3][j]});
-        Element* to = from + g * kColumns + 8 * j + 2 * t;
+        vertical.multiply(acc, {line[0][j], line[1][j]}, {line[2][j], line[3][j]});
+        Element* to = plane + g * kColumns + 8 * j + 2 * t;
         *reinterpret_cast<Word*>(to) = Format::pack(acc[0], acc[1]);
         if (at.tile_h > 8) *reinterpret_cast<Word*>(to + 8 * kColumns) = Format::pack(acc[2], acc[3]);
       }
+      bands_h += kWarps * 32;
+      bands_v += kWarps * 32;
+      plane += kWarps * kPlane;
     }
-  }
-
-  // 16 outputs of 8 lines, of which `near` and `far` have 16 inputs each.
-  static SM_DEVICE void banded(float (&acc)[4], const uint4& band, uint2 near, uint2 far) {
-    const unsigned first[2] = {band.x, 0}, second[2] = {band.y, band.x};
-    const unsigned third[2] = {band.z, band.y}, fourth[2] = {0, band.z};
-    Format::mma_k16_from(acc, first, second, near, __uint_as_float(band.w));
-    Format::mma_k16(acc, third, fourth, far);
   }
 
   SM_DEVICE Element* tile_row(int row) const {
@@ -177,7 +206,7 @@ struct Sme {
     to_v.fetch(p.to_v.weight, round);
     proj.fetch(p.proj.weight, round);
     bias.fetch(p.to_v.bias + 16 * round);
-    const Element* planes = q + ((lane_id() & 7) + (lane_id() >> 4) * 8) * plane() + (lane_id() >> 3 & 1) * 8;
+    const Element* planes = q + ((lane_id() & 7) + (lane_id() >> 4) * 8) * kPlane + (lane_id() >> 3 & 1) * 8;
     SM_UNROLL
     for (int m = 0; m < kMost; ++m) {
       const int row = warp() + m * kWarps;
@@ -198,7 +227,7 @@ struct Sme {
   }
 
   SM_DEVICE void run() {
-    clear_behind_rows();
+    write_behind_rows();
     normalise();
     float sum[kMost][NT][4];
     typename P::template Bias<NT> bias;
@@ -207,9 +236,15 @@ struct Sme {
     SM_NO_UNROLL
     for (int round = 0; round < kRounds; ++round) {
       __syncthreads();
-      compute_q(round);
+      if (region().beyond_image(at))
+        compute_q<true>(round);
+      else
+        compute_q<false>(round);
       __syncthreads();
-      stripes(round);
+      if (region().beyond_image(at))
+        stripes<true>(round);
+      else
+        stripes<false>(round);
       __syncthreads();
       project(round, sum);
     }
@@ -224,7 +259,7 @@ struct Sme {
     }
     __syncthreads();
     copy_out<P, NT, true>(static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels), in(),
-                          tile_row(0), kPitch, at, *stored_place());
+                          tile_row(0), kPitch, at, kept()->place);
   }
 };
 

@@ -8,7 +8,7 @@
 namespace seemore {
 namespace cuda {
 
-constexpr int kTailTogether = 2;  // fragments that share weights
+constexpr int kTailTogether = 2;  // fragments that share weights; of a tile 32 wide, those of a row
 
 // A tile with a border of 1 for a 3x3 convolution, and the convolution.
 template <class P, int NT>
@@ -66,30 +66,13 @@ struct Staged {
   // 8 OT outputs from part `pass` of the layer on, of MT fragments from number `i` of the tile on.
   template <int MT, int OT>
   SM_DEVICE void convolve(float (&acc)[MT][OT][4], const Dense& layer, int pass, int i) const {
-    constexpr int kInputs = kInputsAtOnce<P, OT, NT>;
-    const int log = log_width(at) - 4;
-    const Element* from[MT];
-    SM_UNROLL
-    for (int m = 0; m < MT; ++m) {
-      const int row = (i + m) >> log;
-      from[m] = memory + (row * region.pitch + (i + m - (row << log)) * 16) * stride;
-    }
+    const int log = log_width(at) - 4, row = i >> log;
+    const Element* from = memory + (row * region.pitch + (i - (row << log)) * 16) * stride;
+    const int apart = (log ? 16 : region.pitch) * stride;  // two are in a row, or one below the other
     typename P::template Bias<OT> bias;
     bias.fetch(found_here(layer.bias + 8 * OT * pass));
     P::begin(acc, bias);
-    SM_NO_UNROLL
-    for (int dy = 0; dy < 3; ++dy) SM_NO_UNROLL
-    for (int dx = 0; dx < 3; ++dx) SM_NO_UNROLL
-    for (int part = 0; part < NT / kInputs; ++part) {
-      Matrix<P, OT, kInputs> weight;
-      weight.fetch(layer.weight, (pass * 9 + 3 * dy + dx) * (NT / kInputs) + part);
-      Chunk a[MT][kInputs];
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m)
-        P::template read<kInputs, stride>(a[m],
-                                          from[m] + (dy * region.pitch + dx) * stride + 8 * kInputs * part);
-      P::multiply(acc, a, weight);
-    }
+    convolve3x3<P, NT>(acc, from, apart, region.pitch, layer.weight, pass);
   }
 };
 

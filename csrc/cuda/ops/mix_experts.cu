@@ -109,7 +109,7 @@ SM_DEVICE void route_backward_kernel(const RouteBackwardParams& p) {
   const size_t image = blockIdx.x, matrix = (size_t)experts * channels;
   const float* const weights = p.weights + image * experts;
   const ExpertsSums at(p.rank, channels);
-  const float *const grad = p.sums + image * at.width + at.grad, *const scale = grad - at.grad + at.scale;
+  const float *const sums = p.sums + image * at.width, *const grad = sums + at.grad;
   for (int c = threadIdx.x; c < channels; c += kThreads) mean[c] = __ldg(p.mean + image * channels + c);
   __syncthreads();
   softmax(mean, p.router, channels, experts, probabilities);
@@ -117,7 +117,7 @@ SM_DEVICE void route_backward_kernel(const RouteBackwardParams& p) {
     float sum = 0;
     for (int c = lane_id(); c < channels; c += 32)
       sum = fmaf(__ldg(p.a_bias + e * channels + c), __ldg(grad + c), sum);
-    for (int r = p.first[e] + lane_id(); r < p.first[e + 1]; r += 32) sum += __ldg(scale + r);
+    for (int r = p.first[e] + lane_id(); r < p.first[e + 1]; r += 32) sum += __ldg(sums + at.scale + r);
     sum = warp_sum(sum);
     if (lane_id() == 0) slope[e] = __ldg(weights + e) != 0 ? sum : 0.0f;
   }
