@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -150,14 +149,3 @@ def compile_all(programs: Sequence[tuple[str, str]], architecture: int) -> list[
     nvcc_version(), _sources()
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda p: compile_source(p[0], p[1], architecture), programs))
-
-
-def programs() -> list[tuple[str, str]]:
-    """Source and options of every program that a build for GPUs has."""
-    spec = importlib.util.spec_from_file_location("compile_cuda", SOURCES / "compile.py")
-    assert spec is not None
-    assert spec.loader is not None
-    ahead = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ahead)
-    found: list[tuple[str, str]] = ahead.programs()
-    return found

@@ -63,7 +63,16 @@ void bind_ptx(py::module_& m) {
   m.def("load_ptx", ptx::load, arg("text"), arg("program") = "",
         "Kernels of a PTX text, which run instead of g++'s from now on: then all must have been loaded.");
   m.def("unload_ptx", ptx::unload_all, "Back to the kernels that g++ compiled.");
-  m.def("loaded_ptx", ptx::loaded, "How many kernels have been loaded.");
+  m.def(
+      "find_ptx_by",
+      [](py::object ask) {
+        if (ask.is_none()) return ptx::when_missing(nullptr);
+        ptx::when_missing([ask = std::move(ask)](const std::string& name) {
+          py::gil_scoped_acquire gil;
+          ask(name);
+        });
+      },
+      arg("ask"), "ask(`program kernel`) is called for a kernel that is not loaded yet, and may load it.");
   m.def("use_ptx", ptx::use, arg("yes"), "Whether the loaded kernels run, or g++'s.");
   m.def("run_ptx", run_ptx, arg("text"), arg("blocks"), arg("threads"), arg("shared"), arg("buffers"),
         "Runs the kernel named `kernel` of a text on buffers (address, bytes, name, writable).");

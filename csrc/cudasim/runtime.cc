@@ -3,6 +3,7 @@
 #include "cuda/runtime.h"
 
 #include <cstring>
+#include <exception>
 #include <map>
 #include <string>
 #include <utility>
@@ -72,7 +73,13 @@ const char* launch(Function kernel, const void* params, size_t params_bytes, Gri
                    void*) {
   thread_local std::string error;
   if (cudasim::ptx::used()) {
-    const cudasim::ptx::Program* compiled = cudasim::ptx::find(kernel->name);
+    const cudasim::ptx::Program* compiled = nullptr;
+    try {
+      compiled = cudasim::ptx::find(kernel->name);
+    } catch (const std::exception& failed) {
+      error = kernel->name + ": " + failed.what();
+      return error.c_str();
+    }
     error = !compiled ? kernel->name + " is in none of the loaded PTX texts"
                       : cudasim::ptx::run(*compiled, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes,
                                           params, params_bytes, tiles_across(params, params_bytes, grid));

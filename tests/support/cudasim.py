@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -70,40 +69,36 @@ ARCHITECTURE = 90
 
 @contextmanager
 def compiled_by(compiler: str) -> Iterator[None]:
-    """Kernels run as nvcc or nvrtc has compiled them, to PTX; skips the test where that is missing."""
-    texts = _ptx_of(compiler)
+    """Kernels run as nvcc or nvrtc compiles them, to PTX, each once; skips the test where that is missing."""
+    try:
+        text_of = _of_nvcc() if compiler == "nvcc" else _of_nvrtc()
+    except FileNotFoundError as reason:
+        pytest.skip(f"{reason}: kernels run as g++ compiles them only")
     lib = library()
-    if _loaded.get(lib) != compiler or not lib.loaded_ptx():
+
+    def load(kernel: str) -> None:
+        program, _, _ = kernel.rpartition(" ")
+        lib.load_ptx(text_of(*program.split(" ", 1)), program)
+
+    if _loaded.get(lib) != compiler:
         lib.unload_ptx()
-        for program, text in texts.items():
-            lib.load_ptx(text, program)
         _loaded[lib] = compiler
+    lib.find_ptx_by(load)
     lib.use_ptx(True)
     try:
         yield
     finally:
         lib.use_ptx(False)
+        lib.find_ptx_by(None)
 
 
 _loaded: dict[ModuleType, str] = {}
 """Whose PTX the simulator has."""
 
 
-@functools.cache
-def _ptx_of(compiler: str) -> dict[str, str]:
-    """PTX of every program that a build for GPUs has."""
-    programs = gpu_cost_compile.programs()
-    try:
-        one = _of_nvcc if compiler == "nvcc" else _of_nvrtc()
-        with ThreadPoolExecutor(2) as threads:
-            texts = list(threads.map(lambda program: one(*program), programs))
-    except FileNotFoundError as reason:
-        pytest.skip(f"{reason}: kernels run as g++ compiles them only")
-    return {" ".join(program): text for program, text in zip(programs, texts, strict=True)}
-
-
-def _of_nvcc(source: str, options: str) -> str:
-    return gpu_cost_compile.ptx_of(source, options, ARCHITECTURE).read_text()
+def _of_nvcc() -> Callable[[str, str], str]:
+    gpu_cost_compile.nvcc_version()
+    return lambda source, options: gpu_cost_compile.ptx_of(source, options, ARCHITECTURE).read_text()
 
 
 def _of_nvrtc() -> Callable[[str, str], str]:

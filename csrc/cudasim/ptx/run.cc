@@ -22,6 +22,7 @@ namespace {
 std::deque<Module> modules;
 std::deque<Program> programs;
 bool in_use = false;
+std::function<void(const std::string&)> ask_for;
 uint32_t most_blocks = 0;
 std::vector<Measured> launches;
 
@@ -273,8 +274,6 @@ void unload_all() {
   modules.clear();
 }
 
-int loaded() { return (int)programs.size(); }
-
 void use(bool ptx) { in_use = ptx; }
 bool used() { return in_use; }
 
@@ -284,10 +283,23 @@ void measure(uint32_t most) {
 }
 const std::vector<Measured>& measured() { return launches; }
 
-const Program* find(const std::string& name) {
+void when_missing(std::function<void(const std::string&)> ask) { ask_for = std::move(ask); }
+
+namespace {
+
+const Program* loaded_as(const std::string& name) {
   for (const Program& p : programs)
     if (p.name == name || p.mangled == name) return &p;
   return nullptr;
+}
+
+}  // namespace
+
+const Program* find(const std::string& name) {
+  const Program* found = loaded_as(name);
+  if (found || !ask_for) return found;
+  ask_for(name);
+  return loaded_as(name);
 }
 
 std::string run(const Program& program, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,

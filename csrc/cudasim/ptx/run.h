@@ -1,6 +1,7 @@
 // Compiled kernels on the CPU: those of loaded PTX run instead of what g++ made of the same sources.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,13 +17,16 @@ struct Program;
 // instructions that the simulator does not know.
 void load(const std::string& text, const std::string& program);
 void unload_all();
-int loaded();  // kernels
 
 // Whether they run instead of g++'s: so after load().
 void use(bool ptx);
 bool used();
 
-// By mangled or readable name; nullptr: there is none. Valid until unload_all().
+// ask(name) may load() the text that has a kernel which find() misses.
+void when_missing(std::function<void(const std::string&)> ask);
+
+// By mangled or readable name; nullptr: there is none. Valid until unload_all(). Throws what load() and
+// asking throw.
 const Program* find(const std::string& name);
 
 // Runs a kernel as cudasim::run does. across: tiles in a row of the image, where grid.x blocks are its tiles.
