@@ -1,18 +1,18 @@
-"""What benchmarks/gpu.sh measures of the Triton kernels, as a table and JSON.
+"""What benchmarks/gpu.sh measures of the Triton kernels, as a table and rows of JSON.
 
-python benchmarks/gpu.py environment --json FILE    versions, GPU, commit
-python benchmarks/gpu.py ops --json FILE            each op, forward and with backward, against PyTorch's
+python benchmarks/gpu.py environment --rows FILE    versions, GPU, commit
+python benchmarks/gpu.py ops --rows FILE            each op, forward and with backward, against PyTorch's
 composition
-python benchmarks/gpu.py train --json FILE          a training step against eager and torch.compile
+python benchmarks/gpu.py step --rows FILE           a training step against eager
+python benchmarks/gpu.py train --rows FILE          the same against torch.compile, too, and larger networks
 
-Times are medians; the L2 cache is flushed before each call of an op, whose error stands beside them.  A step
-over its gate gets no time.  Rows are written as they come.  Nothing but PyTorch and Triton is needed.
+Times are medians; the L2 cache is flushed before each call of an op, whose error stands beside them.  Rows
+are appended as they come.  Nothing but PyTorch and Triton is needed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,13 +29,13 @@ from seemore_fast.measure.peers import steps
 from seemore_fast.network.accuracy import relative_l2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.contact import rows
+from benchmarks.contact.rows import Row
 from tests.support.operators import CASES, Case, normal
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (32, 48, 64, 64)
 """Of the ops' input: SeemoRe-B, a training batch."""
-
-Row = dict[str, Any]
 
 
 def environment() -> Iterator[Row]:
@@ -89,13 +89,20 @@ def op(case: Case, dtype: torch.dtype) -> Row:
     return {"forward": forward, "both": {"ours": bench(ours), "eager": bench(theirs)}, "error": error}
 
 
-def train() -> Iterator[Row]:
+def step() -> Iterator[Row]:
+    """What `train` measures of T, without torch.compile."""
+    yield from train(("t-x4",), tuple(name for name in steps.CONTENDERS if name != "torch.compile"))
+
+
+def train(
+    variants: tuple[str, ...] = ("t-x4", "b-x4"), contenders: tuple[str, ...] = steps.CONTENDERS
+) -> Iterator[Row]:
     """A training step of 32 patches of 64 x 64, as `seemore-fast bench --train` measures it."""
-    for variant in ("t-x4", "b-x4"):
+    for variant in variants:
         for dtype in ("fp32", "bf16"):
             row = {"model": variant, "dtype": dtype}
             try:
-                for result in steps.run(variant, 32, 64, dtype, runs=10, device="cuda"):
+                for result in steps.run(variant, 32, 64, dtype, 10, "cuda", names=contenders):
                     yield row | asdict(result)
             except Exception as error:  # the others can still be measured
                 yield row | {"failed": repr(error)[:200]}
@@ -114,15 +121,14 @@ def print_row(row: Row) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["environment", "ops", "train"])
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("what", choices=["environment", "ops", "step", "train"])
+    parser.add_argument("--rows", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here")
-    rows = []
-    for row in {"environment": environment, "ops": ops, "train": train}[arguments.what]():
-        rows.append(row)
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    what = {"environment": environment, "ops": ops, "step": step, "train": train}
+    for row in what[arguments.what]():
+        rows.append(arguments.rows, row)
         print_row(row)
 
 

@@ -1,22 +1,24 @@
 """What benchmarks/gpu.sh measures of inference: the CUDA engine beside everything else a GPU can run it with.
 
-python benchmarks/gpu_engine.py times --json FILE      our precisions and PyTorch's eager forms
-python benchmarks/gpu_engine.py compiled --json FILE   Triton's operators and torch.compile, slow to start
-python benchmarks/gpu_engine.py kernels --json FILE    time of each kernel of the engine, by the profiler
+python benchmarks/gpu_engine.py times --rows FILE      our precisions and PyTorch's eager forms
+python benchmarks/gpu_engine.py compiled --rows FILE   torch.compile as it is by default
+python benchmarks/gpu_engine.py autotuned --rows FILE  Triton's operators and torch.compile, slow to start
+python benchmarks/gpu_engine.py kernels --rows FILE    time of each kernel of the engine, by the profiler
 
-Per case and contender: median ms of a call with the L2 cache flushed before it, with it warm, and of calls
-back to back by the wall clock; memory at its peak; error against float64.  Ours also as the share that the
-larger of two floors has of it: bytes between kernels over a copy's bandwidth, operations over the rate of a
-bfloat16 matrix product, both measured in the same run.  A contender that errs too much gets no time.  Rows
-are written as they come, so that what a time limit cuts off does not take the rest along.
+Per case and contender: median ms of a call with the L2 cache flushed before it, with it warm, as replay of a
+CUDA graph, and of calls back to back by the wall clock; memory at its peak; error against float64.  Ours
+also as the share that the larger of two floors has of it: bytes between kernels over a copy's bandwidth,
+operations over the rate of a bfloat16 matrix product, both measured in the same run.  A contender that errs
+too much is timed all the same, and says so.  Rows are appended as they come: what a time limit cuts off does
+not take the rest along.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.contact import rows
 from seemore_fast import SeemoRe
 from seemore_fast.measure import bench
 from seemore_fast.network import flops, reference
@@ -51,7 +55,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 @dataclass(frozen=True)
 class Contender:
     """``kind``: ours, triton, eager (which waits for the router, as the official code does), free (which does
-    not), compiled; ``precision``: fp32, tf32, fp16 or bf16."""
+    not), compiled, autotuned; ``precision``: fp32, tf32, fp16 or bf16."""
 
     kind: str
     precision: str
@@ -69,7 +73,11 @@ TIMED = (
     Contender("free", "fp16", channels_last=True),
     *(Contender("ours", precision) for precision in ("fp16", "bf16", "tf32", "fp32")),
 )
-COMPILED = (Contender("compiled", "fp16"), Contender("triton", "fp16"), Contender("triton", "fp32"))
+CONTENDERS = {
+    "times": TIMED,
+    "compiled": (Contender("compiled", "fp16"),),
+    "autotuned": (Contender("autotuned", "fp16"), Contender("triton", "fp16"), Contender("triton", "fp32")),
+}
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,9 @@ class Case:
         form = torch.channels_last if contender.channels_last else torch.contiguous_format
         dtype = DTYPES.get(contender.precision, torch.float32)
         model, x = model.to(dtype, memory_format=form), self.x.to(dtype, memory_format=form)
-        if contender.kind == "compiled":
-            model = torch.compile(model, mode="max-autotune", fullgraph=True, dynamic=False)
+        if contender.kind in ("compiled", "autotuned"):
+            mode = "max-autotune" if contender.kind == "autotuned" else None
+            model = torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
         return partial(_call, model, x)
 
 
@@ -178,6 +187,18 @@ class Machine:
         self.wait()
         return 1e3 * (time.perf_counter() - start) / count
 
+    def replayed(self, call: Callable[[], Any], seconds: float) -> dict[str, Any]:
+        """Median milliseconds of a CUDA graph of the call, L2 warm, or why there is none."""
+        if self.device != "cuda":
+            return {}
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                call()
+        except RuntimeError as reason:
+            return {"graph_failed": first_line(reason)}
+        return {"graph_ms": statistics.median(self.times(graph.replay, seconds, flush=False))}
+
     def peak(self, call: Callable[[], Any]) -> float | None:
         """MB that a call adds at its peak, the result included."""
         if self.device != "cuda":
@@ -232,13 +253,13 @@ def measure(
     call = case.call(contender)
     row["error"] = case.error(call())
     row |= {"first_call_s": time.perf_counter() - start, "gate": gate, "passed": row["error"] <= gate}
-    if not row["passed"]:
-        return row
     for _ in range(2):
         call()
     row["cold_ms"] = statistics.median(machine.times(call, seconds, flush=True))
     row["warm_ms"] = statistics.median(machine.times(call, seconds, flush=False))
     row["wall_ms"] = machine.back_to_back(call, row["warm_ms"])
+    if contender.kind in ("ours", "free"):  # the others wait for the GPU, or have graphs of their own
+        row |= machine.replayed(call, seconds)
     row["peak_mb"] = machine.peak(call)
     if contender.kind == "ours":
         row |= floors(case, contender.precision, ceilings)
@@ -275,8 +296,6 @@ def times(
             yield {"case": name, "skipped": "no time was left"}
             continue
         try:
-            if device == "cuda":
-                torch.cuda.empty_cache()
             case = Case.make(name, device)
             limits = gates(case)
         except Exception as error:
@@ -291,6 +310,8 @@ def times(
             except Exception as error:  # the others can still be measured
                 yield {"case": name, "contender": str(contender), "failed": first_line(error)}
             torch._dynamo.reset()
+            if device == "cuda":
+                torch.cuda.empty_cache()
         del case
 
 
@@ -329,7 +350,16 @@ def print_row(row: dict[str, Any]) -> None:
         for name, ms in row["kernels_ms"].items():
             print(f"  {ms:8.4f} ms  {name}")
         return
-    numbers = ("error", "cold_ms", "warm_ms", "wall_ms", "peak_mb", "share_of_floor", "first_call_s")
+    numbers = (
+        "error",
+        "cold_ms",
+        "warm_ms",
+        "graph_ms",
+        "wall_ms",
+        "peak_mb",
+        "share_of_floor",
+        "first_call_s",
+    )
     told = [f"{key} {row[key]:.3g}" for key in numbers if row.get(key) is not None]
     told += [f"{key}: {row[key]}" for key in ("skipped", "failed") if key in row]
     if row.get("passed") is False:
@@ -341,8 +371,8 @@ def print_row(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["times", "compiled", "kernels"])
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("what", choices=[*CONTENDERS, "kernels"])
+    parser.add_argument("--rows", type=Path, required=True, metavar="FILE")
     parser.add_argument(
         "--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the script out"
     )
@@ -357,14 +387,12 @@ def main() -> None:
     if given.what == "kernels":
         found = kernels(cases, until)
     else:
-        contenders = TIMED if given.what == "times" else COMPILED
+        contenders = CONTENDERS[given.what]
         if given.device == "cpu":
             contenders = tuple(c for c in contenders if c.kind in ("ours", "eager") and c.precision == "fp32")
         found = times(given.device, cases, given.seconds, until, contenders)
-    rows = []
     for row in found:
-        rows.append(row)
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+        rows.append(given.rows, row)
         print_row(row)
 
 

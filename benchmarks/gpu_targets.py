@@ -1,18 +1,16 @@
 """Which of the CUDA engine's targets for an H200 are met, by what benchmarks/gpu.sh has measured.
 
-python benchmarks/gpu_targets.py FOLDER      FOLDER has times.json and compiled.json; targets.json joins them
-
-A target whose figures are not all there is "unmeasured".
+A target whose figures are not all there is "unmeasured"; an error above its gate meets none.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.contact import rows
 
 MOST_MS = {
     "t-x4 320x180": 0.24,
@@ -26,18 +24,18 @@ MOST_MS = {
 
 LARGE = ("t-x4 960x540", "b-x4 960x540", "l-x4 960x540", "t-x2 1920x1080")
 
-OURS, EAGER, COMPILED = "ours fp16", "eager fp32", "compiled fp16"
+OURS, EAGER, COMPILED = "ours fp16", "eager fp32", "autotuned fp16"
 EAGER_16 = "eager fp16 channels_last"
 
 
 class Measured:
-    """Rows of both files; a figure that is not there is a KeyError."""
+    """Rows of both files that are within their gates; a figure that is not there is a KeyError."""
 
     def __init__(self, folder: Path):
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for path in (folder / "times.json", folder / "compiled.json"):
-            for row in json.loads(path.read_text()) if path.exists() else []:
-                if row.get("contender"):
+        for name in ("times", "autotuned"):
+            for row in rows.read(folder / f"{name}.jsonl"):
+                if row.get("contender") and row.get("passed"):
                     self._rows[row["case"], row["contender"]] = row
 
     def get(self, case: str, contender: str, key: str) -> float:
@@ -58,15 +56,15 @@ class Measured:
 
 def targets(found: Measured) -> list[dict[str, Any]]:
     """What is wanted, what was found (None: not measured), and whether that is met."""
-    rows: list[dict[str, Any]] = []
+    found_rows: list[dict[str, Any]] = []
 
     def add(what: str, wanted: str, met: Callable[[float], bool], figure: Callable[[], float]) -> None:
         try:
             value = figure()
         except KeyError:
-            rows.append({"target": what, "wanted": wanted, "found": None, "met": None})
+            found_rows.append({"target": what, "wanted": wanted, "found": None, "met": None})
         else:
-            rows.append({"target": what, "wanted": wanted, "found": value, "met": met(value)})
+            found_rows.append({"target": what, "wanted": wanted, "found": value, "met": met(value)})
 
     for case, most in MOST_MS.items():
         add(
@@ -76,7 +74,7 @@ def targets(found: Measured) -> list[dict[str, Any]]:
             lambda case=case: found.get(case, OURS, "cold_ms"),
         )
     add("speed-up over eager fp32", ">= 8", lambda ratio: ratio >= 8, lambda: found.speedup(EAGER))
-    add("speed-up over compiled fp16", ">= 3", lambda ratio: ratio >= 3, lambda: found.speedup(COMPILED))
+    add("speed-up over autotuned fp16", ">= 3", lambda ratio: ratio >= 3, lambda: found.speedup(COMPILED))
     for case in LARGE:
         add(
             f"{case}, share of floor",
@@ -96,20 +94,13 @@ def targets(found: Measured) -> list[dict[str, Any]]:
         lambda rate: rate >= 200,
         lambda: 1e3 / found.get("t-x2 1920x1080", OURS, "wall_ms"),
     )
-    return rows
+    return found_rows
 
 
-def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: python benchmarks/gpu_targets.py FOLDER")
-    folder = Path(sys.argv[1])
-    rows = targets(Measured(folder))
-    (folder / "targets.json").write_text(json.dumps(rows, indent=1) + "\n")
-    for row in rows:
+def lines(folder: Path) -> Iterator[str]:
+    """One for each target; none where nothing was measured."""
+    found = targets(Measured(folder))
+    for row in found if any(row["met"] is not None for row in found) else ():
         value = "unmeasured" if row["found"] is None else f"{row['found']:.3g}"
         verdict = {None: "", True: "met", False: "MISSED"}[row["met"]]
-        print(f"{row['target']:42} wanted {row['wanted']:8} found {value:12} {verdict}")
-
-
-if __name__ == "__main__":
-    main()
+        yield f"{row['target']:42} wanted {row['wanted']:8} found {value:12} {verdict}"

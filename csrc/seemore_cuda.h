@@ -74,6 +74,11 @@ SM_API void sm_cuda_engine_destroy(sm_cuda_engine* engine);
 SM_API sm_status sm_cuda_engine_workspace(const sm_cuda_engine* engine, int64_t n, int64_t h, int64_t w,
                                           int64_t* bytes);
 
+/* Calls `visit` with each part of the workspace: its name, where it begins, in bytes, and how long it is. */
+typedef void (*sm_cuda_visit_part)(void* context, const char* name, int64_t at, int64_t bytes);
+SM_API sm_status sm_cuda_engine_parts(const sm_cuda_engine* engine, int64_t n, int64_t h, int64_t w,
+                                      sm_cuda_visit_part visit, void* context);
+
 typedef struct sm_cuda_forward_params {
   const sm_cuda_engine* engine;
   const void* input;     /* [N, in_chans, H, W] on the engine's device, as are the following */
@@ -82,7 +87,8 @@ typedef struct sm_cuda_forward_params {
   int64_t n, h, w;       /* n at least 1; h and w at least 4^recursive */
   void* workspace;       /* aligned to 256 bytes */
   int64_t workspace_bytes;
-  void* stream; /* CUstream */
+  void* stream;     /* CUstream */
+  int64_t launches; /* how many kernels to start, to see what they leave in the workspace; 0: all */
 } sm_cuda_forward_params;
 
 /* Launches the network; may be captured into a CUDA graph. Each image is routed on its own. */

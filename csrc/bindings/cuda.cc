@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -42,9 +43,20 @@ class CudaEngine {
     return bytes;
   }
 
+  using Part = std::tuple<std::string, int64_t, int64_t>;  // name, where it begins, bytes
+
+  std::vector<Part> parts(int64_t n, int64_t h, int64_t w) const {
+    const auto add = [](void* parts, const char* name, int64_t at, int64_t bytes) {
+      static_cast<std::vector<Part>*>(parts)->emplace_back(name, at, bytes);
+    };
+    std::vector<Part> found;
+    check(sm_cuda_engine_parts(engine_.get(), n, h, w, add, &found));
+    return found;
+  }
+
   // Pointers and the stream as integers: this module does not know torch.
   void forward(uintptr_t input, uintptr_t output, int pixels, int64_t n, int64_t h, int64_t w,
-               uintptr_t workspace, int64_t workspace_bytes, uintptr_t stream) const {
+               uintptr_t workspace, int64_t workspace_bytes, uintptr_t stream, int64_t launches) const {
     const sm_cuda_forward_params params = {engine_.get(),
                                            reinterpret_cast<const void*>(input),
                                            reinterpret_cast<void*>(output),
@@ -54,7 +66,8 @@ class CudaEngine {
                                            w,
                                            reinterpret_cast<void*>(workspace),
                                            workspace_bytes,
-                                           reinterpret_cast<void*>(stream)};
+                                           reinterpret_cast<void*>(stream),
+                                           launches};
     sm_status status;
     {
       py::gil_scoped_release release;
@@ -242,8 +255,10 @@ void bind_cuda(py::module_& m) {
            arg("device"), arg("host"), arg("weights"))
       .def("workspace", &CudaEngine::workspace, arg("n"), arg("h"), arg("w"),
            "Bytes of device memory for one forward.")
+      .def("parts", &CudaEngine::parts, arg("n"), arg("h"), arg("w"),
+           "The workspace's parts: name, where it begins, in bytes, and how long it is.")
       .def("forward", &CudaEngine::forward, arg("input"), arg("output"), arg("pixels"), arg("n"), arg("h"),
-           arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"));
+           arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"), arg("launches") = 0);
   py::class_<CudaGraph>(
       m, "CudaGraph", "Launches of this thread on a stream, captured from construction to end(), and again.")
       .def(py::init<int, uintptr_t>(), arg("device"), arg("stream"))

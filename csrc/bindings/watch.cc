@@ -23,58 +23,76 @@ class __attribute__((visibility("hidden"))) Watch {
     auto* const type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
     for (const py::handle dict : dicts) {
       if (!PyDict_Check(dict.ptr())) throw py::type_error("dicts must be dicts");
-      Held held = {py::reinterpret_borrow<py::object>(dict), {}};
+      dicts_.push_back({py::reinterpret_borrow<py::object>(dict), PyDict_GET_SIZE(dict.ptr())});
       PyObject *key, *value;
       for (Py_ssize_t at = 0; PyDict_Next(dict.ptr(), &at, &key, &value);) {
-        held.items.push_back(
-            {py::reinterpret_borrow<py::object>(value), PyObject_TypeCheck(value, type) != 0, {}});
-        if (held.items.back().is_tensor) find_inside(held.items.back().value);
+        values_.push_back(py::reinterpret_borrow<py::object>(value));
+        if (!PyObject_TypeCheck(value, type)) continue;
+        find_inside(values_.back());
+        tensors_.push_back({value, {}});
       }
-      held_.push_back(std::move(held));
     }
-    for (Held& held : held_)
-      for (Item& item : held.items)
-        if (item.is_tensor && !read(item.value.ptr(), &item.state))
-          throw std::runtime_error("a tensor without memory of its own");
+    for (Held& held : tensors_)
+      if (!read(held.tensor, &held.state)) throw std::runtime_error("a tensor without memory of its own");
   }
 
-  bool unchanged() const {
-    constexpr size_t kAhead = 8;  // dicts, to fetch: what they hold lies all over memory
-    for (size_t i = 0; i < held_.size(); ++i) {
-      const Held& held = held_[i];
-      if (i + kAhead < held_.size()) fetch(held_[i + kAhead]);
-      if (PyDict_GET_SIZE(held.dict.ptr()) != static_cast<Py_ssize_t>(held.items.size())) return false;
-      PyObject *key, *value;
-      auto item = held.items.begin();
-      for (Py_ssize_t at = 0; PyDict_Next(held.dict.ptr(), &at, &key, &value); ++item) {
-        if (value != item->value.ptr()) return false;
-        if (!item->is_tensor) continue;
-        // Only the tensors that had a version are asked for it: the wheels' own C++ runtime (.ci/wheels.py)
-        // could not catch what torch's throws for others.
-        State now;
-        if (impl_of(value) != item->state.impl || !read(value, &now) || now.version != item->state.version ||
-            now.address != item->state.address)
-          return false;
-      }
-    }
-    return true;
-  }
+  bool unchanged() const { return same_values() && same_states(); }
 
  private:
+  struct Dict {
+    py::object dict;
+    Py_ssize_t size;
+  };
   struct State {
     const void* impl;
     int64_t version;
     void* address;
   };
-  struct Item {
-    py::object value;
-    bool is_tensor;
+  struct Held {
+    PyObject* tensor;  // one of values_
     State state;
   };
-  struct Held {
-    py::object dict;
-    std::vector<Item> items;
-  };
+
+  // What is looked at lies all over memory: it is fetched so many dicts or tensors ahead, twice as many for
+  // what tells where the next is.
+  static constexpr size_t kAhead = 8;
+
+  bool same_values() const {
+    auto value = values_.begin();
+    for (size_t i = 0; i < dicts_.size(); ++i) {
+      if (i + 2 * kAhead < dicts_.size()) __builtin_prefetch(dicts_[i + 2 * kAhead].dict.ptr());
+      if (i + kAhead < dicts_.size()) {
+        const Dict& next = dicts_[i + kAhead];
+        if (next.size) fetch(reinterpret_cast<PyDictObject*>(next.dict.ptr())->ma_keys, 2);
+      }
+      const auto& [dict, size] = dicts_[i];
+      if (PyDict_GET_SIZE(dict.ptr()) != size) return false;
+      PyObject *key, *now;
+      if (size)
+        for (Py_ssize_t at = 0; PyDict_Next(dict.ptr(), &at, &key, &now);)
+          if (now != (value++)->ptr()) return false;
+    }
+    return true;
+  }
+
+  // Only the tensors that had a version are asked for it: the wheels' own C++ runtime (.ci/wheels.py) could
+  // not catch what torch's throws for others.
+  bool same_states() const {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (i + 2 * kAhead < tensors_.size()) __builtin_prefetch(tensors_[i + 2 * kAhead].tensor);
+      if (i + kAhead < tensors_.size()) fetch(tensors_[i + kAhead].state.impl, 3);
+      const auto& [tensor, state] = tensors_[i];
+      State now;
+      if (impl_of(tensor) != state.impl || !read(tensor, &now) || now.version != state.version ||
+          now.address != state.address)
+        return false;
+    }
+    return true;
+  }
+
+  static void fetch(const void* at, int lines) {
+    for (int line = 0; line < lines; ++line) __builtin_prefetch(static_cast<const char*>(at) + 64 * line);
+  }
 
   // Sets inside_, or throws where this tensor keeps its at::Tensor elsewhere than those before.
   void find_inside(const py::object& tensor) {
@@ -90,16 +108,6 @@ class __attribute__((visibility("hidden"))) Watch {
       }
     }
     throw std::runtime_error("this torch lays its tensors out in another way");
-  }
-
-  static void fetch(const Held& held) {
-    __builtin_prefetch(held.dict.ptr());
-    for (const Item& item : held.items) {
-      __builtin_prefetch(item.value.ptr());
-      if (!item.is_tensor) continue;
-      __builtin_prefetch(item.state.impl);
-      __builtin_prefetch(static_cast<const char*>(item.state.impl) + 64);
-    }
   }
 
   const void* impl_of(PyObject* tensor) const {
@@ -123,7 +131,9 @@ class __attribute__((visibility("hidden"))) Watch {
   const Version version_;
   const Address address_;
   size_t inside_ = 0;  // bytes of a Python tensor before its at::Tensor
-  std::vector<Held> held_;
+  std::vector<Dict> dicts_;
+  std::vector<py::object> values_;  // of all dicts, in order
+  std::vector<Held> tensors_;       // those of them that are tensors
 };
 
 }  // namespace

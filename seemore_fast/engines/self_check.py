@@ -23,7 +23,7 @@ from seemore_fast.ops._self_check import Verdict
 log = logging.getLogger(__name__)
 
 GATES = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3, "bf16": 2e-2}
-"""The relative L2 error against float64 that is let through."""
+"""The relative L2 error against PyTorch on the CPU that is let through; fp32 is held to float64."""
 
 SIZE = (40, 56)
 """Of the picture; larger where the network needs it, unless it needs more than 64."""
@@ -65,15 +65,17 @@ def require(
 
 
 def _check(model: reference.SeemoRe, precision: str, run: Callable[[Tensor], Tensor]) -> str | None:
-    exact = reference.SeemoRe(**model.config).double().eval()
-    exact.load_state_dict({name: value.double().cpu() for name, value in model.state_dict().items()})
+    # PyTorch's float32 errs by 1e-6 to 3e-6: nothing beside the others' gates, and in half the time.
+    dtype = torch.float64 if precision == "fp32" else torch.float32
+    exact = reference.SeemoRe(**model.config).to(dtype).eval()
+    exact.load_state_dict({name: value.to("cpu", dtype) for name, value in model.state_dict().items()})
     errors = []
     for picture in range(_PICTURES):
         generator = torch.Generator().manual_seed(picture)
         size = [max(side, model.min_size) for side in SIZE]
         x = torch.rand(1, model.config["in_chans"], *size, generator=generator)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            want = exact(x.double())
+            want = exact(x.to(dtype)).double()
         got = run(x.to(next(model.parameters()).device)).double().cpu()
         errors.append(float((got - want).norm() / want.norm()))
         if errors[-1] <= GATES[precision]:  # not for NaN

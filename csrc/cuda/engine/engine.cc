@@ -177,6 +177,15 @@ sm_status sm_cuda_engine_workspace(const sm_cuda_engine* engine, int64_t n, int6
   return SM_OK;
 }
 
+sm_status sm_cuda_engine_parts(const sm_cuda_engine* engine, int64_t n, int64_t h, int64_t w,
+                               sm_cuda_visit_part visit, void* context) {
+  Plan plan = {};
+  if (const sm_status status = plan_for(*engine, n, h, w, &plan)) return status;
+  for (int i = 0; i < plan.count; ++i)
+    visit(context, plan.buffers[i].name, (int64_t)plan.buffers[i].at, (int64_t)plan.buffers[i].bytes);
+  return SM_OK;
+}
+
 sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params) {
   const sm_cuda_engine& engine = *params->engine;
   Plan plan = {};

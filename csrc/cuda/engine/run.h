@@ -19,6 +19,7 @@ struct Run {
   const Plan& plan;
   const sm_cuda_forward_params& params;
   const char* error = nullptr;  // nothing is started any more
+  int64_t started = 0;
 
   unsigned images() const { return (unsigned)params.n; }
   void* at(size_t offset) const { return static_cast<unsigned char*>(params.workspace) + offset; }
@@ -28,7 +29,9 @@ struct Run {
 
   template <class Params>
   void start(const Kernel<Params>& kernel, const Params& p, unsigned blocks, size_t shared) {
-    if (!error) error = kernel.start(p, {blocks, images()}, shared, params.stream);
+    if (error || (params.launches && started == params.launches)) return;
+    error = kernel.start(p, {blocks, images()}, shared, params.stream);
+    ++started;
   }
 
   template <class Params>

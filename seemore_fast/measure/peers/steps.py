@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -60,11 +60,13 @@ def run(
     runs: int = 5,
     device: str = "cpu",
     report: Callable[[str], None] = lambda _: None,
+    names: Sequence[str] = CONTENDERS,
 ) -> list[StepResult]:
     """Measures steps of ``model`` (as in `bench.run`) on ``batch`` LR patches of ``patch`` pixels squared.
 
-    ``device``: cpu or cuda.  ``report`` is told what is being done.  Raises SeemoreError for bad arguments,
-    BackendError for a dtype that the device does not have, CheckpointError for weights that do not load.
+    ``device``: cpu or cuda.  ``report`` is told what is being done.  ``names``: of CONTENDERS, PyTorch and
+    ours among them.  Raises SeemoreError for bad arguments, BackendError for a dtype that the device does not
+    have, CheckpointError for weights that do not load.
     """
     if min(batch, patch, runs) < 1:
         raise SeemoreError(f"batch, patch and runs must be at least 1, got {batch}, {patch}, {runs}")
@@ -72,11 +74,11 @@ def run(
     x, target = _data(model, batch, patch, device)
     report("gradients in float64")
     exact = _gradients(_network(model, "PyTorch", device).double(), x.double(), target.double(), "fp32")
-    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in CONTENDERS}
+    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     errors: dict[str, float] = {}
     peaks: dict[str, int | None] = {}
     steps = {}
-    for name in CONTENDERS:
+    for name in names:
         report(f"preparing {name}")
         network = _network(model, name, device)
         errors[name] = bench.error_of(_gradients(network, x, target, dtype), exact)[0]
