@@ -78,6 +78,28 @@ class Operator:
         shapes = [[sizes[symbol] for symbol in shape] for shape in self.kept]
         return [x.new_empty(s, dtype=x.dtype if len(s) == 4 else routing_dtype(x)) for s in shapes]
 
+    def differentiate(
+        self,
+        grad: Tensor,
+        tensors: Sequence[Tensor],
+        options: Sequence[Any],
+        needs: Sequence[bool],
+        twice: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The result, and the gradients asked for, of the formula by PyTorch; zeros where it has none.
+
+        ``twice``: they are to be differentiated again; ``tensors`` must require gradients then.
+        """
+        with torch.enable_grad():
+            if not twice:
+                tensors = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
+            out = self.formula(*tensors, *options)[0]
+            wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
+            gradients = torch.autograd.grad(
+                out, wanted, grad, create_graph=twice, allow_unused=True, materialize_grads=True
+            )
+        return out, list(gradients)
+
 
 def routing_dtype(x: Tensor) -> torch.dtype:
     """A top-1 probability is about 0.4: in low precision a near tie would flip."""

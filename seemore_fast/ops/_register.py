@@ -94,7 +94,7 @@ def _cast(backend: str, images: Sequence[Tensor], weights: Sequence[Tensor]) -> 
 
 def _register_kernels(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
     """call(*inputs, backend) -> (out, *saved), differentiable in ``out``."""
-    name, arguments, reference = operator.name, operator.arguments, operator.formula
+    name, arguments = operator.name, operator.arguments
     saved, count = tuple(operator.saved), len(operator.tensors)
 
     def run_forward(*args: Any) -> Any:
@@ -158,7 +158,7 @@ def _register_kernels(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
             # Views, so that a tensor that stands for two inputs is told apart.
             own = [t.view_as(t) if further and t.requires_grad else t.detach() for t in ctx.saved_tensors]
             own = [t if t.requires_grad else t.requires_grad_() for t in own]
-            first = formula_gradients(reference, own[0], own[1:], ctx.options, ctx.needs, twice=True)
+            _, first = operator.differentiate(own[0], own[1:], ctx.options, ctx.needs, twice=True)
             pairs = [(f, g) for f, g in zip(first, grads, strict=True) if f.requires_grad and g is not None]
             second = torch.autograd.grad(
                 [f for f, _ in pairs], own, [g for _, g in pairs], create_graph=further, allow_unused=True
@@ -167,30 +167,6 @@ def _register_kernels(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
 
     torch.library.register_autograd(slope, differentiate_twice, setup_context=keep_all, lib=library)
     return op if saved else lambda *args: (op(*args),)
-
-
-def formula_gradients(
-    reference: Callable[..., tuple[Tensor, ...]],
-    grad: Tensor,
-    tensors: Sequence[Tensor],
-    options: Sequence[Any],
-    needs: Sequence[bool],
-    twice: bool = False,
-) -> list[Tensor]:
-    """The gradients asked for, by PyTorch's differentiation of the formula; zeros where it has none.
-
-    ``twice``: they are to be differentiated again; ``tensors`` must require gradients then.
-    """
-    with torch.enable_grad():
-        if not twice:
-            tensors = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
-        out = reference(*tensors, *options)[0]
-        wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
-        return list(
-            torch.autograd.grad(
-                out, wanted, grad, create_graph=twice, allow_unused=True, materialize_grads=True
-            )
-        )
 
 
 def _define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:

@@ -47,7 +47,7 @@ class Kernels:
         needs: Sequence[bool],
     ) -> list[Tensor]:
         tensors, options = op.split(inputs)
-        found = _register.formula_gradients(op.formula, grad, tensors, list(options.values()), needs)
+        _, found = op.differentiate(grad, tensors, list(options.values()), needs)
         return [*found[:-1], self.gradient(found[-1])]
 
 
