@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -23,6 +24,12 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # pytest -n: workers and the processes that they start share the cores, whoever starts them
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests live as long as the process: Python's collector need not walk through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
