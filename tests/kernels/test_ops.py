@@ -14,8 +14,6 @@ from tests.support.operators import CASES, RANKS, Case, normal
 
 BLOCKS = ("rme", "sme")
 
-# Small, for the interpreter: no multiples of a tile, of 4 or of 16; aggregating twice takes sides of 16.
-SIZES = {"calibrate": (17, 21), "rme": (17, 18)}
 CHANNELS = dict.fromkeys(("rme", "sme", "calibrate", "striped_conv2d", "striped_attention"), 6)
 
 
@@ -42,10 +40,16 @@ def count(inputs: list) -> int:
     return sum(isinstance(value, Tensor) for value in inputs)
 
 
+def small(case: Case) -> tuple[int, int]:
+    """For the interpreter: no multiples of a tile, of 4 or of 16; aggregating twice takes sides of 16."""
+    least = 4 ** case.options.get("recursive", 0)
+    return (least + 1, least + 5) if least > 1 else (9, 13)
+
+
 def arguments(
     case: Case, device: str, dtype: torch.dtype, c: int = 0, n: int = 2, size: tuple[int, ...] = ()
 ):
-    c, size = c or CHANNELS.get(case.name, 20), size or SIZES.get(case.name, (9, 13))
+    c, size = c or CHANNELS.get(case.name, 20), size or small(case)
     inputs = case.inputs((n, c, *size), dtype, torch.float32, normal)
     inputs = [value.to(device) if isinstance(value, Tensor) else value for value in inputs]
     return inputs, torch.randn(n, c, *size).to(device, dtype)
