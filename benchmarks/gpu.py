@@ -102,7 +102,7 @@ def train(
         for dtype in ("fp32", "bf16"):
             row = {"model": variant, "dtype": dtype}
             try:
-                for result in steps.run(variant, 32, 64, dtype, 10, "cuda", names=contenders):
+                for result in steps.run(variant, 32, 64, dtype, 10, "cuda", names=contenders).results:
                     yield row | asdict(result)
             except Exception as error:  # the others can still be measured
                 yield row | {"failed": repr(error)[:200]}

@@ -16,7 +16,6 @@ matplotlib.use("svg")
 from matplotlib import pyplot, ticker
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 CURVE = "t-x4"
 
 Measured = dict[str, Any]  # one case: model, size, results
@@ -34,8 +33,19 @@ COLOURS = {
 
 
 def draw(folder: Path) -> None:
-    """Reads every JSON file of ``folder``; rewrites the images and what is between the page's markers."""
+    """Reads every JSON file of ``folder``; rewrites the images and what is between the page's markers.
+
+    Where there are files of one kind only, networks or training steps, the other's part stays.
+    """
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    steps = [file for file in files if "patch" in file["settings"]]
+    if steps:
+        _replace("trained", [_machine(steps), _steps_table(steps)])
+    if networks := [file for file in files if file not in steps]:
+        _draw_networks(networks)
+
+
+def _draw_networks(files: list[dict[str, Any]]) -> None:
     cases = sorted((case for file in files for case in file["cases"]), key=lambda c: (c["gmacs"], c["model"]))
     curve = [case for case in cases if case["model"] == CURVE]
     pyplot.rcParams.update({"svg.hashsalt": "seemore-fast", "font.size": 10, "axes.spines.top": False})
@@ -50,11 +60,15 @@ def draw(folder: Path) -> None:
     if len(curve) > 1:
         images.append(_time_by_size(curve))
         sections.append(_curve_table(curve))
+    _replace("measured", sections + images)
 
-    page = DOCS / "performance.md"
+
+def _replace(part: str, sections: list[str]) -> None:
+    """Puts the sections between the page's markers of this part."""
+    page, begin, end = DOCS / "performance.md", f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     text = page.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text("\n".join([f"{before}{BEGIN}", *sections, *images, f"{END}{after}"]))
+    before, after = text.split(begin)[0], text.split(end)[1]
+    page.write_text("\n".join([f"{before}{begin}", *sections, f"{end}{after}"]))
 
 
 def _times(factor: float, value: float | None) -> float | None:
@@ -137,7 +151,7 @@ def _of_table(case: Measured) -> bool:
 
 def _machine(files: list[dict[str, Any]]) -> str:
     newest = max(files, key=lambda file: file["date"])
-    found, others = newest["environment"], newest["settings"]["peers"]
+    found, others = newest["environment"], newest["settings"].get("peers", {})
     versions = {name: found["versions"][name] for name in ("python", "torch")} | others
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     days = sorted({file["date"][:10] for file in files})
@@ -179,6 +193,31 @@ def _table(case: Measured) -> str:
             f"{r['max_abs'] or float('nan'):.1e}",
         ]
         lines.append(f"| {r['name']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _steps_table(files: list[dict[str, Any]]) -> str:
+    found = [(case, file["settings"]) for file in files for case in file["cases"]]
+    lines = [
+        "| | | median ms | forward, backward | ours faster by | of peak | MB | rel L2 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case, settings in sorted(found, key=lambda pair: pair[0]["gmacs"]):
+        patches = f"{settings['batch']} x {settings['patch']}x{settings['patch']}"
+        what = f"{case['model']}, {patches}: {case['gmacs']:.0f} GMAC, peak {case['peak_gflops']:.0f} GFLOP/s"
+        for r in reversed(case["results"]):
+            ours = r["name"].startswith("seemore-fast")
+            cells = [
+                what if ours else "",
+                r["name"],
+                _number(r["median_ms"]),
+                f"{_number(r['forward_ms'])}, {_number(r['backward_ms'])}",
+                "" if r["ratio"] is None or ours else f"{r['ratio']:.2f}",
+                "" if r["floor_share"] is None else f"{r['floor_share']:.0%}",
+                "" if r["peak_bytes"] is None else f"{r['peak_bytes'] / 1e6:.0f}",
+                ("" if r["passed"] else "**above its gate** ") + f"{r['rel_l2']:.1e}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

@@ -21,6 +21,7 @@ from seemore_fast.system.terminal import Screen
 
 if TYPE_CHECKING:
     from seemore_fast.measure.peers.comparison import Comparison, PeerResult
+    from seemore_fast.measure.peers.steps import Steps
 
 Sized = tuple[str, tuple[int, int]]
 """A model and the size of its input (W, H)."""
@@ -148,15 +149,15 @@ def _against_peers(cases: list[Sized], runs: int) -> Iterator[Measured]:
 
 def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> Iterator[Measured]:
     from seemore_fast.measure.peers import steps
-    from seemore_fast.measure.peers.contenders import OURS
 
     for model in models:
         with _reports(model) as report:
-            results = steps.run(model, batch, patch, dtype, runs, report=report)
-        columns = "", "ms", "min..max", "fwd", "bwd", "ours by", "MB", "rel L2", "check"
-        what = f"training {model}, {batch} x {patch}x{patch}, {dtype}, gate {results[0].gate:.1e}"
+            found = steps.run(model, batch, patch, dtype, runs, report=report)
+        columns = "", "ms", "min..max", "fwd", "bwd", "ours by", "peak", "MB", "rel L2"
+        gate = found.results[0].gate
+        what = f"training {model}, {batch} x {patch}x{patch}, {dtype}, gate {gate:.1e}"
         table = _empty_table(what, columns)
-        for r in results:
+        for r in found.results:
             table.add_row(
                 r.name,
                 _ms(r.median_ms),
@@ -164,13 +165,12 @@ def _steps(models: list[str], batch: int, patch: int, dtype: str, runs: int) -> 
                 _ms(r.forward_ms),
                 _ms(r.backward_ms),
                 "" if r.ratio is None else f"{r.ratio:.2f}x",
+                "" if r.floor_share is None else f"{r.floor_share:.0%}",
                 "?" if r.peak_bytes is None else f"{r.peak_bytes / 1e6:.0f}",
-                f"{r.rel_l2:.1e}",
-                "ok" if r.passed else "FAILED",
+                f"{r.rel_l2:.1e}{'' if r.passed else ' FAILED'}",
             )
-        ours = [r for r in results if r.name == OURS]
-        data = {"model": model, "results": [asdict(r) for r in results]}
-        yield table, all(r.passed for r in ours), data
+        _add_notes(table, [], found)
+        yield table, found.passed, asdict(found)
 
 
 @contextmanager
@@ -190,11 +190,16 @@ def _peers_table(title: str, comparison: Comparison) -> Table:
     for result in comparison.results:
         table.add_row(result.name, *_peer_cells(result))
     notes = [f"{r.name}: {why}" for r in comparison.results if (why := r.error or r.memory_error)]
-    if comparison.peak_gflops:
-        notes.append(f"peak: {comparison.peak_gflops:.0f} GFLOP/s; network: {comparison.gmacs:.1f} GMAC")
+    _add_notes(table, notes, comparison)
+    return table
+
+
+def _add_notes(table: Table, notes: list[str], measured: Comparison | Steps) -> None:
+    """Below the table, and what its column of shares of the peak goes by."""
+    if measured.peak_gflops:
+        notes = [*notes, f"peak: {measured.peak_gflops:.0f} GFLOP/s; work: {measured.gmacs:.1f} GMAC"]
     table.caption = Text("\n".join(notes))
     table.caption_justify = "left"
-    return table
 
 
 def _peer_cells(r: PeerResult) -> list[str]:

@@ -9,10 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from seemore_fast.backends import choice
 from seemore_fast.cli import app
 from seemore_fast.errors import SeemoreError
+from seemore_fast.measure import bench
 from seemore_fast.measure.peers import memory, steps
 from seemore_fast.model import SeemoRe
+from seemore_fast.network import flops
 
 SMALL = {"scale": 2, "embedding_dim": 8, "num_layers": 1, "num_experts": 3, "lr_space": "exp", "topk": 1}
 
@@ -50,7 +53,13 @@ def test_the_command_compares_steps(weights: str, tmp_path: Path, monkeypatch: p
         parts = r["forward_ms"], r["backward_ms"], r["optimizer_ms"]
         assert min(parts) > 0
         assert max(parts) < r["max_ms"]
+        if case["peak_gflops"] is not None:
+            work = 2e3 * case["gmacs"] / case["peak_gflops"]
+            assert r["floor_share"] == pytest.approx(work / r["median_ms"])
     assert case["results"][-1]["ratio"] == 1
+    config = bench.network_for(weights, "reference").config
+    assert case["gmacs"] == pytest.approx(3 * 3 * flops.macs(config, 17, 17) / 1e9)
+    assert ("peak:" in result.stdout) == (choice.missing("cpu") is None)
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -62,7 +71,9 @@ def test_wrong_gradients_get_no_ratio(weights: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(SeemoRe, "forward", wrong)
     monkeypatch.setattr(memory, "peak_bytes", lambda *_: 0)
-    results = steps.run(weights, batch=1, patch=16, runs=1)
+    found = steps.run(weights, batch=1, patch=16, runs=1)
+    results = found.results
+    assert not found.passed
     assert [r.passed for r in results] == [True, True, False]
     assert [r.ratio for r in results] == [None, None, None]
 

@@ -1,7 +1,7 @@
 """How long a training step takes: ours against PyTorch and torch.compile, with memory and gradients' error.
 
-A step is forward, mean absolute error, backward and Adam.  Contenders take turns in one process; a contender
-whose gradients are above their gate gets no ratio.
+A step is forward, mean absolute error, backward and Adam; its work counts as three forwards' multiply-adds.
+Contenders take turns in one process; a contender whose gradients are above their gate gets no ratio.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from seemore_fast.backends import choice
 from seemore_fast.backends.precision import autocast
 from seemore_fast.errors import SeemoreError
 from seemore_fast.measure import bench
+from seemore_fast.measure.peak import fma_peak
 from seemore_fast.measure.peers import memory
 from seemore_fast.measure.peers.contenders import OURS
+from seemore_fast.network import flops
 
 CONTENDERS = ("PyTorch", "torch.compile", OURS)
 
@@ -35,7 +38,8 @@ class StepResult:
 
     ``peak_bytes``: what one step adds, gradients included, to weights, optimizer and data; None where it
     cannot be measured.  ``gate``: the limit of ``rel_l2``, 2e-4 in fp32, else three times PyTorch's own
-    error.  ``ratio``: this one's median by ours; None where either's check failed.
+    error.  ``ratio``: this one's median by ours; None where either's check failed.  ``floor_share``: time
+    the step's multiply-adds take at the processor's fp32 peak by the median; None for other dtypes.
     """
 
     name: str
@@ -50,6 +54,22 @@ class StepResult:
     gate: float
     passed: bool
     ratio: float | None
+    floor_share: float | None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All contenders on one network; ``gmacs`` of a step, peak of the processor's fp32 multiply-adds."""
+
+    model: str
+    gmacs: float
+    peak_gflops: float | None
+    results: list[StepResult]
+
+    @property
+    def passed(self) -> bool:
+        """Whether our gradients are within their gate; the others' errors are only told."""
+        return all(result.passed for result in self.results if result.name == OURS)
 
 
 def run(
@@ -61,7 +81,7 @@ def run(
     device: str = "cpu",
     report: Callable[[str], None] = lambda _: None,
     names: Sequence[str] = CONTENDERS,
-) -> list[StepResult]:
+) -> Steps:
     """Measures steps of ``model`` (as in `bench.run`) on ``batch`` LR patches of ``patch`` pixels squared.
 
     ``device``: cpu or cuda.  ``report`` is told what is being done.  ``names``: of CONTENDERS, PyTorch and
@@ -93,7 +113,11 @@ def run(
             if turn:
                 times[name].append(taken)
     gate = GATE_FP32 if dtype == "fp32" else 3 * errors["PyTorch"]
-    return _results(times, errors, peaks, gate)
+    on_cpu = device == "cpu" and choice.missing("cpu") is None
+    peak = fma_peak(torch.get_num_threads()) if on_cpu else None
+    macs = 3 * len(x) * flops.macs(bench.network_for(model, "reference").config, patch, patch)
+    floor_ms = 2 * macs / peak / 1e6 if peak and dtype == "fp32" else None
+    return Steps(model, macs / 1e9, peak, _results(times, errors, peaks, gate, floor_ms))
 
 
 def call_of(name: str, model: str, batch: int, patch: int, dtype: str) -> Callable[[], object]:
@@ -173,6 +197,7 @@ def _results(
     errors: dict[str, float],
     peaks: dict[str, int | None],
     gate: float,
+    floor_ms: float | None,
 ) -> list[StepResult]:
     passed = {name: error <= gate for name, error in errors.items()}
     wholes = {name: [sum(step) for step in steps] for name, steps in times.items()}
@@ -193,6 +218,7 @@ def _results(
             gate=gate,
             passed=passed[name],
             ratio=statistics.median(wholes[name]) / ours if passed[name] and passed[OURS] else None,
+            floor_share=None if floor_ms is None else floor_ms / statistics.median(wholes[name]),
         )
         results.append(result)
     return results
