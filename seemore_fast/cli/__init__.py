@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from seemore_fast.cli import bench, compare, demo, eval, export, info, serve, train, upscale, video, weights
 from seemore_fast.cli.options import messages
 from seemore_fast.errors import SeemoreError
-from seemore_fast.system.machine import spare_address_space
+from seemore_fast.system.machine import let_idle_threads_sleep, spare_address_space
 from seemore_fast.system.terminal import flush_output, reserve_streams
 
 
@@ -73,6 +73,8 @@ def main() -> None:
     """Entry point of the ``seemore-fast`` script."""
     reserve_streams()
     spare_address_space()
+    if sys.argv[1:2] != ["bench"]:  # which measures PyTorch, too, as it comes
+        let_idle_threads_sleep()
     try:
         os.getcwd()
     except OSError as error:

@@ -80,6 +80,16 @@ def spare_address_space() -> None:
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
+def let_idle_threads_sleep() -> None:
+    """Has PyTorch's threads, GNU OpenMP's, sleep after 0.1 ms without work; before torch is imported.
+
+    By themselves they spin for milliseconds, on the cores that the engine's threads are to run on
+    (docs/performance.md, "Other threads").  Who has said how they are to wait is obeyed.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
 def _left_in_groups(root: Path) -> Iterator[int]:
     """For the process's control group and each one around it, of version 1 or 2: limit minus use."""
     try:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from seemore_fast.system.machine import free_memory
+from seemore_fast.system.machine import free_memory, let_idle_threads_sleep
 
 GIB = 1 << 30
 
@@ -71,7 +71,7 @@ def test_more_used_than_allowed_is_nothing_free(root: Path) -> None:
 
 def test_ulimit_counts() -> None:
     code = (
-        "import resource; from seemore_fast.system.machine import free_memory;"
+        "import resource; from seemore_fast.system.machine import free_memory, let_idle_threads_sleep;"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40));"
         "free = free_memory();"
         "from pathlib import Path; size = next(1024 * int(l.split()[1]) for l in"
@@ -100,3 +100,20 @@ def test_threads_take_little_where_addresses_are_bounded() -> None:
         for limit in ("", "ulimit -v 1000000;")
     ]
     assert said == ["None 0", "2048K 2097152"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "20000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_idle_threads_sleep_but_where_somebody_said_otherwise(
+    given: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = dict(given)
+    monkeypatch.setattr("seemore_fast.system.machine.os.environ", environment)
+    let_idle_threads_sleep()
+    assert environment.get("GOMP_SPINCOUNT") == wanted
