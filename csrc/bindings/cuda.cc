@@ -17,7 +17,7 @@ namespace py = pybind11;
 namespace seemore {
 namespace {
 
-struct Destroy {
+struct DestroyCuda {
   void operator()(sm_cuda_engine* engine) const { sm_cuda_engine_destroy(engine); }
 };
 
@@ -77,7 +77,7 @@ class CudaEngine {
   }
 
  private:
-  std::unique_ptr<sm_cuda_engine, Destroy> engine_;
+  std::unique_ptr<sm_cuda_engine, DestroyCuda> engine_;
 };
 
 // Launches of this thread on a stream, captured from construction to end().
@@ -192,11 +192,11 @@ std::optional<std::string> op_obstacle(const std::string& op, const std::array<i
 }
 
 // allocate(bytes): the address of memory on the device that lives until the call returns.
-void run_op(const std::string& op, const std::vector<Buffer>& inputs, const Buffer& grad,
-            const std::vector<Buffer>& saved, const std::vector<Buffer>& outputs,
-            const std::array<int64_t, 4>& shape, int pixels, int device, uintptr_t stream,
-            const py::function& allocate, bool backward, int64_t kernel, int64_t rank, int64_t experts,
-            const std::vector<int64_t>& ranks, int64_t topk, bool gelu) {
+void run_cuda_op(const std::string& op, const std::vector<Buffer>& inputs, const Buffer& grad,
+                 const std::vector<Buffer>& saved, const std::vector<Buffer>& outputs,
+                 const std::array<int64_t, 4>& shape, int pixels, int device, uintptr_t stream,
+                 const py::function& allocate, bool backward, int64_t kernel, int64_t rank, int64_t experts,
+                 const std::vector<int64_t>& ranks, int64_t topk, bool gelu) {
   const auto from = buffers_of(inputs), kept = buffers_of(saved), to = buffers_of(outputs);
   sm_cuda_op_params params = params_of(op, {shape, kernel, rank, experts});
   params.inputs = from.data(), params.input_count = static_cast<int>(from.size());
@@ -266,7 +266,7 @@ void bind_cuda(py::module_& m) {
       .def("launch", &CudaGraph::launch, arg("stream"));
   m.def("cuda_op_obstacle", op_obstacle, "Why the kernels cannot run the operator; None if they can.",
         arg("op"), arg("shape"), py::kw_only(), arg("kernel") = 1, arg("rank") = 1, arg("experts") = 0);
-  m.def("cuda_op", run_op, "An operator; see seemore_fast.ops._cuda, which is its only user.", arg("op"),
+  m.def("cuda_op", run_cuda_op, "An operator; see seemore_fast.ops._cuda, which is its only user.", arg("op"),
         arg("inputs"), arg("grad"), arg("saved"), arg("outputs"), arg("shape"), arg("pixels"), arg("device"),
         arg("stream"), arg("allocate"), py::kw_only(), arg("backward"), arg("kernel") = 1, arg("rank") = 1,
         arg("experts") = 0, arg("ranks") = std::vector<int64_t>(), arg("topk") = 1, arg("gelu") = false);

@@ -13,13 +13,13 @@ namespace py = pybind11;
 namespace seemore {
 namespace {
 
-using Version = int64_t (*)(const void* tensor);         // at::TensorBase::_version
-using Address = int32_t (*)(void* tensor, void** data);  // aoti_torch_get_data_ptr
+using Version = int64_t (*)(const void* tensor);             // at::TensorBase::_version
+using DataPointer = int32_t (*)(void* tensor, void** data);  // aoti_torch_get_data_ptr
 
 class __attribute__((visibility("hidden"))) Watch {
  public:
   Watch(const py::list& dicts, const py::type& tensor, uintptr_t version, uintptr_t address)
-      : version_(reinterpret_cast<Version>(version)), address_(reinterpret_cast<Address>(address)) {
+      : version_(reinterpret_cast<Version>(version)), address_(reinterpret_cast<DataPointer>(address)) {
     auto* const type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
     for (const py::handle dict : dicts) {
       if (!PyDict_Check(dict.ptr())) throw py::type_error("dicts must be dicts");
@@ -129,7 +129,7 @@ class __attribute__((visibility("hidden"))) Watch {
   }
 
   const Version version_;
-  const Address address_;
+  const DataPointer address_;
   size_t inside_ = 0;  // bytes of a Python tensor before its at::Tensor
   std::vector<Dict> dicts_;
   std::vector<py::object> values_;  // of all dicts, in order
