@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.contact import course, report, rows
@@ -90,6 +91,18 @@ def run(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyP
 def statuses(out: Path) -> dict[str, str]:
     """The last that is known of each process."""
     return {row["name"]: row["status"] for row in rows.read(out / "steps.jsonl")}
+
+
+def has_ended(pid: int) -> bool:
+    """Within five seconds; whoever inherits it may take as long as it likes to ask how."""
+    try:
+        process = psutil.Process(pid)
+        end = time.monotonic() + 5
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
+            time.sleep(0.05)
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def names_of(name: str) -> list[str]:
@@ -190,8 +203,7 @@ def test_a_hang_runs_into_its_budget(run, tmp_path):
         log = archive.extractfile("launches-fp16.log")
         assert log is not None
         assert b"where I am\n" in log.read()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "child").read_text()), 0)
+    assert has_ended(int((tmp_path / "child").read_text()))
 
 
 def test_what_a_sanitizer_finds(run):
