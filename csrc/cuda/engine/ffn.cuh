@@ -53,9 +53,12 @@ struct Ffn {
     const float share = 1.0f / at.dim;
     Matrix<P, NT, NT> to_a, to_g;
     typename P::template Bias<NT> bias_a, bias_g;
-    bias_a.fetch(p.a.bias);
     bias_g.fetch(p.g.bias);
-    if constexpr (kHeld) to_a.fetch(p.a.weight), to_g.fetch(p.g.weight);
+    if constexpr (kHeld) {
+      bias_a.fetch(p.a.bias);
+      to_a.fetch(p.a.weight);
+      to_g.fetch(p.g.weight);
+    }
     for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
       Chunk normal[1][NT], v[NT];
       float acc[1][NT][4];
@@ -69,6 +72,7 @@ struct Ffn {
       gelu_pack<P>(v, acc);
       if (beyond) blank<P>(v, at, region, first);
       P::template write<NT, stride>(g + first * stride, v);
+      if constexpr (!kHeld) bias_a.fetch(found_here(p.a.bias));
       P::begin(acc, bias_a);
       if constexpr (kHeld)
         P::multiply(acc, normal, to_a);
