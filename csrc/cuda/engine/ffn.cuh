@@ -22,6 +22,7 @@ struct Ffn {
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
+  static constexpr bool kLate = kIsSlim<P, NT> && !kHeld && !kMix;  // but not all of a's bias, or it spills
 
   const FfnParams& p;
   const Tiling& at;
@@ -54,8 +55,8 @@ struct Ffn {
     Matrix<P, NT, NT> to_a, to_g;
     typename P::template Bias<NT> bias_a, bias_g;
     bias_g.fetch(p.g.bias);
+    if constexpr (!kLate) bias_a.fetch(p.a.bias);
     if constexpr (kHeld) {
-      bias_a.fetch(p.a.bias);
       to_a.fetch(p.a.weight);
       to_g.fetch(p.g.weight);
     }
@@ -72,7 +73,7 @@ struct Ffn {
       gelu_pack<P>(v, acc);
       if (beyond) blank<P>(v, at, region, first);
       P::template write<NT, stride>(g + first * stride, v);
-      if constexpr (!kHeld) bias_a.fetch(found_here(p.a.bias));
+      if constexpr (kLate) bias_a.fetch(found_here(p.a.bias));
       P::begin(acc, bias_a);
       if constexpr (kHeld)
         P::multiply(acc, normal, to_a);
