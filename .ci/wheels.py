@@ -175,7 +175,8 @@ def module(python: Python, name: str, build: Path, zig: Path) -> Path:
         "SEEMORE_ZIG": zig,
         "SEEMORE_TARGET": platform.target,
         "SEEMORE_CUDA": "off",
-        "CMAKE_MODULE_LINKER_FLAGS": "-s",  # what is left is a tenth
+        # What is left is a tenth; for macOS the linker crashes on it, and has written no more anyway.
+        "CMAKE_MODULE_LINKER_FLAGS": "" if name.startswith("macosx") else "-s",
         "SEEMORE_OUTPUT_DIR": output,
         "Python_INCLUDE_DIR": python.headers_for(name, build),
         "pybind11_DIR": pybind11.get_cmake_dir(),
@@ -224,7 +225,10 @@ def main() -> None:
         for python in found:
             wheel = packed(tree, module(python, name, build, zig), python, name, options.output)
             made.append(wheel)
-        run(*PLATFORMS[name].check, wheel)
+        if name.startswith("macosx") and shutil.which("otool") is None:
+            print(f"not checked: {wheel.name}; delocate reads libraries with macOS's otool")
+        else:
+            run(*PLATFORMS[name].check, wheel)
     for wheel in made:
         size = wheel.stat().st_size
         print(f"{size / 1e6:5.1f} MB  {wheel.name}")
