@@ -26,6 +26,16 @@ if WORKERS > 1:  # pytest -n: workers and the processes that they start share th
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers take the files in the order below; else they would take those with many tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The interpreter's one test, the longest of all, is begun first: nobody waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_interpreter.py")
+
+
 def pytest_collection_finish() -> None:
     """Modules and tests live as long as the process: Python's collector need not walk through them again."""
     gc.collect()
