@@ -55,7 +55,8 @@ def library(only_compiled: bool = False) -> ModuleType:
             done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             assert done.returncode == 0, done.stdout
     (path,) = build.glob("compiled/_cudasim*.so" if only_compiled else "_cudasim*.so")
-    spec = importlib.util.spec_from_file_location("_cudasim", path)
+    # A name of its own: pybind11 gives the module of a name that it knows, wherever the file lies.
+    spec = importlib.util.spec_from_file_location("compiled._cudasim" if only_compiled else "_cudasim", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

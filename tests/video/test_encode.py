@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,8 +55,10 @@ def test_an_encoder_leaves_the_machine_to_others(tmp_path, source):
 
     class Watching(Nearest):
         def up(self, image, size=None):
-            threads = Path("/proc/self/task").iterdir()
-            self.found = {os.sched_getscheduler(int(thread.name)) for thread in threads}
+            self.found = set()
+            for thread in Path("/proc/self/task").iterdir():
+                with suppress(ProcessLookupError):  # it has ended
+                    self.found.add(os.sched_getscheduler(int(thread.name)))
             return super().up(image, size)
 
     watching = Watching()
