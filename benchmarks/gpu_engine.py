@@ -196,7 +196,7 @@ class Machine:
             with torch.cuda.graph(graph):
                 call()
         except RuntimeError as reason:
-            return {"graph_failed": first_line(reason)}
+            return {"graph_failed": rows.first_line(reason)}
         return {"graph_ms": statistics.median(self.times(graph.replay, seconds, flush=False))}
 
     def peak(self, call: Callable[[], Any]) -> float | None:
@@ -299,7 +299,7 @@ def times(
             case = Case.make(name, device)
             limits = gates(case)
         except Exception as error:
-            yield {"case": name, "failed": first_line(error)}
+            yield {"case": name, "failed": rows.first_line(error)}
             continue
         for contender in contenders:
             if time.perf_counter() > until:
@@ -308,15 +308,11 @@ def times(
             try:
                 yield measure(machine, case, contender, limits[contender.precision], ceilings, seconds)
             except Exception as error:  # the others can still be measured
-                yield {"case": name, "contender": str(contender), "failed": first_line(error)}
+                yield {"case": name, "contender": str(contender), "failed": rows.first_line(error)}
             torch._dynamo.reset()
             if device == "cuda":
                 torch.cuda.empty_cache()
         del case
-
-
-def first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0][:200]
 
 
 def kernels(cases: list[str], until: float) -> Iterator[dict[str, Any]]:

@@ -55,18 +55,7 @@ class Bare:
             workspace.copy_(torch.full((workspace.numel(),), 255, dtype=torch.uint8))
         there = x.to(self.dtype).to(self.device)
         stream = torch.cuda.current_stream().cuda_stream if self.device.type == "cuda" else 0
-        self.native.forward(
-            input=there.data_ptr(),
-            output=out.data_ptr(),
-            pixels=(torch.float32, torch.float16, torch.bfloat16).index(self.dtype),
-            n=n,
-            h=h,
-            w=w,
-            workspace=workspace.data_ptr(),
-            workspace_bytes=workspace.numel(),
-            stream=stream,
-            launches=launches,
-        )
+        cuda_engine.launch(self.native, there, out, workspace, stream, launches)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return out.cpu(), workspace.cpu()

@@ -109,7 +109,7 @@ def compare(stages: Stages, precision: str, known: dict[str, Any]) -> Iterator[R
         try:
             got = stages.after(number)
         except Exception as error:
-            yield row | {"failed": str(error).splitlines()[0][:200], "passed": False}
+            yield row | {"failed": rows.first_line(error), "passed": False}
             continue
         errors = {name: _error(got[name], values) for name, values in want.items()}
         wrong = [name for name in errors if errors[name] > GATES[precision]]

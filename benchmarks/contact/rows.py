@@ -10,6 +10,11 @@ from typing import Any
 Row = dict[str, Any]
 
 
+def first_line(error: Exception) -> str:
+    """What a row says of an error, 200 characters at most."""
+    return (str(error) or repr(error)).splitlines()[0][:200]
+
+
 def append(path: Path, row: Row) -> None:
     """Written and on the disk when this returns."""
     with path.open("a") as file:

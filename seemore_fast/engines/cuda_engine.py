@@ -57,8 +57,8 @@ def aligned(size: int, device: torch.device) -> Tensor:
     return memory[start : start + size]
 
 
-def launch(native: Any, x: Tensor, out: Tensor, workspace: Tensor, stream: int) -> None:
-    """Starts the network on a CUDA stream; nothing waits for it.
+def launch(native: Any, x: Tensor, out: Tensor, workspace: Tensor, stream: int, launches: int = 0) -> None:
+    """Starts the network on a CUDA stream, its first ``launches`` kernels (0: all); nothing waits for it.
 
     ``x`` (N, C, H, W) and ``out`` (N, C, H * scale, W * scale): contiguous, both float32, float16, bfloat16
     or uint8; ``workspace``: bytes, as many as ``native.workspace(N, H, W)`` says, aligned to 256.
@@ -76,6 +76,7 @@ def launch(native: Any, x: Tensor, out: Tensor, workspace: Tensor, stream: int) 
         workspace=workspace.data_ptr(),
         workspace_bytes=workspace.numel(),
         stream=stream,
+        launches=launches,
     )
 
 

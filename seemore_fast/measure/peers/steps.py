@@ -93,7 +93,8 @@ def run(
     autocast(device, dtype)  # raises
     x, target = _data(model, batch, patch, device)
     report("gradients in float64")
-    exact = _gradients(_network(model, "PyTorch", device).double(), x.double(), target.double(), "fp32")
+    plain = bench.network_for(model, "reference").to(device).train().double()
+    exact = _gradients(plain, x.double(), target.double(), "fp32")
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     errors: dict[str, float] = {}
     peaks: dict[str, int | None] = {}
@@ -115,7 +116,7 @@ def run(
     gate = GATE_FP32 if dtype == "fp32" else 3 * errors["PyTorch"]
     on_cpu = device == "cpu" and choice.missing("cpu") is None
     peak = fma_peak(torch.get_num_threads()) if on_cpu else None
-    macs = 3 * len(x) * flops.macs(bench.network_for(model, "reference").config, patch, patch)
+    macs = 3 * len(x) * flops.macs(plain.config, patch, patch)
     floor_ms = 2 * macs / peak / 1e6 if peak and dtype == "fp32" else None
     return Steps(model, macs / 1e9, peak, _results(times, errors, peaks, gate, floor_ms))
 
@@ -201,7 +202,7 @@ def _results(
 ) -> list[StepResult]:
     passed = {name: error <= gate for name, error in errors.items()}
     wholes = {name: [sum(step) for step in steps] for name, steps in times.items()}
-    ours = statistics.median(wholes[OURS])
+    medians = {name: statistics.median(whole) for name, whole in wholes.items()}
     results = []
     for name, steps in times.items():
         forward, backward, optimizer = (statistics.median(part) for part in zip(*steps, strict=True))
@@ -210,15 +211,15 @@ def _results(
             forward,
             backward,
             optimizer,
-            median_ms=statistics.median(wholes[name]),
+            median_ms=medians[name],
             min_ms=min(wholes[name]),
             max_ms=max(wholes[name]),
             peak_bytes=peaks[name],
             rel_l2=errors[name],
             gate=gate,
             passed=passed[name],
-            ratio=statistics.median(wholes[name]) / ours if passed[name] and passed[OURS] else None,
-            floor_share=None if floor_ms is None else floor_ms / statistics.median(wholes[name]),
+            ratio=medians[name] / medians[OURS] if passed[name] and passed[OURS] else None,
+            floor_share=None if floor_ms is None else floor_ms / medians[name],
         )
         results.append(result)
     return results
