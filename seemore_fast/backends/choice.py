@@ -88,8 +88,19 @@ def _no_cuda(lib: ModuleType) -> str | None:
 
 @functools.cache
 def _say_once(what: str) -> None:
-    """Unlike a machine without a GPU, one whose GPU idles surprises."""
+    """Unlike a machine without a GPU, one whose GPU idles surprises, and so does one without the library."""
     log.warning("%s", what)
+
+
+@constant
+def _fastest(device: str) -> str:
+    """The engine of such a device, if it is there; else plain PyTorch."""
+    if device not in ("cpu", "cuda"):
+        return "reference"
+    reason = missing(device)
+    if reason and native.lib is None:
+        _say_once(f"plain PyTorch computes, which is slower: {reason}")
+    return "reference" if reason else device
 
 
 def _no_triton() -> str | None:
@@ -152,7 +163,7 @@ def resolve(requested: str | None, device: str) -> str:
     check_device(name, device)
     if name != "auto":
         return name
-    return device if device in ("cpu", "cuda") and missing(device) is None else "reference"
+    return _fastest(device)
 
 
 def transformed() -> bool:

@@ -13,8 +13,7 @@ import logging
 import os
 from pathlib import Path
 
-import platformdirs
-
+from seemore_fast.system import folders
 from seemore_fast.system.atomic import atomic_path, remove_stale
 
 log = logging.getLogger(__name__)
@@ -25,7 +24,11 @@ _DIGEST_BYTES = 32
 
 
 def folder() -> Path:
-    return Path(platformdirs.user_cache_dir("seemore-fast", appauthor=False)) / "kernels"
+    """Raises OSError for users without a home."""
+    cache = folders.of_user("cache")
+    if cache is None:
+        raise FileNotFoundError("there is no home folder")
+    return cache / "kernels"
 
 
 def key_of(*parts: str) -> str:
@@ -34,8 +37,8 @@ def key_of(*parts: str) -> str:
 
 
 def read(key: str) -> bytes | None:
-    path = _path(key)
     try:
+        path = _path(key)
         content = path.read_bytes()
     except OSError:
         return None
@@ -49,8 +52,8 @@ def read(key: str) -> bytes | None:
 
 
 def write(key: str, image: bytes) -> None:
-    path = _path(key)
     try:
+        path = _path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part:
             part.write_bytes(hashlib.sha256(image).digest() + image)

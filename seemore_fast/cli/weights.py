@@ -38,7 +38,7 @@ def command() -> None:
     for line in (
         "known: fetched when first asked for",
         *(f"by hand: {place}; then give the file, --model FILE" for place in places),
-        f"your own table: {catalogue.users_table()}",
+        f"your own table: {catalogue.users_table() or 'none, for there is no home folder'}",
     ):
         console.print(Text(line), soft_wrap=True)
 
@@ -48,11 +48,13 @@ def _known(table: Table, entry: Any) -> None:
 
     file = fetch.cached(entry)
     seen = fetch.sha256(entry)
-    if file.is_file():
+    if file is not None and not file.is_file():
+        file = None
+    if file is not None:
         where = f"cached, SHA-256 {(seen or '?')[:12]}"
     else:
         where = "known" if entry.places else "by hand"
-    size = file.stat().st_size if file.is_file() else None
+    size = None if file is None else file.stat().st_size
     _row(table, entry.name, f"x{entry.config['scale']}", entry.set5, size, entry.licence, where)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from seemore_fast.errors import BackendError
 from seemore_fast.measure import self_checks
 from seemore_fast.network import weights
 from seemore_fast.system import machine
+from seemore_fast.system.folders import without_paths
 
 _PACKAGES = ("seemore-fast", "torch", "numpy", "pyvips", "pyvips-binary", "safetensors", "triton")
 
@@ -45,14 +44,6 @@ def environment() -> dict[str, Any]:
 
 def _said(verdict: dict[str, Any]) -> dict[str, Any]:
     return {**verdict, "why": without_paths(verdict["why"])}
-
-
-def without_paths(text: str | None) -> str | None:
-    """``text`` with each absolute path cut to its last part, for folders carry names of people."""
-    if text is None:
-        return None
-    # The home folder first: it is the one that may have a space in its name.
-    return re.sub(r"(?<![\w.])~?(?:/[^/\s:'\"]+)*/([^/\s:'\"]+)", r"\1", text.replace(str(Path.home()), "~"))
 
 
 def _version(package: str) -> str | None:

@@ -124,6 +124,14 @@ def test_without_the_library_auto_is_the_reference(no_library):
         assert model(torch.rand(1, 3, 16, 16)).shape == (1, 3, 32, 32)
 
 
+def test_without_the_library_auto_says_once_why_it_is_slow(no_library, caplog):
+    choice._say_once.cache_clear()
+    for _ in range(2):
+        choice.resolve("auto", "cpu")
+    (record,) = caplog.records
+    assert record.message.startswith("plain PyTorch computes, which is slower: the native library")
+
+
 def test_without_the_library_cpu_is_refused_with_the_reason(no_library):
     with pytest.raises(BackendError, match=r"'cpu' is not available: .*cannot open shared object file"):
         SeemoRe(backend="cpu")

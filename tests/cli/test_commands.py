@@ -22,10 +22,10 @@ from seemore_fast.cli import app
 from seemore_fast.engines import self_check as of_engine
 from seemore_fast.image import Image, read, write
 from seemore_fast.measure import environment, self_checks
-from seemore_fast.measure.environment import without_paths
 from seemore_fast.model import SeemoRe, load
 from seemore_fast.network import checkpoint, weights
 from seemore_fast.ops import _self_check as of_operators
+from seemore_fast.system.folders import without_paths
 from seemore_fast.upscale.upscaler import Upscaler
 from tests.support.small import SMALL
 
@@ -449,6 +449,9 @@ def test_info_survives_an_instruction_set_that_is_not_there() -> None:
         ("/home/ann/venv/lib/_C.so: undefined symbol: f", "_C.so: undefined symbol: f"),
         (f"cannot open '{Path.home()}/lib.so'", "cannot open 'lib.so'"),
         ("km/h and 3 / 4 stay", "km/h and 3 / 4 stay"),
+        (r"D:\venv\ann\_C.pyd: DLL load failed", "_C.pyd: DLL load failed"),
+        (r"no \\server\ann\x.dll, nor C:/ann/y.dll", "no x.dll, nor y.dll"),
+        (r"a name like \u732b stays", r"a name like \u732b stays"),
         (None, None),
     ],
 )

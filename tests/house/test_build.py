@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from seemore_fast.backends import native
-from tests.support.building import configure, run, tool
+from tests.support.building import ROOT, configure, run, tool
+
+# What CMake and compilers say, cut short; and what setup.py makes of it.
+REASONS = [
+    (
+        'CMake Error: CMake was unable to find a build program corresponding to "Ninja".\n'
+        "CMake Error: CMAKE_CXX_COMPILER not set, after EnableLanguage\n",
+        "ninja was not found; pip install ninja",
+    ),
+    (
+        "CMake Error at CMakeLists.txt:6 (project):\n  No CMAKE_CXX_COMPILER could be found.\n\n",
+        "no working C++20 compiler was found (CXX=/opt/c++); install ",
+    ),
+    (
+        'CMake Error at Test.cmake:73 (message):\n  The C++ compiler\n\n    "/opt/c++"\n\n'
+        "  is not able to compile a simple test program.\n",
+        "no working C++20 compiler was found (CXX=/opt/c++)",
+    ),
+    (
+        "CMake Error at Find.cmake:290 (message):\n  Could NOT find Python (missing: Python_INCLUDE_DIRS)\n",
+        "Python's headers were not found; install ",
+    ),
+    (
+        'CMake Error at CMakeLists.txt:190 (find_package):\n  Could not find a package file "pybind11"\n'
+        "  with any of the following names:\n\n    pybind11Config.cmake\n",
+        "pybind11 was not found; pip install pybind11",
+    ),
+    (
+        "-- The CXX compiler identification is MSVC 19\nCMake Error at CMakeLists.txt:31 (message):\n"
+        "  the C++ compiler MSVC has no vectors: take GCC 12\n  or newer\n\n\n-- Configuring incomplete\n",
+        "the C++ compiler MSVC has no vectors: take GCC 12 or newer",
+    ),
+    ("FAILED: api.cc.o\napi.cc:7:3: error: no\n7 | x\nninja: stopped\n", "api.cc:7:3: error: no"),
+    ("ninja: stopped\n", "ninja: stopped"),
+    ("", "no message"),
+]
 
 NVCC_PLACES = ("usr/bin/nvcc", "usr/local/bin/nvcc", "usr/local/cuda*/bin/nvcc", "opt/cuda/bin/nvcc")
 
@@ -76,6 +112,15 @@ def test_the_thread_pool_under_stress(sanitizer, tmp_path):
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     run(tool("g++"), *flags, "tests/native/pool_stress.cc", "csrc/cpu/isa/pool.cc", "-o", program)
     run(program, *(["without-fork"] if sanitizer == "thread" else []))
+
+
+@pytest.mark.parametrize(("said", "reason"), REASONS)
+def test_why_the_library_was_not_built_is_one_line(said, reason, monkeypatch):
+    monkeypatch.setenv("CXX", "/opt/c++")
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    found = runpy.run_path(str(ROOT / "setup.py"))["_reason"](said)
+    assert found.startswith(reason)
+    assert "\n" not in found
 
 
 def test_unknown_options_are_refused(tmp_path):

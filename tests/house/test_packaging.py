@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 import seemore_fast
 from tests.house.test_repository import ROOT, tracked_files
+from tests.support.building import tool
 
 pytestmark = pytest.mark.full
 
@@ -81,7 +83,7 @@ def tree(tmp_path: Path) -> Path:
 
 def unpacked(wheel_in: Path) -> Path:
     (wheel,) = wheel_in.glob("*.whl")
-    site = wheel_in / "site"
+    site = wheel_in / "sïte 包 packages"
     shutil.unpack_archive(wheel, site, "zip")
     return site
 
@@ -92,7 +94,16 @@ def test_wheel_from_sdist_works_without_the_source_tree(tmp_path: Path, tree: Pa
     shutil.rmtree(tree)
     (sdist,) = tmp_path.glob("seemore_fast-*.tar.gz")
     shutil.unpack_archive(sdist, tmp_path)
-    sources = tmp_path / sdist.name.removesuffix(".tar.gz")
+    sources = (tmp_path / sdist.name.removesuffix(".tar.gz")).rename(tmp_path / "söurces 源")
+    # As pip brings its own ninja each time, in a folder that is gone the next time.
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    shutil.copy2(tool("ninja"), tools)
+    path = f"{tools}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    python(BUILD.format("wheel"), tmp_path / "1", cwd=sources, SEEMORE_NATIVE="on", PATH=path)
+    shutil.rmtree(tools)
+    python(BUILD.format("wheel"), tmp_path / "2", cwd=sources, CXX="/nowhere/c++")
+    assert not list(unpacked(tmp_path / "2").rglob("*.so")), "what an earlier build left"
     python(BUILD.format("wheel"), tmp_path, cwd=sources, SEEMORE_NATIVE="on")
     shutil.rmtree(sources)
     site = unpacked(tmp_path)
@@ -104,7 +115,9 @@ def test_wheel_from_sdist_works_without_the_source_tree(tmp_path: Path, tree: Pa
     assert (site / "seemore_fast/csrc/cuda/engine/rme.cu").is_file(), "for NVRTC"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert python(INSTALLED, site, "cpu", cwd=elsewhere, PYTHONPATH=str(site)).startswith("works True")
+    console = {"PYTHONIOENCODING": "cp1252", "LC_ALL": "C", "PYTHONDONTWRITEBYTECODE": "1"}
+    said = python(INSTALLED, site, "cpu", cwd=elsewhere, PYTHONPATH=str(site), **console)
+    assert said.startswith("works True")
 
 
 def test_without_a_compiler_the_package_is_plain_pytorch_and_says_why(
@@ -115,10 +128,77 @@ def test_without_a_compiler_the_package_is_plain_pytorch_and_says_why(
     site = unpacked(tmp_path)
     assert not list(site.rglob("*.so"))
     said = python(INSTALLED, site, "auto", cwd=tmp_path, PYTHONPATH=str(site)).strip()
-    assert said.startswith("works False")
-    assert "no working C++20 compiler was found" in said
+    assert said.startswith("plain PyTorch computes, which is slower: the native library does not load: ")
+    assert "no working C++20 compiler was found" in said.partition("works False")[2]
     shown = python(INFO, cwd=tmp_path, PYTHONPATH=str(site), COLUMNS="250")
     assert "no working C++20 compiler was found" in shown
+
+
+@pytest.mark.parametrize(
+    ("toolchain", "reason"),
+    [
+        # A compiler of another maker, as far as CMake knows.
+        (
+            "set(CMAKE_CXX_COMPILER_ID MSVC)\nset(CMAKE_CXX_COMPILER_ID_RUN 1)\n"
+            "set(CMAKE_CXX_COMPILER_FORCED 1)\n",
+            "the C++ compiler MSVC has no vector extensions: take GCC 12 or newer, or Clang 15",
+        ),
+        # Debian's python3 without python3-dev.
+        (
+            f"set(CMAKE_IGNORE_PATH {sysconfig.get_path('include')})\n",
+            "Python's headers were not found; install python3-dev or python3-devel",
+        ),
+    ],
+    ids=["refused compiler", "no headers"],
+)
+def test_what_cannot_build_leaves_plain_pytorch(
+    tmp_path: Path, tree: Path, python: Python, toolchain: str, reason: str
+) -> None:
+    file = tmp_path / "toolchain.cmake"
+    file.write_text(toolchain)
+    python(BUILD.format("wheel"), tmp_path, cwd=tree, CMAKE_TOOLCHAIN_FILE=str(file))
+    assert reason in (unpacked(tmp_path) / "seemore_fast/native_missing.txt").read_text()
+
+
+def test_a_compiler_that_speaks_no_utf8_fails_without_an_error(
+    tmp_path: Path, tree: Path, python: Python
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_bytes(b"#!/bin/sh\necho '\xfcberall \xe7\x8c\xab kaputt'\nexit 1\n")
+    compiler.chmod(0o755)
+    console = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    message = python(BUILD.format("wheel"), tmp_path, cwd=tree, CXX=str(compiler), **console)
+    assert "kaputt" in message
+    assert "no working C++20 compiler" in (unpacked(tmp_path) / "seemore_fast/native_missing.txt").read_text()
+
+
+def test_an_editable_install_without_a_compiler_keeps_the_reason(
+    tmp_path: Path, tree: Path, python: Python
+) -> None:
+    (tree / "seemore_fast" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").touch()  # of an earlier build
+    python(BUILD.format("editable"), tmp_path, cwd=tree, CXX="/nowhere/c++")
+    code = (
+        INSTALLED.partition("import numpy")[0]
+        + "from seemore_fast.backends import native\nprint(native.error)"
+    )
+    said = python(code, cwd=tree, PYTHONPATH=str(tree))
+    assert "no working C++20 compiler was found (CXX=/nowhere/c++)" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"SEEMORE_NATIVE": "yes"}, "error: SEEMORE_NATIVE must be auto, on or off, got 'yes'"),
+        ({"SEEMORE_CUDA": "on"}, "error: seemore_fast._C was not built: no working C++20 compiler"),
+    ],
+    ids=["garbage", "CUDA on"],
+)
+def test_wishes_that_cannot_be_met_are_errors(
+    tmp_path: Path, tree: Path, python: Python, variables: dict[str, str], message: str
+) -> None:
+    said = python(BUILD.format("wheel"), tmp_path, cwd=tree, ok=False, **{"CXX": "/nowhere/c++", **variables})
+    assert message in said
+    assert not list(tmp_path.glob("*.whl"))
 
 
 def test_without_a_compiler_whoever_insists_gets_an_error(tmp_path: Path, tree: Path, python: Python) -> None:

@@ -107,6 +107,35 @@ run("info")
     assert (photos / "psnr.json").is_file()
 
 
+def test_users_without_a_home_upscale_and_see_what_there_is(photos: Path) -> None:
+    """As in a container that is run under a number that no user has."""
+    code = """
+import pwd
+for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    os.environ.pop(name, None)
+def nobody(number):
+    raise KeyError(number)
+pwd.getpwuid = nobody
+from seemore_fast.backends import kernel_cache
+from seemore_fast.cli import app
+for words in ("info", "weights", "upscale -i photos -o large --model t-x2"):
+    app(words.split(), standalone_mode=False)
+kernel_cache.write("a", b"image")
+assert kernel_cache.read("a") is None
+try:
+    app(["upscale", "photos/0.png", "-o", "a.png", "--model", "official/t-x4"])
+except SystemExit as ended:
+    assert ended.code == 2
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", "import os\n" + code], cwd=photos, text=True, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (photos / "large").iterdir()} == {"0.png", "1.png"}
+    assert "your own table: none, for there is no home folder" in done.stdout
+    assert "there is no home folder to keep it in: set HOME" in done.stderr
+
+
 def test_video_runs(tmp_path: Path) -> None:
     if importlib.util.find_spec("av") is None:
         pytest.skip("PyAV is not installed: pip install 'seemore-fast[video]'")

@@ -22,12 +22,12 @@ from seemore_fast.backends import choice
 from seemore_fast.errors import SeemoreError
 from seemore_fast.export import onnx_graph
 from seemore_fast.measure import bench
-from seemore_fast.measure.environment import without_paths
 from seemore_fast.measure.peak import fma_peak
 from seemore_fast.measure.peers import contenders, memory
 from seemore_fast.measure.peers.contenders import Call, Case, Contender
 from seemore_fast.model import SeemoRe
 from seemore_fast.network import flops
+from seemore_fast.system.folders import without_paths
 
 _TURN_SECONDS = 0.05
 """Calls shorter than this are repeated within their turn: the first finds the caches full of others' data."""

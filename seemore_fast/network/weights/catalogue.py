@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import platformdirs
 import yaml
 
 from seemore_fast.errors import CheckpointError, SeemoreError
 from seemore_fast.network import variants
+from seemore_fast.system import folders
 
 _TABLE = Path(__file__).with_name("known.yml")
 _FIELDS = {"places", "by_hand", "variant", "config", "licence", "set5"}
@@ -29,16 +29,17 @@ class Known:
     set5: float | None = None
 
 
-def users_table() -> Path:
-    """Where the user's own table is looked for, whether it is there or not."""
-    return Path(platformdirs.user_config_dir("seemore-fast", appauthor=False)) / "weights.yml"
+def users_table() -> Path | None:
+    """Where the user's own table is looked for, whether it is there or not; None for users without a home."""
+    folder = folders.of_user("config")
+    return folder and folder / "weights.yml"
 
 
 def known() -> dict[str, Known]:
     """Every entry by name, the user's above ours.  Raises CheckpointError for a table that is none."""
     entries = _read(_TABLE)
     own = users_table()
-    return {**entries, **_read(own)} if own.is_file() else entries
+    return {**entries, **_read(own)} if own and own.is_file() else entries
 
 
 def _read(path: Path) -> dict[str, Known]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-import platformdirs
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from seemore_fast.errors import CheckpointError
 from seemore_fast.network import checkpoint
 from seemore_fast.network.weights.catalogue import Known
+from seemore_fast.system import folders
 from seemore_fast.system.atomic import write_text
 from seemore_fast.system.terminal import Screen
 
@@ -35,10 +35,10 @@ _CHUNK = 4096  # bytes; less than one of them is lost where a connection breaks
 _LARGEST = 1 << 28  # bytes; SeemoRe-L has 4 MB
 
 
-def cached(entry: Known) -> Path:
-    """Where the converted weights lie once they have been fetched."""
-    folder = Path(platformdirs.user_cache_dir("seemore-fast", appauthor=False)) / "weights"
-    return folder / f"{entry.name}.safetensors"
+def cached(entry: Known) -> Path | None:
+    """Where the converted weights lie once they have been fetched; None for users without a home."""
+    folder = folders.of_user("cache")
+    return folder and folder / "weights" / f"{entry.name}.safetensors"
 
 
 def sha256(entry: Known) -> str | None:
@@ -53,6 +53,11 @@ def fetch(entry: Known) -> Path:
     than the first time.
     """
     target = cached(entry)
+    if target is None:
+        raise CheckpointError(
+            f"{entry.name}: there is no home folder to keep it in: set HOME; or download {_address(entry)} "
+            "and give that file"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):  # of two processes, one fetches
@@ -167,7 +172,11 @@ def _accept(entry: Known, place: str, part: Path, target: Path) -> None:
 
 
 def _records() -> Path:
-    return Path(platformdirs.user_data_dir("seemore-fast", appauthor=False)) / "weights.json"
+    """Raises OSError for users without a home."""
+    folder = folders.of_user("data")
+    if folder is None:
+        raise FileNotFoundError("there is no home folder")
+    return folder / "weights.json"
 
 
 def _remembered() -> dict[str, dict[str, str]]:
