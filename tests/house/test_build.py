@@ -20,12 +20,12 @@ REASONS = [
     ),
     (
         "CMake Error at CMakeLists.txt:6 (project):\n  No CMAKE_CXX_COMPILER could be found.\n\n",
-        "no working C++20 compiler was found (CXX=/opt/c++); install ",
+        "no working C++20 compiler was found (CXX=/nowhere/c++); install ",
     ),
     (
-        'CMake Error at Test.cmake:73 (message):\n  The C++ compiler\n\n    "/opt/c++"\n\n'
+        'CMake Error at Test.cmake:73 (message):\n  The C++ compiler\n\n    "/nowhere/c++"\n\n'
         "  is not able to compile a simple test program.\n",
-        "no working C++20 compiler was found (CXX=/opt/c++)",
+        "no working C++20 compiler was found (CXX=/nowhere/c++)",
     ),
     (
         "CMake Error at Find.cmake:290 (message):\n  Could NOT find Python (missing: Python_INCLUDE_DIRS)\n",
@@ -116,7 +116,7 @@ def test_the_thread_pool_under_stress(sanitizer, tmp_path):
 
 @pytest.mark.parametrize(("said", "reason"), REASONS)
 def test_why_the_library_was_not_built_is_one_line(said, reason, monkeypatch):
-    monkeypatch.setenv("CXX", "/opt/c++")
+    monkeypatch.setenv("CXX", "/nowhere/c++")
     monkeypatch.setattr("setuptools.setup", lambda **_: None)
     found = runpy.run_path(str(ROOT / "setup.py"))["_reason"](said)
     assert found.startswith(reason)
