@@ -94,6 +94,47 @@ typedef struct sm_cuda_forward_params {
 /* Launches the network; may be captured into a CUDA graph. Each image is routed on its own. */
 SM_API sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params);
 
+/* ---- Tiles of an image -----------------------------------------------------------------------------------
+ *
+ * The forward in phases over crops of an image, with routing and calibration of the whole, as
+ * sm_engine_tile() of seemore.h: every pixel of a tile comes out to the bit as in a forward of the image. CP:
+ * C rounded up; RP: R likewise. Networks whose kernels are those of wide ones have no tiles.
+ */
+#define SM_CUDA_TILE_STEP 32 /* crops and tiles begin at multiples of it; so tiles end, or with the image */
+
+typedef struct sm_cuda_tile_layout {
+  int channels, ranks;    /* CP, RP */
+  int router_h, router_w; /* the image's tiles whose logits `partial` has */
+  int64_t workspace;      /* bytes, for any phase of the crop */
+} sm_cuda_tile_layout;
+
+typedef struct sm_cuda_tile_params {
+  const sm_cuda_engine* engine;
+  sm_phase phase; /* what each computes, and from what: seemore.h; sums are `partial`, aggregated is `low` */
+  int group;
+  int64_t full_h, full_w;  /* the image */
+  int64_t top, left, h, w; /* the crop: 7 + k / 2 pixels more than the tile, or to the image's end */
+  void* stream;            /* [h, w, CP]: right for the tile and two pixels around it once a phase is done */
+  const void* input;       /* [in_chans, h, w] */
+  void* output;            /* [in_chans, h * scale, w * scale]: right for the tile */
+  sm_cuda_pixels pixels;
+  float* low;           /* SM_PHASE_POOL, SM_PHASE_GROUP: [h / 4, w / 4, CP] of the crop, right for the tile;
+                           SM_PHASE_CALIBRATE: of the image */
+  float* partial;       /* likewise [h / router_h, w / router_w, E], both rounded up */
+  void* map;            /* [full_h / 4^recursive, full_w / 4^recursive, RP] */
+  float *weight, *bias; /* [RP], [CP]: the image's routing */
+  void* workspace;      /* aligned to 256 bytes, as are stream, map and low */
+  int64_t workspace_bytes;
+  void* cuda_stream; /* CUstream */
+} sm_cuda_tile_params;
+
+/* Of a crop of h x w. SM_ERROR_UNSUPPORTED for a wide network. */
+SM_API sm_status sm_cuda_engine_tile_layout(const sm_cuda_engine* engine, int64_t full_h, int64_t full_w,
+                                            int64_t h, int64_t w, sm_cuda_tile_layout* layout);
+
+/* Launches one phase of one tile. Pointers that the phase does not name may be NULL. */
+SM_API sm_status sm_cuda_engine_tile(const sm_cuda_tile_params* params);
+
 /* ---- Graphs --------------------------------------------------------------------------------------------
  *
  * What the calling thread launches on a stream between capture_begin and capture_end becomes a graph and does

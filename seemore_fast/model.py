@@ -174,11 +174,6 @@ class SeemoRe(reference.SeemoRe):
                 self._refused.add((way.backend, x.device))
             return None
 
-    def native(self, x: Tensor) -> Any:
-        """The packed network if the CPU engine is to run for input like ``x``, else None."""
-        found = self.packed_for(x)
-        return found[1] if found and found[0] is self.engine else None
-
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles share nothing with the original's engines, which hold locks.
         return {**self.__dict__, "engine": None, "cuda_engine": None}

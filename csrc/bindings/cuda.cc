@@ -76,6 +76,46 @@ class CudaEngine {
     check(status);
   }
 
+  // channels, ranks, router_h, router_w, workspace of sm_cuda_tile_layout.
+  using Layout = std::array<int64_t, 5>;
+
+  Layout tile_layout(int64_t full_h, int64_t full_w, int64_t h, int64_t w) const {
+    sm_cuda_tile_layout layout = {};
+    check(sm_cuda_engine_tile_layout(engine_.get(), full_h, full_w, h, w, &layout));
+    return {layout.channels, layout.ranks, layout.router_h, layout.router_w, layout.workspace};
+  }
+
+  // area: full_h, full_w, top, left, h, w. Which of the pointers a phase needs is in seemore_cuda.h.
+  void tile(int phase, int group, const std::array<int64_t, 6>& area, uintptr_t workspace,
+            int64_t workspace_bytes, uintptr_t cuda_stream, int pixels, uintptr_t stream, uintptr_t input,
+            uintptr_t output, uintptr_t low, uintptr_t partial, uintptr_t map, uintptr_t weight,
+            uintptr_t bias) const {
+    sm_cuda_tile_params params = {};
+    params.engine = engine_.get();
+    params.phase = static_cast<sm_phase>(phase);
+    params.group = group;
+    params.full_h = area[0], params.full_w = area[1];
+    params.top = area[2], params.left = area[3], params.h = area[4], params.w = area[5];
+    params.stream = reinterpret_cast<void*>(stream);
+    params.input = reinterpret_cast<const void*>(input);
+    params.output = reinterpret_cast<void*>(output);
+    params.pixels = static_cast<sm_cuda_pixels>(pixels);
+    params.low = reinterpret_cast<float*>(low);
+    params.partial = reinterpret_cast<float*>(partial);
+    params.map = reinterpret_cast<void*>(map);
+    params.weight = reinterpret_cast<float*>(weight);
+    params.bias = reinterpret_cast<float*>(bias);
+    params.workspace = reinterpret_cast<void*>(workspace);
+    params.workspace_bytes = workspace_bytes;
+    params.cuda_stream = reinterpret_cast<void*>(cuda_stream);
+    sm_status status;
+    {
+      py::gil_scoped_release release;
+      status = sm_cuda_engine_tile(&params);
+    }
+    check(status);
+  }
+
  private:
   std::unique_ptr<sm_cuda_engine, DestroyCuda> engine_;
 };
@@ -258,7 +298,14 @@ void bind_cuda(py::module_& m) {
       .def("parts", &CudaEngine::parts, arg("n"), arg("h"), arg("w"),
            "The workspace's parts: name, where it begins, in bytes, and how long it is.")
       .def("forward", &CudaEngine::forward, arg("input"), arg("output"), arg("pixels"), arg("n"), arg("h"),
-           arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"), arg("launches") = 0);
+           arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"), arg("launches") = 0)
+      .def("tile_layout", &CudaEngine::tile_layout, arg("full_h"), arg("full_w"), arg("h"), arg("w"),
+           "Of a crop: channels and ranks as they are padded, height and width of the router's tiles, bytes "
+           "of workspace.")
+      .def("tile", &CudaEngine::tile, arg("phase"), arg("group"), arg("area"), arg("workspace"),
+           arg("workspace_bytes"), arg("cuda_stream"), arg("pixels") = 0, arg("stream") = 0, arg("input") = 0,
+           arg("output") = 0, arg("low") = 0, arg("partial") = 0, arg("map") = 0, arg("weight") = 0,
+           arg("bias") = 0);
   py::class_<CudaGraph>(
       m, "CudaGraph", "Launches of this thread on a stream, captured from construction to end(), and again.")
       .def(py::init<int, uintptr_t>(), arg("device"), arg("stream"))

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 """How the engine computes, as csrc/seemore_cuda.h numbers it."""
 
-_PIXELS = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+PIXELS = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 _ALIGNMENT = 256  # of weights and workspace, in bytes
 
 
@@ -69,7 +69,7 @@ def launch(native: Any, x: Tensor, out: Tensor, workspace: Tensor, stream: int, 
     native.forward(
         input=x.data_ptr(),
         output=out.data_ptr(),
-        pixels=_PIXELS.index(x.dtype),
+        pixels=PIXELS.index(x.dtype),
         n=n,
         h=h,
         w=w,
@@ -112,6 +112,21 @@ class Network:
     def launch(self, x: Tensor, out: Tensor, workspace: Tensor) -> None:
         """On the current stream of the input's device; see `launch`."""
         launch(self.native, x, out, workspace, torch.cuda.current_stream(x.device).cuda_stream)
+
+    def tile(self, phase: int, group: int, area: list[int], workspace: Tensor, **arguments: int) -> None:
+        """Starts a phase of a tile on the current stream of the workspace's device: sm_cuda_engine_tile()."""
+        with torch.cuda.device(workspace.device):
+            stream = torch.cuda.current_stream(workspace.device)
+            self.use(stream)
+            self.native.tile(
+                phase,
+                group,
+                area,
+                workspace=workspace.data_ptr(),
+                workspace_bytes=workspace.numel(),
+                cuda_stream=stream.cuda_stream,
+                **arguments,
+            )
 
     def use(self, stream: torch.cuda.Stream) -> None:
         """Keeps the weights' memory, once they are gone, from others until the stream is done with them."""

@@ -23,20 +23,9 @@ from seemore_fast.upscale.exact.route import route
 from seemore_fast.upscale.exact.store import Store
 from tests.support import golden
 from tests.support.isas import HAS_BF16, ISAS
+from tests.support.tiles import pictures, tiled
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 2, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
-
-
-def tiled(model: torch.nn.Module, x: Tensor, tile: int, **options) -> Tensor:
-    """All rows that `upscale_exact` hands over, which must follow each other."""
-    bands: list[Tensor] = []
-
-    def emit(first: int, rows: Tensor) -> None:
-        assert first == sum(band.shape[2] for band in bands)
-        bands.append(rows)
-
-    exact.upscale_exact(model, x, tile, emit, **options)
-    return torch.cat(bands, 2)
 
 
 def run(model: torch.nn.Module, x: Tensor) -> Tensor:
@@ -46,15 +35,6 @@ def run(model: torch.nn.Module, x: Tensor) -> Tensor:
 
 def oracle(**config) -> reference.SeemoRe:
     return golden.fill(reference.SeemoRe(**{**SMALL, **config}), seed=11).double().eval()
-
-
-def pictures(channels: int, *size: int) -> Tensor:
-    """Two images that take different experts; parts of the second one alone would take others again."""
-    x = torch.rand(2, channels, *size, dtype=torch.float64)
-    border = size[1] * 5 // 8
-    x[1, :, :, :border] *= 0.02
-    x[1, 0, :, border:] = 1
-    return x
 
 
 # ---- The scheme, in float64, where rounding hides nothing ------------------------------------------------
@@ -227,7 +207,7 @@ def test_native_bfloat16():
 def test_the_engine_refuses_a_tile_that_lies_badly(change, message):
     area = [99, 131, 0, 0, 60, 60, 0, 48, 0, 48]
     with torch.no_grad():
-        packed = fast().native(torch.rand(1, 3, 1, 1))
+        _, packed = fast().packed_for(torch.rand(1, 3, 1, 1))
     assert packed.tile_workspace(area, 1) > 0
     for at, value in change.items():
         area[at] = value

@@ -204,6 +204,51 @@ sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params) {
   return SM_OK;
 }
 
+sm_status sm_cuda_engine_tile_layout(const sm_cuda_engine* engine, int64_t full_h, int64_t full_w, int64_t h,
+                                     int64_t w, sm_cuda_tile_layout* layout) {
+  const Network& net = engine->net;
+  if (net.wide)
+    return fail(SM_ERROR_UNSUPPORTED, "the CUDA engine has no exact tiles for networks as wide as this one");
+  Plan plan = {};
+  if (const sm_status status = plan_for(*engine, 1, full_h, full_w, &plan)) return status;
+  if (h < 1 || w < 1 || h > full_h || w > full_w)
+    return fail(SM_ERROR_ARGUMENT, "a crop must lie in the image, got %lld x %lld", (long long)h,
+                (long long)w);
+  *layout = {8 * net.width, net.ranks, plan.rme.at.tile_h, plan.rme.at.tile_w,
+             (int64_t)tile_workspace(net, plan, engine->element, h, w)};
+  return SM_OK;
+}
+
+sm_status sm_cuda_engine_tile(const sm_cuda_tile_params* params) {
+  const sm_cuda_tile_params& p = *params;
+  const sm_cuda_engine& engine = *p.engine;
+  sm_cuda_tile_layout layout = {};
+  if (const sm_status status = sm_cuda_engine_tile_layout(&engine, p.full_h, p.full_w, p.h, p.w, &layout))
+    return status;
+  if (p.top < 0 || p.left < 0 || p.top % SM_CUDA_TILE_STEP || p.left % SM_CUDA_TILE_STEP ||
+      p.top + p.h > p.full_h || p.left + p.w > p.full_w)
+    return fail(SM_ERROR_ARGUMENT, "a crop must begin at multiples of %d and lie in the image",
+                SM_CUDA_TILE_STEP);
+  if (p.phase < SM_PHASE_HEAD || p.phase > SM_PHASE_TAIL)
+    return fail(SM_ERROR_ARGUMENT, "phase must lie in 0..4, got %d", (int)p.phase);
+  if (p.group < 0 || (p.group > 0 && p.group >= (int)engine.net.groups.size()))
+    return fail(SM_ERROR_ARGUMENT, "group must lie in 0..%zu, got %d", engine.net.groups.size() - 1, p.group);
+  if (p.pixels < SM_CUDA_PIXELS_FP32 || p.pixels > SM_CUDA_PIXELS_U8)
+    return fail(SM_ERROR_ARGUMENT, "pixels must lie in 0..3, got %d", (int)p.pixels);
+  if (p.workspace_bytes < layout.workspace)
+    return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld",
+                (long long)layout.workspace, (long long)p.workspace_bytes);
+  if (reinterpret_cast<uintptr_t>(p.workspace) % 256)
+    return fail(SM_ERROR_ARGUMENT, "workspace must be aligned to 256 bytes");
+  Plan plan = {};
+  if (const sm_status status = plan_for(engine, 1, p.full_h, p.full_w, &plan)) return status;
+  const OnDevice on(engine.device);
+  SM_TRY(on.error);
+  declare(engine.weights, engine.weight_bytes, "the weights", false);  // for cudasim
+  SM_TRY(run_tile(engine.net, engine.kernels, plan, engine.element, p));
+  return SM_OK;
+}
+
 sm_status sm_cuda_capture_begin(int device, void* stream) {
   SM_TRY(begin_capture(device, stream));
   return SM_OK;

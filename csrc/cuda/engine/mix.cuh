@@ -120,7 +120,7 @@ struct Mix {
   }
 
   SM_DEVICE Tap column_tap(int column) const {
-    return tap_of(min(max(region.x + column, 0), at.w - 1), p.map_w, at.w);
+    return tap_of(min(max(region.x + column, 0), at.w - 1) + p.left, p.map_w, p.full_w);
   }
 
   SM_DEVICE void place_columns() {
@@ -139,7 +139,7 @@ struct Mix {
     for (int task = threadIdx.x; task < region.rows * columns * kRanks / 2; task += kThreads) {
       const int pair = task % (kRanks / 2), other = task / (kRanks / 2);
       const int column = other % columns, row = other / columns;
-      const Tap y = tap_of(min(max(region.y + row, 0), at.h - 1), p.map_h, at.h);
+      const Tap y = tap_of(min(max(region.y + row, 0), at.h - 1) + p.top, p.map_h, p.full_h);
       auto between = [&](int x) {
         const float2 a = P::load_pair(map + ((size_t)y.near * p.map_w + x) * p.ranks + 2 * pair);
         const float2 b = P::load_pair(map + ((size_t)y.far * p.map_w + x) * p.ranks + 2 * pair);

@@ -122,6 +122,8 @@ struct MixParams {
   int low_h, low_w;
   bool aggregate_again;  // `low` is the level before the last
   int map_h, map_w;      // the last level
+  int full_h, full_w;    // the image that the map is of: at's, or of which at's is a crop
+  int top, left;         // where that begins
   int most_columns;      // of the map that a tile needs
   int blocks, experts, topk;
   int ranks;              // RP

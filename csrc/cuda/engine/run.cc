@@ -8,12 +8,12 @@
 namespace seemore {
 namespace cuda {
 
-void Run::head() {
+void Run::head(void* to) {
   HeadParams p = net.head;
   p.at = plan.ends.at;
   p.in = params.input;
   p.type = pixels();
-  p.out = at(plan.skip);
+  p.out = to;
   if (p.product)
     start(kernels.head_product, p, (unsigned)p.at.count,
           head_bytes(p.at.tile_h, p.at.tile_w, p.in_chans, plan.pixel_bytes));
@@ -23,8 +23,8 @@ void Run::head() {
 
 void Run::aggregate(const Depthwise& conv, int level) {
   FilterParams p = {};
-  p.in = floats(plan.low[level - 1]);
-  p.out = floats(plan.low[level]);
+  p.in = memory.low[level - 1];
+  p.out = memory.low[level];
   p.in_h = plan.low_h[level - 1];
   p.in_w = plan.low_w[level - 1];
   p.out_h = plan.low_h[level];
@@ -36,47 +36,59 @@ void Run::aggregate(const Depthwise& conv, int level) {
   start(kernels.filter_low, p, blocks_for((size_t)p.out_h * p.out_w * p.channels / 2), 0);
 }
 
-void Run::group(const Network::Group& g, void* in, void* even, void* odd) {
+void Run::before_pooling(const Network::Group& g, const void* in) {
   RmeParams rme = g.rme;
   rme.at = plan.rme.at;
   rme.in = in;
-  rme.yp = odd;
-  rme.b = at(plan.b);
-  rme.c = at(plan.c);
-  rme.low = floats(plan.low[0]);
-  rme.partial = floats(plan.partial);
-  rme.low_h = plan.low_h[0];
-  rme.low_w = plan.low_w[0];
-  start(kernels.rme, rme, (unsigned)plan.blocks, plan.rme.shared);
+  rme.yp = memory.stream[1];
+  rme.b = memory.b;
+  rme.c = memory.c;
+  rme.low = memory.low[0];
+  rme.partial = memory.partial;
+  rme.low_h = rme.at.h / 4;
+  rme.low_w = rme.at.w / 4;
+  start(kernels.rme, rme, plan.rme);
+}
 
-  const int last = net.recursive - 1;
-  for (int level = 1; level < last; ++level) aggregate(rme.aggregate, level);
-
-  CoarseParams coarse = {plan.mix_ffn.at, g.rme_ffn.mix};
-  MixParams& mix = coarse.mix;
-  const int stored = std::max(0, last - 1);  // the last level but one, where there are two
-  mix.b = rme.b;
-  mix.c = rme.c;
-  mix.partial = rme.partial;
-  mix.low = floats(plan.low[stored]);
+MixParams Run::mix_of(const Network::Group& g) const {
+  MixParams mix = g.rme_ffn.mix;
+  const int last = net.recursive - 1, stored = std::max(0, last - 1);  // the last but one, if there are two
+  mix.b = memory.b;
+  mix.c = memory.c;
+  mix.partial = memory.partial;
+  mix.low = memory.low[stored];
   mix.low_h = plan.low_h[stored];
   mix.low_w = plan.low_w[stored];
   mix.aggregate_again = stored < last;
   mix.map_h = plan.low_h[last];
   mix.map_w = plan.low_w[last];
+  mix.full_h = window.full_h;
+  mix.full_w = window.full_w;
+  mix.top = window.top;
+  mix.left = window.left;
   mix.most_columns = plan.most_columns;
   mix.blocks = plan.blocks;
-  mix.map = at(plan.map);
-  mix.weight = floats(plan.weight);
-  mix.bias = floats(plan.bias);
-  const int across = (mix.map_w + kCoarseColumns - 1) / kCoarseColumns;
-  start(kernels.coarse, coarse, (unsigned)(mix.map_h * across), coarse_bytes(net.width, mix.experts));
+  mix.map = memory.map;
+  mix.weight = memory.weight;
+  mix.bias = memory.bias;
+  return mix;
+}
 
+void Run::pooled(const Network::Group& g) {
+  for (int level = 1; level < net.recursive - 1; ++level) aggregate(g.rme.aggregate, level);
+  const CoarseParams coarse = {plan.mix_ffn.at, mix_of(g)};
+  const int across = (coarse.mix.map_w + kCoarseColumns - 1) / kCoarseColumns;
+  start(kernels.coarse, coarse, (unsigned)(coarse.mix.map_h * across),
+        coarse_bytes(net.width, coarse.mix.experts));
+}
+
+void Run::after_pooling(const Network::Group& g) {
+  void *const even = memory.stream[0], *const odd = memory.stream[1];
   FfnParams first = g.rme_ffn;
   first.at = plan.mix_ffn.at;
   first.in = odd;
   first.out = even;
-  first.mix = mix;
+  first.mix = mix_of(g);
   start(kernels.mix_ffn, first, plan.mix_ffn);
 
   SmeParams sme = g.sme;
@@ -96,7 +108,7 @@ void Run::tail(const void* in, void* between) {
   ConvParams conv = net.conv;
   conv.at = plan.ends.at;
   conv.in = in;
-  conv.skip = at(plan.skip);
+  conv.skip = memory.skip;
   conv.out = between;
   start(kernels.conv, conv, plan.ends);
   UpsampleParams up = net.upsample;
@@ -116,27 +128,49 @@ static void declare_all(const Run& run) {
   declare(p.output, image * run.net.scale * run.net.scale, "the output", true);
   for (int i = 0; i < run.plan.count; ++i) {
     const Buffer& buffer = run.plan.buffers[i];
-    declare(run.at(buffer.at), buffer.bytes, buffer.name, true);
+    declare(static_cast<unsigned char*>(p.workspace) + buffer.at, buffer.bytes, buffer.name, true);
   }
+}
+
+static Memory memory_of(const Plan& plan, void* workspace) {
+  auto at = [&](size_t offset) -> void* { return static_cast<unsigned char*>(workspace) + offset; };
+  auto floats = [&](size_t offset) { return static_cast<float*>(at(offset)); };
+  Memory m = {};
+  m.skip = at(plan.skip);
+  for (int i = 0; i < 2; ++i) m.stream[i] = at(plan.stream[i]);
+  m.b = at(plan.b);
+  m.c = at(plan.c);
+  for (int i = 0; i < kMostRecursive; ++i) m.low[i] = floats(plan.low[i]);
+  m.partial = floats(plan.partial);
+  m.map = at(plan.map);
+  m.weight = floats(plan.weight);
+  m.bias = floats(plan.bias);
+  for (int i = 0; i < 4; ++i) m.plane[i] = at(plan.plane[i]);
+  m.mixed = floats(plan.mixed);
+  return m;
 }
 
 const char* run(const Network& net, const Kernels& kernels, const Plan& plan,
                 const sm_cuda_forward_params& params) {
-  Run run{net, kernels, plan, params};
+  const Window all = {(int)params.h, (int)params.w, 0, 0};
+  Run run{net, kernels, plan, params, memory_of(plan, params.workspace), all};
   declare_all(run);
-  run.head();
-  void *in = run.at(plan.skip), *even = run.at(plan.stream[0]), *odd = run.at(plan.stream[1]);
+  run.head(run.memory.skip);
+  const void* in = run.memory.skip;
   for (const Network::Group& g : net.groups) {
-    if (net.wide)
+    if (net.wide) {
       run.wide_group(g, in);
-    else
-      run.group(g, in, even, odd);
-    in = even;
+    } else {
+      run.before_pooling(g, in);
+      run.pooled(g);
+      run.after_pooling(g);
+    }
+    in = run.memory.stream[0];
   }
   if (net.wide)
     run.wide_tail(in);
   else
-    run.tail(in, odd);
+    run.tail(in, run.memory.stream[1]);
   forget_declared();
   return run.error;
 }

@@ -1,5 +1,5 @@
 // The launches of a forward, in order, on one stream: run.cc has those of narrow networks and of both ends,
-// wide.cc those of wide ones.
+// wide.cc those of wide ones, phases.cc those of a tile of an image.
 #pragma once
 
 #include "cuda/engine/kernels.h"
@@ -9,21 +9,42 @@
 namespace seemore {
 namespace cuda {
 
+// Where the kernels find what they leave to each other; params.h has the shapes.
+struct Memory {
+  void *skip, *stream[2], *b, *c;
+  float *low[kMostRecursive], *partial;
+  void* map;
+  float *weight, *bias;
+  void* plane[4];  // of wide networks, as is the last
+  float* mixed;
+};
+
+// A crop of an image.
+struct Window {
+  int full_h, full_w, top, left;
+};
+
 // Returns what failed, or nullptr.
 const char* run(const Network& net, const Kernels& kernels, const Plan& plan,
                 const sm_cuda_forward_params& params);
+
+// One phase of a tile. `plan` is the whole image's.
+const char* run_tile(const Network& net, const Kernels& kernels, const Plan& plan, int element,
+                     const sm_cuda_tile_params& params);
+// Bytes that any of them needs for a crop of h x w.
+size_t tile_workspace(const Network& net, const Plan& plan, int element, size_t h, size_t w);
 
 struct Run {
   const Network& net;
   const Kernels& kernels;
   const Plan& plan;
   const sm_cuda_forward_params& params;
+  Memory memory;
+  Window window;
   const char* error = nullptr;  // nothing is started any more
   int64_t started = 0;
 
   unsigned images() const { return (unsigned)params.n; }
-  void* at(size_t offset) const { return static_cast<unsigned char*>(params.workspace) + offset; }
-  float* floats(size_t offset) const { return static_cast<float*>(at(offset)); }
   PixelType pixels() const { return static_cast<PixelType>(params.pixels); }
   int channels() const { return 8 * net.width; }  // CP
 
@@ -43,11 +64,15 @@ struct Run {
   unsigned blocks_for(size_t tasks) const { return (unsigned)((tasks + 255) / 256); }
   unsigned blocks_of_warps(size_t tasks) const { return (unsigned)((tasks + 7) / 8); }
 
-  void head();
+  void head(void* to);
   // One level of aggregation, not the first, in a kernel of its own.
   void aggregate(const Depthwise& conv, int level);
-  // in -> out over both streams: they alternate, for a kernel reads its neighbours' pixels.
-  void group(const Network::Group& g, void* in, void* even, void* odd);
+  // A group in three parts: up to the pooling barrier, in -> stream 1; what is known of the whole image; and
+  // the rest, stream 1 -> stream 0. Streams alternate, for a kernel reads its neighbours' pixels.
+  void before_pooling(const Network::Group& g, const void* in);
+  void pooled(const Network::Group& g);
+  void after_pooling(const Network::Group& g);
+  MixParams mix_of(const Network::Group& g) const;
   void tail(const void* in, void* between);
 
   // in -> stream 0.

@@ -19,10 +19,10 @@ struct Stages {
   const Tiling& at = plan.ends.at;
   const int channels = run.channels();
   const size_t pixels = (size_t)at.h * at.w;
-  void* const stream = run.at(plan.stream[0]);
+  const Memory& memory = run.memory;
+  void* const stream = memory.stream[0];
   // Planes hold what the next stages need, and are taken again as soon as they do not.
-  void* const plane[4] = {run.at(plan.plane[0]), run.at(plan.plane[1]), run.at(plan.plane[2]),
-                          run.at(plan.plane[3])};
+  void* const* const plane = memory.plane;
 
   void normalise(const void* in, void* out, const Norm& norm = {}) {
     const NormaliseParams p = {at, channels, in, out, norm};
@@ -70,8 +70,8 @@ struct Stages {
     normalise(in, plane[0], g.wide_norm);
     convolve(9, g.conv, plane[0], plane[1], {.gelu = true});
     dense(g.to_k, plane[1], plane[3]);
-    dense(g.expert_c, plane[3], run.at(plan.c));
-    FilterParams first = filter_of(4, 4, g.aggregate, plane[3], run.at(plan.low[0]));
+    dense(g.expert_c, plane[3], memory.c);
+    FilterParams first = filter_of(4, 4, g.aggregate, plane[3], memory.low[0]);
     first.out_h = plan.low_h[0];
     first.out_w = plan.low_w[0];
     first.stride = 4;
@@ -85,9 +85,9 @@ struct Stages {
     FilterParams second = filter_of(3, 1, g.wide_stripe_v, plane[0], plane[2]);
     second.gelu = true;
     filter(kernels.filter, second);
-    dense(g.expert_b, plane[2], run.at(plan.b));
+    dense(g.expert_b, plane[2], memory.b);
     dense(g.proj, plane[2], stream, {.residual = in});
-    const LogitsParams logits = {at, channels, net.experts, plane[2], g.router, run.floats(plan.partial)};
+    const LogitsParams logits = {at, channels, net.experts, plane[2], g.router, memory.partial};
     run.start(kernels.logits, logits, (unsigned)plan.blocks, channels * sizeof(float));
   }
 
@@ -98,18 +98,18 @@ struct Stages {
     p.at = at;
     p.channels = channels;
     p.mix = g;
-    p.mix.b = run.at(plan.b);
-    p.mix.c = run.at(plan.c);
-    p.mix.partial = run.floats(plan.partial);
+    p.mix.b = memory.b;
+    p.mix.c = memory.c;
+    p.mix.partial = memory.partial;
     p.mix.blocks = plan.blocks;
     p.mix.map_h = plan.low_h[last];
     p.mix.map_w = plan.low_w[last];
-    p.mixed = run.floats(plan.mixed);
-    p.map = run.floats(plan.map);
-    p.weight = run.floats(plan.weight);
-    p.bias = run.floats(plan.bias);
-    p.z = run.at(plan.b);
-    FilterParams low = filter_of(3, 3, g.low_conv, run.at(plan.low[last]), run.at(plan.mixed));
+    p.mixed = memory.mixed;
+    p.map = static_cast<float*>(memory.map);
+    p.weight = memory.weight;
+    p.bias = memory.bias;
+    p.z = memory.b;
+    FilterParams low = filter_of(3, 3, g.low_conv, memory.low[last], memory.mixed);
     low.in_h = low.out_h = p.mix.map_h;
     low.in_w = low.out_w = p.mix.map_w;
     filter(kernels.filter_low, low);
@@ -158,7 +158,7 @@ void Run::wide_group(const Network::Group& g, const void* in) {
 void Run::wide_tail(const void* in) {
   Stages stages{*this};
   stages.normalise(in, stages.plane[0], net.conv.wide_norm);
-  stages.convolve(9, net.conv.conv, stages.plane[0], stages.plane[1], {.residual = at(plan.skip)});
+  stages.convolve(9, net.conv.conv, stages.plane[0], stages.plane[1], {.residual = memory.skip});
   UpsampleParams up = net.upsample;
   up.at = stages.at;
   up.in = stages.plane[1];

@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.errors import Cancelled, SeemoreError
-from seemore_fast.model import SeemoRe, extend
+from seemore_fast.model import extend
 from seemore_fast.network import reference
 from seemore_fast.upscale.exact.duration import (
     LONG,
@@ -30,11 +30,9 @@ from seemore_fast.upscale.exact.duration import (
     measured_disk,
     seconds_a_pixel,
 )
-from seemore_fast.upscale.exact.grid import Grid, Span, Tile, grid_for
+from seemore_fast.upscale.exact.grid import Grid, Span, Tile
 from seemore_fast.upscale.exact.memory import choose_tile, memory_needed
-from seemore_fast.upscale.exact.native import NativeStages
-from seemore_fast.upscale.exact.plain import PlainStages
-from seemore_fast.upscale.exact.route import Routing, route
+from seemore_fast.upscale.exact.stages import Stages, Way, stages_for, way_for
 from seemore_fast.upscale.exact.store import Layout, Store
 
 __all__ = ["MIN_TILE", "choose_tile", "memory_needed", "upscale_exact"]
@@ -48,24 +46,6 @@ _PIECE = 96
 
 _ROUNDING = 7e-6
 """What they may add to the error of fp32, of which 1e-5 are allowed."""
-
-
-class Stages(Protocol):
-    """What the sweeps need of an implementation; `PlainStages` describes each method.
-
-    Streams are [rows, C, columns]; what a map looks like is the implementation's own affair.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def new_stream(self, tile: Tile) -> Tensor: ...
-    def new_map(self) -> Tensor: ...
-    def head(self, image: Tensor, tile: Tile) -> Tensor: ...
-    def pool(self, g: int, stream: Tensor, tile: Tile, aggregated: Tensor) -> Tensor: ...
-    def calibrate(self, g: int, aggregated: Tensor) -> Tensor: ...
-    def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor: ...
-    def tail(self, stream: Tensor, image: Tensor, tile: Tile) -> Tensor: ...
 
 
 def upscale_exact(
@@ -98,7 +78,9 @@ def upscale_exact(
     n, _, height, width = x.shape
     if min(height, width) < model.min_size:
         x = extend(x, max(height, model.min_size), max(width, model.min_size))
-    grid = grid_for(model, x.shape[2], x.shape[3], tile)
+    with torch.no_grad():
+        way = way_for(model, x)
+    grid = way.grid(model, x.shape[2], x.shape[3], tile)
 
     def reporter(costs: list[int]) -> Callable[[], None]:
         steps, total = accumulate(costs, initial=0), sum(costs)
@@ -124,15 +106,17 @@ def upscale_exact(
             emit_cropped(0, model(x).cpu())
             report()
             return
-        stages = _stages(model, x, grid)
+        stages = stages_for(way, model, x, grid)
         in_memory = (
             memory is None
             or memory_needed(model, n, height, width, tile, itemsize=x.element_size()) <= memory
         )
         place = None if in_memory else folder or tempfile.gettempdir()
         low = {model.conv_1.weight.dtype, autocast_dtype(x)} & {torch.bfloat16, torch.float16}
-        halved = place is not None and (
-            bool(low) or (x.dtype == torch.uint8 and _bears_16_bits(model, x, place))
+        halved = (
+            place is not None
+            and stages.dtype.itemsize > 2
+            and (bool(low) or (x.dtype == torch.uint8 and _bears_16_bits(way, model, x, place)))
         )
         kept = torch.int16 if halved else stages.dtype
         size = kept.itemsize * n * Layout(grid, model.config["embedding_dim"]).size
@@ -153,19 +137,14 @@ def upscale_exact(
             _Sweeps(model, x, grid, stages, store, report).run(emit_cropped)
 
 
-def _stages(model: reference.SeemoRe, x: Tensor, grid: Grid) -> Stages:
-    packed = model.native(x) if isinstance(model, SeemoRe) else None
-    return NativeStages(model, packed, grid) if packed else PlainStages(model, grid)  # type: ignore[arg-type]
-
-
-def _bears_16_bits(model: reference.SeemoRe, x: Tensor, place: str | os.PathLike[str]) -> bool:
+def _bears_16_bits(way: Way, model: reference.SeemoRe, x: Tensor, place: str | os.PathLike[str]) -> bool:
     """Whether the result stays within 1e-5 of the whole picture's where the file has 16 bits, on a piece."""
     piece = x[:1, :, : 2 * _PIECE, : 2 * _PIECE].float() / 255
-    grid = grid_for(model, piece.shape[2], piece.shape[3], _PIECE)
+    grid = way.grid(model, piece.shape[2], piece.shape[3], _PIECE)
     if grid.count == 1:
         return False
     want, bands = model(piece).cpu(), list[Tensor]()
-    stages = _stages(model, piece, grid)
+    stages = stages_for(way, model, piece, grid)
     with Store(grid, 1, model.config["embedding_dim"], torch.int16, stages.device, place) as store:
         sweeps = _Sweeps(model, piece, grid, stages, store, lambda: None)
         sweeps.run(lambda _, rows: bands.append(rows))
@@ -183,8 +162,7 @@ class _Sweeps:
     stages: Stages
     store: Store
     report: Callable[[], None]  # called before each tile, and after the last
-    routings: list[Routing] = field(default_factory=list)  # of each image, for the group that the sweep runs
-    maps: list[Tensor] = field(default_factory=list)
+    known: list[Any] = field(default_factory=list)  # of each image, for the group that the sweep runs
 
     def run(self, emit: Callable[[int, Tensor], None]) -> None:
         layers = self.model.config["num_layers"]
@@ -196,25 +174,19 @@ class _Sweeps:
 
     def _prepare(self, sweep: int) -> None:
         """All of a sweep but the last: then routing and map of the next group are there."""
-        sums = torch.zeros(len(self.x), self.model.config["embedding_dim"], dtype=torch.float64)
-        aggregated = [self.stages.new_map() for _ in self.x]
+        pooled = [self.stages.new_pool() for _ in self.x]
         for rows in self.grid.rows.spans:
             for tile in self._row_of_tiles(rows):
                 for i in range(len(self.x)):
-                    sums[i] += self._pool(sweep, i, tile, aggregated[i])
-        group: Any = self.model.body[sweep]
-        layer = group.local_block.block.moe_layer
-        self.routings = [route(layer, s, self.grid.height * self.grid.width) for s in sums]
+                    stream = self._stream(sweep, i, tile)
+                    if sweep > 0:
+                        self.store.write(sweep, i, tile, stream)
+                    self.stages.pool(sweep, stream, tile, pooled[i])
+                    del stream  # before the next one is made
         # One map after the other: of a large image they take much memory.
-        self.maps.clear()
-        while aggregated:
-            self.maps.append(self.stages.calibrate(sweep, aggregated.pop(0)))
-
-    def _pool(self, sweep: int, i: int, tile: Tile, aggregated: Tensor) -> Tensor:
-        stream = self._stream(sweep, i, tile)
-        if sweep > 0:
-            self.store.write(sweep, i, tile, stream)
-        return self.stages.pool(sweep, stream, tile, aggregated).cpu()
+        self.known.clear()
+        while pooled:
+            self.known.append(self.stages.calibrate(sweep, pooled.pop(0)))
 
     def _pixels(self, sweep: int, rows: Span) -> Tensor:
         """A row of tiles of the output, (N, in_chans, rows * scale, W * scale)."""
@@ -246,4 +218,4 @@ class _Sweeps:
             self.store.read(sweep - 1, i, tile, stream)
         if sweep == 0:
             return stream
-        return self.stages.group(sweep - 1, stream, tile, self.routings[i], self.maps[i])
+        return self.stages.group(sweep - 1, stream, tile, self.known[i])

@@ -103,12 +103,13 @@ class Tile:
 class Grid:
     """The tiles of an image of ``height`` x ``width``, row by row.
 
-    Crops start at multiples of 4, tiles at multiples of ``ratio``, by which aggregation shrinks the image.
+    Crops start at multiples of ``step``, tiles also at multiples of ``ratio``, by which aggregation shrinks
+    the image: both are powers of two.
     """
 
-    def __init__(self, height: int, width: int, tile: int, halo: int, ratio: int):
+    def __init__(self, height: int, width: int, tile: int, halo: int, ratio: int, step: int = 4):
         self.height, self.width, self.ratio = height, width, ratio
-        halo, align = -(-halo // 4) * 4, max(ratio, 4)
+        halo, align = -(-halo // step) * step, max(ratio, step)
         self.rows = Axis(height, tile, halo, align)
         self.columns = Axis(width, tile, halo, align)
 
@@ -126,11 +127,11 @@ class Grid:
         return self.height // self.ratio, self.width // self.ratio
 
 
-def grid_for(model: reference.SeemoRe, height: int, width: int, tile: int) -> Grid:
-    """The tiles of an image.
+def grid_for(model: reference.SeemoRe, height: int, width: int, tile: int, step: int = 4) -> Grid:
+    """The tiles of an image, for stages whose crops start at multiples of ``step``.
 
     Halo: a group reaches 2 (3x3 and 3-stripes) + 1 (gate) + k // 2 (stripes) + 1 (gate) pixels far; then the
     next one's first half or the tail 2; and the head 1.
     """
     halo = 4 + model.config["global_kernel_size"] // 2 + 2 + 1
-    return Grid(height, width, tile, halo, ratio=4 ** model.config["recursive"])
+    return Grid(height, width, tile, halo, 4 ** model.config["recursive"], step)

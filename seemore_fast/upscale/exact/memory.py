@@ -11,8 +11,10 @@ from seemore_fast.engines import cuda_graphs
 from seemore_fast.errors import SeemoreError
 from seemore_fast.model import SeemoRe
 from seemore_fast.network import reference
-from seemore_fast.upscale.exact.grid import Grid, Tile, crop_size, grid_for
+from seemore_fast.upscale.exact import cuda
+from seemore_fast.upscale.exact.grid import Grid, Tile, crop_size
 from seemore_fast.upscale.exact.native import native_area, ranks_of
+from seemore_fast.upscale.exact.stages import Way, way_for
 from seemore_fast.upscale.exact.store import Layout
 
 _TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
@@ -37,15 +39,19 @@ def memory_needed(
     ``itemsize``: bytes of one value of it, 1 for uint8, 4 for float32.
     """
     h, w = max(h, model.min_size), max(w, model.min_size)
-    grid = grid_for(model, h, w, tile or max(h, w))
+    with torch.no_grad():
+        way = way_for(model, _probe(model, 1, h, w)) if tile else Way("plain")
+    grid = way.grid(model, h, w, tile or max(h, w))
     output = itemsize * n * model.config["in_chans"] * w * model.scale**2  # for each row of the input
     if grid.count == 1:
         return _whole_work(model, n, h, w) + output * h
-    with torch.no_grad():
-        packed = model.native(_probe(model, 1, h, w)) if isinstance(model, SeemoRe) else None
-    stream = 0 if stream_in_file else 4 * n * Layout(grid, model.config["embedding_dim"]).size
+    values = 0 if stream_in_file else n * Layout(grid, model.config["embedding_dim"]).size
+    if way.kind == "cuda":  # whose output is elsewhere
+        width = cuda.width_of(model, _probe(model, 1, h, w))
+        return cuda.work(model, way.packed, grid, n, width, itemsize) + width * values
     rows = max(len(span) for span in grid.rows.spans)
-    return _tile_work(model, packed, grid, itemsize) + stream + _maps(model, packed, n, grid) + output * rows
+    work = _tile_work(model, way.packed, grid, itemsize) + _maps(model, way.packed, n, grid)
+    return work + 4 * values + output * rows
 
 
 def choose_tile(
@@ -81,7 +87,7 @@ def choose_tile(
     return tile
 
 
-def _probe(model: SeemoRe, n: int, h: int, w: int) -> Tensor:
+def _probe(model: reference.SeemoRe, n: int, h: int, w: int) -> Tensor:
     """Input of this shape where the model is, without memory."""
     one = torch.empty(1, model.config["in_chans"], 1, 1, dtype=torch.uint8, device=model.conv_1.weight.device)
     return one.expand(n, -1, h, w)

@@ -12,7 +12,7 @@ from seemore_fast.backends import native
 from seemore_fast.model import SeemoRe
 from seemore_fast.network import reference
 from seemore_fast.upscale.exact.grid import Grid, Tile, crop_size
-from seemore_fast.upscale.exact.route import Routing
+from seemore_fast.upscale.exact.route import Pooled, Routing, Whole, pooled, route
 
 _COLUMNS = 16
 """Rows are padded to multiples of it, and maps by as much on either side (csrc/seemore.h)."""
@@ -30,6 +30,8 @@ class NativeStages:
         config = model.config
         self._dim, self._in_chans, self._scale = config["embedding_dim"], config["in_chans"], model.scale
         self._ranks = ranks_of(model)
+        groups: Any = model.body
+        self._routers = [group.local_block.block.moe_layer for group in groups]
         # Of one crop at a time: fresh memory for each would cost a good part of the work on it.
         self._stream = torch.empty(0)
 
@@ -41,8 +43,8 @@ class NativeStages:
             self._stream = torch.empty(count)
         return self._stream[:count].view(shape)[:, : self._dim, :columns]
 
-    def new_map(self) -> Tensor:
-        return self._map(self._dim)
+    def new_pool(self) -> Pooled:
+        return pooled(self._dim, self._map(self._dim))
 
     def _map(self, channels: int) -> Tensor:
         rows, columns = self._grid.low_size
@@ -53,18 +55,19 @@ class NativeStages:
         self._run(self._phase.HEAD, 0, tile, stream=stream, input=_values(image))
         return stream
 
-    def pool(self, g: int, stream: Tensor, tile: Tile, aggregated: Tensor) -> Tensor:
+    def pool(self, g: int, stream: Tensor, tile: Tile, pooled: Pooled) -> None:
         sums = torch.empty(self._dim, dtype=torch.float64)
-        self._run(self._phase.POOL, g, tile, stream=stream, sums=sums, aggregated=aggregated)
-        return sums
+        self._run(self._phase.POOL, g, tile, stream=stream, sums=sums, aggregated=pooled.aggregated)
+        pooled.sums += sums
 
-    def calibrate(self, g: int, aggregated: Tensor) -> Tensor:
+    def calibrate(self, g: int, pooled: Pooled) -> Whole:
+        routing = route(self._routers[g], pooled.sums, self._grid.height * self._grid.width)
         result = self._map(self._ranks)
-        self._run(self._phase.CALIBRATE, g, self._grid.first, aggregated=aggregated, map=result)
-        return result
+        self._run(self._phase.CALIBRATE, g, self._grid.first, aggregated=pooled.aggregated, map=result)
+        return Whole(routing, result)
 
-    def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor:
-        self._run(self._phase.GROUP, g, tile, routing, stream=stream, map=low)
+    def group(self, g: int, stream: Tensor, tile: Tile, whole: Whole) -> Tensor:
+        self._run(self._phase.GROUP, g, tile, whole.routing, stream=stream, map=whole.map)
         return stream
 
     def tail(self, stream: Tensor, image: Tensor, tile: Tile) -> Tensor:

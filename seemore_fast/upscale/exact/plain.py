@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seemore_fast.network import reference
 from seemore_fast.upscale.exact.grid import Grid, Span, Tile, crop_size
-from seemore_fast.upscale.exact.route import Routing
+from seemore_fast.upscale.exact.route import Pooled, Whole, pooled, route
 
 
 class PlainStages:
@@ -29,9 +29,9 @@ class PlainStages:
         """A crop's stream, to be filled; it may lie where the last one did."""
         return _rows_first(self._new(crop_size(tile.rows), crop_size(tile.columns)))
 
-    def new_map(self) -> Tensor:
-        """An aggregated map of the whole image, to be filled."""
-        return self._new(*self._grid.low_size)
+    def new_pool(self) -> Pooled:
+        """What `pool` gathers of one image, tile by tile."""
+        return pooled(self._model.config["embedding_dim"], self._new(*self._grid.low_size))
 
     def _new(self, rows: int, columns: int) -> Tensor:
         channels = self._model.config["embedding_dim"]
@@ -41,32 +41,35 @@ class PlainStages:
         """The crop's stream before the first group, from its pixels [in_chans, rows, columns]."""
         return _rows_first(self._model.head(self._pixels(image)).to(self.dtype))
 
-    def pool(self, g: int, stream: Tensor, tile: Tile, aggregated: Tensor) -> Tensor:
-        """What group ``g`` must know of the tile: sums [C] in float64, and its part of ``aggregated``."""
+    def pool(self, g: int, stream: Tensor, tile: Tile, pooled: Pooled) -> None:
+        """Adds to ``pooled`` what group ``g`` must know of the tile."""
         rme: Any = self._model.body[g].local_block
         x, k = rme.block.split(rme.norm_1(self._channels_first(stream)))
         inner = (..., tile.rows.inner, tile.columns.inner)
         low: Any = (..., *(span.low(self._grid.ratio) for span in (tile.rows, tile.columns)))
-        part = aggregated[low]
+        part = pooled.aggregated[low]
         if part.numel() > 0:
             part.copy_(rme.block.aggregate(k[inner]))
         wide = torch.float32 if x.device.type == "mps" else torch.float64  # Apple's GPUs have none
-        return x[inner].sum((0, 2, 3), dtype=wide)
+        pooled.sums += x[inner].sum((0, 2, 3), dtype=wide).cpu()
 
-    def calibrate(self, g: int, aggregated: Tensor) -> Tensor:
-        """The whole low-resolution map that group ``g`` adds to k, from the aggregated one."""
-        rme: Any = self._model.body[g].local_block
-        return rme.block.conv(aggregated.to(self._model.conv_1.weight.dtype))
+    def calibrate(self, g: int, pooled: Pooled) -> Whole:
+        """What group ``g`` must know of the image, once all its tiles have been pooled."""
+        block: Any = self._model.body[g].local_block.block  # type: ignore[union-attr]
+        routing = route(block.moe_layer, pooled.sums, self._grid.height * self._grid.width)
+        return Whole(routing, block.conv(pooled.aggregated.to(self._model.conv_1.weight.dtype)))
 
-    def group(self, g: int, stream: Tensor, tile: Tile, routing: Routing, low: Tensor) -> Tensor:
+    def group(self, g: int, stream: Tensor, tile: Tile, whole: Whole) -> Tensor:
         """The stream behind group ``g``."""
         group: Any = self._model.body[g]
         rme = group.local_block
         features = self._channels_first(stream)
         x, k = rme.block.split(rme.norm_1(features))
-        k = k + self._resize(low, tile).to(k.dtype)
+        k = k + self._resize(whole.map, tile).to(k.dtype)
         weights = torch.zeros(1, len(rme.block.moe_layer.experts), dtype=self.dtype, device=self.device)
-        weights[0, routing.experts] = torch.tensor(routing.weights, dtype=self.dtype, device=self.device)
+        weights[0, whole.routing.experts] = torch.tensor(
+            whole.routing.weights, dtype=self.dtype, device=self.device
+        )
         features = features + rme.block.proj(rme.block.moe_layer.mix(x, k, weights))
         features = features + rme.ffn(rme.norm_2(features))
         return _rows_first(group.global_block(features).to(self.dtype))

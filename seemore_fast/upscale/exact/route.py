@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,26 @@ class Routing(NamedTuple):
 
     experts: list[int]
     weights: list[float]
+
+
+@dataclass
+class Pooled:
+    """What the tiles of one image have told so far."""
+
+    sums: Tensor  # [C], float64: of the router's features
+    aggregated: Tensor  # a map of the whole image; what maps look like is the stages' own affair
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a group must know of the whole image."""
+
+    routing: Routing
+    map: Tensor  # what is added to k, at low resolution
+
+
+def pooled(channels: int, aggregated: Tensor) -> Pooled:
+    return Pooled(torch.zeros(channels, dtype=torch.float64), aggregated)
 
 
 def route(layer: reference.MoRE, sums: Tensor, pixels: int) -> Routing:
