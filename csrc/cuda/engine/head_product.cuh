@@ -51,6 +51,7 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
     const float* here = image + row * region.pitch + column;
     float acc[1][NT][4];
     P::begin(acc, bias);
+    SM_NO_UNROLL  // both at once spill in float32
     for (int part = 0; part < parts; ++part) {
       Matrix<P, NT, 2> weight;
       weight.fetch(p.product, part);

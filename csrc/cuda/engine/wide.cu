@@ -6,9 +6,9 @@ SM_ENTRY(filter_low, FilterParams, (kThreads), filter_kernel<Fp32, Fp32>)
 SM_ENTRY(filter, FilterParams, (kThreads), filter_kernel<SM_PRECISION, SM_PRECISION>)
 SM_ENTRY(filter_to_float, FilterParams, (kThreads), filter_kernel<SM_PRECISION, Fp32>)
 SM_ENTRY(normalise, NormaliseParams, (kThreads), normalise_kernel<SM_PRECISION>)
-// Two blocks to a multiprocessor: for a third one ptxas would spill (float32).
+// Two blocks to a multiprocessor: for more of them ptxas would spill (float32).
 SM_ENTRY(product, ProductParams, (kThreads, 2), product_kernel<SM_PRECISION>)
-SM_ENTRY(logits, LogitsParams, (kThreads), logits_kernel<SM_PRECISION>)
+SM_ENTRY(logits, LogitsParams, (kThreads, 2), logits_kernel<SM_PRECISION>)
 SM_ENTRY(route, WideMixParams, (kThreads), route_images_kernel<SM_PRECISION>)
 SM_ENTRY(project_low, WideMixParams, (kThreads), project_low_kernel<SM_PRECISION>)
 SM_ENTRY(expert_products, WideMixParams, (kThreads), expert_products_kernel<SM_PRECISION>)
