@@ -325,10 +325,10 @@ void low_rank_experts(Call& call) {
 
 #ifndef SM_HOST
 
-// Tiles of 128 pixels, and of 32, for many ranks.
+// Tiles of 128 pixels, and of 32, for many ranks. Blocks to a multiprocessor: for one more ptxas would spill
+// (the small one on sm_100 and 120; backward 16 bit on sm_80).
 SM_ENTRY(experts, ExpertsParams, (kThreads), experts_kernel<SM_TYPE, 4>)
-SM_ENTRY(experts_small, ExpertsParams, (kThreads), experts_kernel<SM_TYPE, 1>)
-// Two blocks to a multiprocessor: for a third one ptxas would spill (16 bit, sm_80).
+SM_ENTRY(experts_small, ExpertsParams, (kThreads, 4), experts_kernel<SM_TYPE, 1>)
 SM_ENTRY(experts_backward, ExpertsParams, (kThreads, 2), experts_backward_kernel<SM_TYPE, 4>)
 SM_ENTRY(experts_backward_small, ExpertsParams, (kThreads, 2), experts_backward_kernel<SM_TYPE, 1>)
 
