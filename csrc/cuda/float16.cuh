@@ -269,5 +269,10 @@ struct Bf16Format {
 using Fp16 = Narrow<HalfFormat>;
 using Bf16 = Narrow<Bf16Format>;
 
+template <class P>
+constexpr bool kIsBf16 = false;
+template <>
+constexpr bool kIsBf16<Bf16> = true;
+
 }  // namespace cuda
 }  // namespace seemore

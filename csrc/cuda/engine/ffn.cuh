@@ -22,7 +22,8 @@ struct Ffn {
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
-  static constexpr bool kLate = kIsSlim<P, NT> && !kHeld && !kMix;  // but not all of a's bias, or it spills
+  // But not all of a's bias, or it spills; of bf16 not of g's either.
+  static constexpr bool kLate = kIsSlim<P, NT> && !kHeld && !kMix, kBothLate = kLate && kIsBf16<P>;
 
   const FfnParams& p;
   const Tiling& at;
@@ -54,7 +55,7 @@ struct Ffn {
     const float share = 1.0f / at.dim;
     Matrix<P, NT, NT> to_a, to_g;
     typename P::template Bias<NT> bias_a, bias_g;
-    bias_g.fetch(p.g.bias);
+    if constexpr (!kBothLate) bias_g.fetch(p.g.bias);
     if constexpr (!kLate) bias_a.fetch(p.a.bias);
     if constexpr (kHeld) {
       to_a.fetch(p.a.weight);
@@ -65,6 +66,7 @@ struct Ffn {
       float acc[1][NT][4];
       P::template read<NT, stride>(normal[0], a + first * stride);
       P::normalise(normal[0], at.dim, share);
+      if constexpr (kBothLate) bias_g.fetch(p.g.bias + (first >> 30));  // + 0; else ptxas fetches it ahead
       P::begin(acc, bias_g);
       if constexpr (kHeld)
         P::multiply(acc, normal, to_g);
