@@ -97,7 +97,6 @@ Loaded load() {
       {"cuFuncGetAttribute", reinterpret_cast<void**>(&d.function_attribute)},
       {"cuFuncSetAttribute", reinterpret_cast<void**>(&d.set_function_attribute)},
       {"cuLaunchKernel", reinterpret_cast<void**>(&d.launch)},
-      {"cuOccupancyMaxActiveBlocksPerMultiprocessor", reinterpret_cast<void**>(&d.occupancy)},
       {"cuThreadExchangeStreamCaptureMode", reinterpret_cast<void**>(&d.exchange_capture_mode)},
       {"cuStreamBeginCapture_v2", reinterpret_cast<void**>(&d.begin_capture)},
       {"cuStreamEndCapture", reinterpret_cast<void**>(&d.end_capture)},

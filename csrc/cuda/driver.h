@@ -50,7 +50,6 @@ struct Driver {
   Result(SM_DRIVER_CALL* launch)(DriverFunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                                  unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
                                  void* stream, void** params, void** extra);
-  Result(SM_DRIVER_CALL* occupancy)(int* blocks, DriverFunction function, int threads, size_t shared_bytes);
   Result(SM_DRIVER_CALL* exchange_capture_mode)(int* mode);
   Result(SM_DRIVER_CALL* begin_capture)(void* stream, int mode);
   Result(SM_DRIVER_CALL* end_capture)(void* stream, DriverGraph* graph);

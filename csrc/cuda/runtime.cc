@@ -208,13 +208,6 @@ void destroy(Graph* graph) {
   delete graph;
 }
 
-int resident_blocks(Function kernel, size_t shared_bytes) {
-  const char* reason;
-  const Driver* api = driver(&reason);
-  int blocks = 0;
-  return api->occupancy(&blocks, kernel->function, kThreads, shared_bytes) ? 0 : blocks;
-}
-
 void declare(const void*, size_t, const char*, bool) {}
 void forget_declared() {}
 

@@ -76,9 +76,6 @@ const char* launch(const Graph* graph, void* stream);
 // While it runs, too.
 void destroy(Graph* graph);
 
-// Blocks that a multiprocessor holds at once; 0 if that is not known.
-int resident_blocks(Function kernel, size_t shared_bytes);
-
 // Names a buffer that the kernels launched next may touch (nothing to do on a GPU).
 void declare(const void* address, size_t bytes, const char* name, bool writable);
 void forget_declared();

@@ -105,8 +105,6 @@ const char* end_capture(int, void*, Graph**) { return "the simulator captures no
 const char* launch(const Graph*, void*) { return "the simulator captures no graphs"; }
 void destroy(Graph*) {}
 
-int resident_blocks(Function, size_t) { return 0; }
-
 void declare(const void* address, size_t bytes, const char* name, bool writable) {
   cudasim::add_memory(address, bytes, name, writable);
 }

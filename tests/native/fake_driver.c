@@ -86,10 +86,6 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
            current, (long)stream, gx, gy, gz, bx, by, bz, shared <= 227 << 10 ? "fits" : "is too much");
   return params && params[0] && !extra ? called("cuLaunchKernel", what) : 1;
 }
-int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int threads, size_t shared) {
-  *blocks = function && threads == 256 && shared < 228 << 10 ? 2 : 0;
-  return 0;
-}
 int cuThreadExchangeStreamCaptureMode(int* mode) {
   static int now = 0;
   const int before = now;
