@@ -30,11 +30,11 @@ using namespace seemore::cuda;
 
 #elif defined(SM_SPECIAL)
 
-#define SM_ENTRY(name, Params, bounds, ...)                                      \
+#define SM_ENTRY(name, Params, bounds, ...)                                                        \
   extern "C" __global__ void __launch_bounds__ bounds name(const __grid_constant__ Params given) { \
-    Params p = given;                                                            \
-    specialise(p);                                                               \
-    __VA_ARGS__(p);                                                              \
+    Params p = given;                                                                              \
+    specialise(p);                                                                                 \
+    __VA_ARGS__(p);                                                                                \
   }
 
 #else

@@ -52,7 +52,7 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
     float acc[1][NT][4];
     P::begin(acc, bias);
     SM_NO_UNROLL  // both at once spill in float32
-    for (int part = 0; part < parts; ++part) {
+        for (int part = 0; part < parts; ++part) {
       Matrix<P, NT, 2> weight;
       weight.fetch(p.product, part);
       typename P::Chunk a[1][2];
