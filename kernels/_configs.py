@@ -11,7 +11,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial, reduce
+from operator import or_
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -55,6 +57,11 @@ PROGRAMS = 264
 which
 the order of a sum would then depend."""
 
+_KNOWN_LAUNCHER = triton.__version__.startswith("3.7.") and torch.version.hip is None
+"""Whether Triton's launcher takes what `launch` hands it: that is Triton's own affair, and changes."""
+
+_MOST_PREPARED = 4096
+
 _forced: str | None = None
 _tuned: dict[Any, Config] = {}
 
@@ -83,27 +90,97 @@ def planes(x: Tensor) -> Tensor:
 
 
 def tiles(pixels: int) -> Callable[[Config], int]:
-    return lambda config: triton.cdiv(pixels, config.tile)
+    return lambda config: -(-pixels // config.tile)
 
 
 def planes_grid(n: int, c: int, pixels: int) -> Callable[[Config], tuple[int, int, int]]:
     """Tiles of every channel of every image; CUDA takes 2^31 along the first axis, 65535 along the others."""
-    return lambda config: (triton.cdiv(pixels, config.tile), c, n)
+    return lambda config: (-(-pixels // config.tile), c, n)
 
 
 def sharing(pixels: int, least: int, others: int) -> int:
     """Programs that share the sums over ``pixels``, if ``others`` such images or planes run beside."""
-    return max(1, min(triton.cdiv(pixels, least), PROGRAMS // max(others, 1)))
+    return max(1, min(-(-pixels // least), PROGRAMS // max(others, 1)))
+
+
+class _Prepared(NamedTuple):
+    """What stays as it is from launch to launch of one place with one shape."""
+
+    config: Config
+    launch: Callable[..., None]  # Triton's, in C
+    before: tuple[Any, ...]  # its arguments between the stream and the kernel's own
+    constants: tuple[None, ...]  # they have places among the kernel's, but no values any more
+
+
+_prepared: dict[Any, _Prepared] = {}
+_pointers: dict[int, int] = {}
 
 
 def launch(
     kernel: Any, kind: str, grid: Callable[[Config], tuple[int, ...]], *args: Any, **constants: Any
 ) -> None:
-    """Runs ``kernel`` on the device of its first tensor, in the configuration chosen for this kind."""
-    first = args[0]
-    key = (kernel, first.dtype, *constants.items())
-    config = _choice(kind, first, key, lambda config: run(kernel, grid, config, args, constants))
-    run(kernel, grid, config, args, constants)
+    """Runs ``kernel`` on the device of its first tensor, in the configuration chosen for this kind.
+
+    Tensors, or None, come first in ``args``, then numbers.  What Triton would find out at each launch is kept
+    for the next one with the same dtypes, numbers and constants, as long as every tensor lies at a multiple
+    of 16 bytes.
+    """
+    if not _prepares(args[0]):
+        run(kernel, grid, _choice(kernel, kind, grid, args, constants), args, constants)
+        return
+    name = id(kernel)
+    count = _pointers.get(name) or _count_pointers(kernel, args)
+    tensors, numbers = args[:count], args[count:]
+    addresses = [0 if t is None else t.data_ptr() for t in tensors]
+    dtypes = [None if t is None else t.dtype for t in tensors]
+    driver = triton.runtime.driver.active
+    device = driver.get_current_device()
+    key = (name, kind, _forced, device, *dtypes, *numbers, *constants.values())
+    found = _prepared.get(key)
+    if found is None or reduce(or_, addresses) & 15 or device != args[0].get_device():
+        config = _choice(kernel, kind, grid, args, constants)
+        compiled = run(kernel, grid, config, args, constants)
+        if compiled is not None and not reduce(or_, addresses) & 15 and device == args[0].get_device():
+            _keep(key, config, compiled, len(constants) + 1)
+        return
+    x, y, z = (*grid(found.config), 1, 1)[:3]
+    if x and y and z:
+        values = (*addresses, *numbers, *found.constants)
+        found.launch(x, y, z, driver.get_current_stream(device), *found.before, values)
+
+
+def _keep(key: Any, config: Config, compiled: Any, constants: int) -> None:
+    """``constants``: how many the kernel has."""
+    launcher = compiled.run
+    if launcher.global_scratch_size or launcher.profile_scratch_size:
+        return  # memory that Triton allocates at each launch
+    if len(_prepared) >= _MOST_PREPARED:
+        _prepared.clear()
+    before = (
+        compiled.function,
+        launcher.launch_cooperative_grid,
+        launcher.launch_pdl,
+        compiled.packed_metadata,
+        *(None,) * 5,  # hooks and what they are told, memory
+        launcher.arg_annotations,
+        launcher.kernel_signature,
+    )
+    _prepared[key] = _Prepared(config, launcher.launch, before, (None,) * constants)
+
+
+def _prepares(x: Tensor) -> bool:
+    """Whether launches on x's device are kept: no profiler of Triton's listens, and its launcher is known."""
+    hooks = triton.knobs.runtime
+    return (
+        x.is_cuda and _KNOWN_LAUNCHER and not (hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls)
+    )
+
+
+def _count_pointers(kernel: Any, args: tuple[Any, ...]) -> int:
+    """How many arguments of a kernel are tensors, or None in their place."""
+    count = sum(arg is None or isinstance(arg, Tensor) for arg in args)
+    _pointers[id(kernel)] = count
+    return count
 
 
 def run(
@@ -112,23 +189,34 @@ def run(
     config: Config,
     args: tuple[Any, ...],
     constants: dict[str, Any],
-) -> None:
-    """One launch with this configuration."""
+) -> Any:
+    """One launch with this configuration, by Triton; what it has compiled, None where there is no grid."""
     size, device = grid(config), args[0].device
     if 0 in size:
-        return
+        return None
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[size](*args, **constants, TILE=config.tile, num_warps=config.warps, num_stages=config.stages)
+        return kernel[size](
+            *args, **constants, TILE=config.tile, num_warps=config.warps, num_stages=config.stages
+        )
 
 
-def _choice(kind: str, x: Tensor, key: Any, attempt: Callable[[Config], None]) -> Config:
+def _choice(
+    kernel: Any,
+    kind: str,
+    grid: Callable[[Config], tuple[int, ...]],
+    args: tuple[Any, ...],
+    constants: dict[str, Any],
+) -> Config:
+    x = args[0]
     choice = CONFIGS[kind, x.element_size()]
     named = {config.name: config for config in choice}
     if _forced in named:
         return named[_forced]
     if os.environ.get("SEEMORE_TRITON_AUTOTUNE", "0") not in ("", "0") and x.device.type == "cuda":
+        key = (kernel, x.dtype, *constants.items())
         if key not in _tuned:
-            times = {c.name: triton.testing.do_bench(lambda c=c: attempt(c)) for c in choice}
+            attempt = partial(run, kernel, grid, args=args, constants=constants)
+            times = {c.name: triton.testing.do_bench(partial(attempt, config=c)) for c in choice}
             _tuned[key] = named[min(times, key=times.__getitem__)]
         return _tuned[key]
     return choice[0]

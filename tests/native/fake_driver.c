@@ -71,7 +71,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   return module && current >= 0 ? called("cuModuleGetFunction", name) : 400;
 }
 int cuFuncGetAttribute(int* value, int attribute, void* function) {
-  *value = attribute == 1 ? 512 : -1;
+  *value = attribute == 0 ? 1024 : attribute == 1 ? 512 : -1;
   return function ? 0 : 400;
 }
 int cuFuncSetAttribute(void* function, int attribute, int value) {
@@ -113,6 +113,43 @@ int cuGraphLaunch(void* exec, void* stream) {
   return called("cuGraphLaunch", what);
 }
 int cuGraphExecDestroy(void* exec) { return called("cuGraphExecDestroy", exec == (void*)12 ? "" : "something else"); }
+
+/* What Triton asks for beside. Launches are logged where FAKE_PARAMS says how many parameters a kernel has, by their
+ * first four bytes each: the time of others is measured. */
+int cuCtxGetCurrent(void** context) {
+  *context = current < 0 ? NULL : (void*)(long)current;
+  return 0;
+}
+int cuCtxSetCurrent(void* context) {
+  current = (int)(long)context;
+  return 0;
+}
+int cuCtxGetLimit(size_t* value, int limit) {
+  *value = 1 << 20;
+  return limit >= 0 ? 0 : 1;
+}
+int cuCtxSetLimit(int limit, size_t value) { return limit >= 0 && value ? 0 : 1; }
+int cuModuleLoadData(void** module, const void* image) {
+  *module = (void*)1;
+  return image ? 0 : 200;
+}
+int cuFuncSetCacheConfig(void* function, int config) { return function && config >= 0 ? 0 : 400; }
+int cuPointerGetAttribute(void* data, int attribute, unsigned long long pointer) {
+  *(unsigned long long*)data = pointer;
+  return attribute ? 0 : 1;
+}
+int cuLaunchKernelEx(const unsigned* config, void* function, void** params, void** extra) {
+  static int count = -1;
+  char what[400];
+  int at, i;
+  if (!config || !function || !params || extra) return 1;
+  if (count < 0) count = number("FAKE_PARAMS", 0);
+  if (count == 0) return 0;
+  at = snprintf(what, sizeof what, "%s, grid %u %u %u, block %u %u %u, shared %u, params", (char*)function, config[0],
+                config[1], config[2], config[3], config[4], config[5], config[6]);
+  for (i = 0; i < count; ++i) at += snprintf(what + at, sizeof what - at, " %x", *(unsigned*)params[i]);
+  return called("cuLaunchKernelEx", what);
+}
 int cuGetErrorName(int error, const char** text) {
   *text = error == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : error == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : 0;
   if (error == 100) *text = "CUDA_ERROR_NO_DEVICE";
