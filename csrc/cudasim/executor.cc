@@ -1,8 +1,6 @@
 // Fibers, barriers and the order in which everything runs.
 #include "cudasim/executor.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -13,36 +11,14 @@
 #include <thread>
 #include <vector>
 
-#include "cudasim/fiber.h"
-#include "cudasim/memory.h"
 #include "cudasim/settings.h"
+#include "cudasim/worker.h"
 
 namespace cudasim {
 namespace {
 
-constexpr size_t kStack = 128 << 10;
-constexpr int kMostThreads = 1024;
-constexpr size_t kSharedRoom = 1 << 20;  // all of it counts as shared memory, so that strays are seen
-
 uint64_t seed_set = 0;
 bool check_set = true;
-
-enum class State { kReady, kAtBarrier, kInWarp, kDone };
-
-struct Fiber {
-  Dim3 index;  // of its thread
-  void* stack_pointer;
-  State state;
-  Site site;      // where it waits
-  uint32_t slot;  // parity of its exchanges
-};
-
-struct Warp {
-  int arrived = 0;
-  Site site = {};
-  uint32_t epoch = 0;
-  uint32_t words[2][kWarp * kExchangeWords];
-};
 
 std::string text(Dim3 d) {
   return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
@@ -56,65 +32,6 @@ std::string text(const Site& site) {
 bool same(const Site& a, const Site& b) {
   return a.line == b.line && (a.file == b.file || !strcmp(a.file, b.file));
 }
-
-// One operating-system thread's means to run blocks.
-struct Worker {
-  const Launch* launch = nullptr;
-  int threads = 0;
-  Dim3 block;
-  uint32_t block_number = 0;
-  int running = -1;  // thread of the block, -1: the worker itself
-  int at_barrier = 0;
-  Site barrier_site = {};
-  uint32_t epoch = 1;
-  void* stack_pointer = nullptr;
-  unsigned char *stacks, *shared_room, *shared_memory;
-  std::vector<Fiber> fibers;
-  std::vector<Warp> warps;
-  SharedShadow shadow;
-  std::string error;
-
-  Worker()
-      : stacks(map(kStack * kMostThreads)),
-        shared_room(map(kSharedRoom)),
-        shared_memory(shared_room + kSharedRoom / 2) {}
-  ~Worker() {
-    munmap(stacks, kStack * kMostThreads);
-    munmap(shared_room, kSharedRoom);
-  }
-  Worker(const Worker&) = delete;
-
-  static unsigned char* map(size_t bytes) {
-    void* memory =
-        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    return static_cast<unsigned char*>(memory);
-  }
-
-  std::string where() const {
-    return std::string(launch->kernel) + ", block " + text(block) +
-           (running < 0 ? "" : ", thread " + text(index(running)));
-  }
-
-  Dim3 index(int thread) const {
-    const Dim3& d = launch->block;
-    return {thread % d.x, thread / d.x % d.y, thread / d.x / d.y};
-  }
-
-  // Back to run_block(), until the fiber is ready again.
-  void wait(State state, const Site& site) {
-    Fiber& fiber = fibers[running];
-    fiber.state = state;
-    fiber.site = site;
-    cudasim_switch(&fiber.stack_pointer, stack_pointer);
-  }
-
-  void run_block(Dim3 at, uint32_t number, std::mt19937_64& random);
-  std::string who_waits() const;
-};
-
-// At a fixed distance from the thread's pointer: every access of a kernel to memory asks for it.
-__attribute__((tls_model("initial-exec"))) thread_local Worker* self = nullptr;
 
 // Workers that wait for the next launch: their stacks and shadows are in memory already.
 std::mutex idle_lock;
@@ -135,8 +52,18 @@ void give_back(std::unique_ptr<Worker> worker) {
 
 void enter() {
   self->launch->body(self->launch->context);
+  ++self->done;
   self->wait(State::kDone, {"", "", 0});
   __builtin_unreachable();
+}
+
+}  // namespace
+
+thread_local Worker* self = nullptr;
+
+std::string Worker::where() const {
+  return std::string(launch->kernel) + ", block " + text(block) +
+         (running < 0 ? "" : ", thread " + text(index(running)));
 }
 
 std::string Worker::who_waits() const {
@@ -178,10 +105,10 @@ void Worker::run_block(Dim3 at, uint32_t number, std::mt19937_64& random) {
     fibers[i].stack_pointer = prepare_stack(stacks + i * kStack, kStack - i % kWarp * 1088, enter);
   }
 
-  std::vector<int> warp_order(warps.size()), lane_order(kWarp);
+  std::vector<int> warp_order(warps.size());
   std::iota(warp_order.begin(), warp_order.end(), 0);
   std::iota(lane_order.begin(), lane_order.end(), 0);
-  int done = 0;
+  done = 0;
   while (done < threads) {
     if (order_seed()) {
       std::shuffle(warp_order.begin(), warp_order.end(), random);
@@ -190,19 +117,14 @@ void Worker::run_block(Dim3 at, uint32_t number, std::mt19937_64& random) {
     bool progress = false;
     for (const int warp : warp_order) {
       // A warp goes on until it meets a barrier: few others wait for memory meanwhile.
-      for (bool again = true; again;) {
-        again = false;
-        for (const int lane_number : lane_order) {
-          const int thread = warp * kWarp + lane_number;
-          if (thread >= threads || fibers[thread].state != State::kReady) continue;
-          progress = again = true;
-          running = thread;
-          cudasim_switch(&stack_pointer, fibers[thread].stack_pointer);
-          running = -1;
-          if (!error.empty()) return;
-          done += fibers[thread].state == State::kDone;
-        }
-      }
+      first = warp * kWarp;
+      position = 0;
+      running = next();
+      if (running < 0) continue;
+      progress = true;
+      cudasim_switch(&stack_pointer, fibers[running].stack_pointer);
+      running = -1;
+      if (!error.empty()) return;
     }
     if (!progress) {
       error = who_waits();
@@ -210,6 +132,8 @@ void Worker::run_block(Dim3 at, uint32_t number, std::mt19937_64& random) {
     }
   }
 }
+
+namespace {
 
 void require_full(const Site& site, unsigned mask) {
   if (mask != 0xffffffffu) fail(std::string(site.what) + " with a mask that is not full");
@@ -259,6 +183,7 @@ std::string run(const Launch& launch) {
     self = worker.get();
     self->launch = &launch;
     self->threads = threads;
+    self->checks = check_set;
     self->error.clear();
     std::mt19937_64 mine(order_seed() * 1000003 + number);
     for (uint32_t i; (i = next++) < blocks;) {
@@ -350,33 +275,6 @@ void warp_barrier(Site site) {
   const uint32_t epoch = warp.epoch;
   exchange(site, nullptr, 0);
   warp.epoch = epoch + 1;  // the same for all lanes, whoever comes first
-}
-
-void on_access(const void* address, size_t bytes, bool write) {
-  if (!check_set) return;
-  Worker* worker = self;
-  if (!worker || worker->running < 0) return;
-  const auto at = reinterpret_cast<uintptr_t>(address);
-  const auto stacks = reinterpret_cast<uintptr_t>(worker->stacks);
-  if (at - stacks < kStack * kMostThreads) return;
-  const std::string* wrong;
-  if (at - reinterpret_cast<uintptr_t>(worker->shared_room) < kSharedRoom) {
-    const int warp = worker->running / kWarp;
-    wrong = worker->shadow.access(at - reinterpret_cast<uintptr_t>(worker->shared_memory), bytes, write,
-                                  {worker->running, warp, worker->epoch, worker->warps[warp].epoch});
-  } else {
-    const auto parameters = reinterpret_cast<uintptr_t>(worker->launch->context);
-    if (at - parameters < worker->launch->context_bytes && !write) return;
-    wrong = global_memory().access(at, bytes, write, worker->block_number);
-  }
-  if (wrong) fail(*wrong);
-}
-
-void on_aligned_access(const void* address, size_t bytes, bool write) {
-  if (!check_set) return;
-  if (reinterpret_cast<uintptr_t>(address) % bytes && self && self->running >= 0)
-    fail((write ? "misaligned write of " : "misaligned read of ") + std::to_string(bytes) + " bytes");
-  on_access(address, bytes, write);
 }
 
 }  // namespace cudasim

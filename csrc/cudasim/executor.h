@@ -73,7 +73,6 @@ unsigned ballot(Site site, unsigned mask, bool bit);
 
 // Checks an access of the running thread, as the compiler's instrumentation does for ordinary ones.
 void on_access(const void* address, size_t bytes, bool write);
-void on_aligned_access(const void* address, size_t bytes, bool write);
 
 // Ends the run with this message.
 void fail(const std::string& message);

@@ -22,45 +22,22 @@ void SharedShadow::reset(size_t bytes, uint32_t epoch) {
   if (cells_.size() < (bytes + 1) / 2) cells_.resize((bytes + 1) / 2);
 }
 
-const std::string* SharedShadow::access(size_t offset, size_t bytes, bool write, const Accessor& by) {
-  if (offset >= bytes_ ||
-      offset + bytes > bytes_)  // also below the beginning, where offset has wrapped around
-    return tell((write ? "write of " : "read of ") + std::to_string(bytes) + " bytes at " +
-                std::to_string((ptrdiff_t)offset) + ", outside the " + std::to_string(bytes_) +
-                " bytes of shared memory");
-  auto where = [&](size_t cell) { return "shared memory at byte " + std::to_string(2 * cell); };
-  for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; ++i) {
-    Cell& cell = cells_[i];
-    const bool written = cell.write_block >= first_epoch_;
-    if (!write && !written) return tell("read of unwritten " + where(i));
-    if (written && cell.write_block == by.block_epoch && cell.writer != by.thread) {
-      const bool ordered = cell.writer / 32 == by.warp && cell.write_warp < by.warp_epoch;
-      if (!ordered)
-        return tell(std::string(write ? "second write to " : "read of ") + where(i) + ", which thread " +
-                    std::to_string(cell.writer) + " has written since the last barrier");
-    }
-    const bool read = cell.readers != kNone && cell.read_block == by.block_epoch;
-    if (write) {
-      const bool mine = cell.readers == kOne && cell.reader == by.thread;
-      const bool ordered =
-          cell.readers != kSeveral && cell.reader / 32 == by.warp && cell.read_warp < by.warp_epoch;
-      if (read && !mine && !ordered)
-        return tell("write to " + where(i) + ", which thread " + std::to_string(cell.reader) +
-                    " has read since the last barrier");
-      cell.write_block = by.block_epoch;
-      cell.write_warp = by.warp_epoch;
-      cell.writer = by.thread;
-    } else {
-      if (!read || (cell.readers == kOne && cell.reader == by.thread))
-        cell.readers = kOne;
-      else
-        cell.readers = cell.readers != kSeveral && cell.reader / 32 == by.warp ? kWarp : kSeveral;
-      cell.read_block = by.block_epoch;
-      cell.read_warp = by.warp_epoch;
-      cell.reader = by.thread;
-    }
-  }
-  return nullptr;
+const std::string* SharedShadow::outside(size_t offset, size_t bytes, bool write) const {
+  return tell((write ? "write of " : "read of ") + std::to_string(bytes) + " bytes at " +
+              std::to_string((ptrdiff_t)offset) + ", outside the " + std::to_string(bytes_) +
+              " bytes of shared memory");
+}
+
+const std::string* SharedShadow::fault(size_t i, bool write, const Accessor& by) const {
+  const Cell& cell = cells_[i];
+  const std::string where = "shared memory at byte " + std::to_string(2 * i);
+  if (!write && cell.write_block < first_epoch_) return tell("read of unwritten " + where);
+  const bool written = cell.written_by_others(by);
+  return tell((!written ? "write to "
+               : write  ? "second write to "
+                        : "read of ") +
+              where + ", which thread " + std::to_string(written ? cell.writer : cell.reader) +
+              (written ? " has written" : " has read") + " since the last barrier");
 }
 
 void GlobalMemory::add(const void* address, size_t bytes, const char* name, bool writable) {

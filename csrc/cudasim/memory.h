@@ -22,7 +22,13 @@ class SharedShadow {
   // A new block: everything unwritten. Epochs count on from `epoch`.
   void reset(size_t bytes, uint32_t epoch);
   // nullptr or what is wrong, until the next fault in this thread.
-  const std::string* access(size_t offset, size_t bytes, bool write, const Accessor& by);
+  const std::string* access(size_t offset, size_t bytes, bool write, const Accessor& by) {
+    // Also below the beginning, where the offset has wrapped around.
+    if (offset >= bytes_ || bytes > bytes_ - offset) return outside(offset, bytes, write);
+    for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; ++i)
+      if (!(write ? cells_[i].write(by) : cells_[i].read(by, first_epoch_))) return fault(i, write, by);
+    return nullptr;
+  }
 
  private:
   enum Readers : uint16_t { kNone, kOne, kWarp, kSeveral };
@@ -30,7 +36,38 @@ class SharedShadow {
     uint32_t write_block = 0, write_warp = 0, read_block = 0, read_warp = 0;
     uint16_t writer = 0, reader = 0;
     Readers readers = kNone;
+
+    // Another thread has written since the last barrier.
+    bool written_by_others(const Accessor& by) const {
+      return write_block == by.block_epoch && writer != by.thread &&
+             (writer / 32 != by.warp || write_warp >= by.warp_epoch);
+    }
+    bool read_by_others(const Accessor& by) const {
+      return read_block == by.block_epoch && readers != kNone && !(readers == kOne && reader == by.thread) &&
+             (readers == kSeveral || reader / 32 != by.warp || read_warp >= by.warp_epoch);
+    }
+    // Whether this is right, and then that it has been.
+    bool read(const Accessor& by, uint32_t first_epoch) {
+      if (write_block < first_epoch || written_by_others(by)) return false;
+      if (read_block != by.block_epoch || readers == kNone || (readers == kOne && reader == by.thread))
+        readers = kOne;
+      else
+        readers = readers != kSeveral && reader / 32 == by.warp ? kWarp : kSeveral;
+      read_block = by.block_epoch;
+      read_warp = by.warp_epoch;
+      reader = by.thread;
+      return true;
+    }
+    bool write(const Accessor& by) {
+      if (written_by_others(by) || read_by_others(by)) return false;
+      write_block = by.block_epoch;
+      write_warp = by.warp_epoch;
+      writer = by.thread;
+      return true;
+    }
   };
+  const std::string* outside(size_t offset, size_t bytes, bool write) const;
+  const std::string* fault(size_t cell, bool write, const Accessor& by) const;
   std::vector<Cell> cells_;
   size_t bytes_ = 0;
   uint32_t first_epoch_ = 1;

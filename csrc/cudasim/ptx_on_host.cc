@@ -2,40 +2,31 @@
 // multiplies.
 #include "cudasim/ptx_on_host.h"
 
+#include <bit>
+
+#include "cudasim/ptx/narrow.h"
+
 namespace seemore {
 namespace cuda {
 namespace {
 
-uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits;
-}
+using cudasim::ptx::BF16;
+using cudasim::ptx::F16;
+using cudasim::ptx::fused;
+using cudasim::ptx::narrow;
+using cudasim::ptx::Pair;
+using cudasim::ptx::value;
 
-float float_of(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
-}
+uint32_t bits_of(float x) { return std::bit_cast<uint32_t>(x); }
+float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
 
-uint32_t bf16_bits(float x) {
-  if (x != x) return 0x7fff;
-  const uint32_t bits = bits_of(x);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+template <class T>
+Pair<T> halves(uint32_t both) {
+  return std::bit_cast<Pair<T>>(both);
 }
-
-uint32_t half_bits(float x) {
-  const _Float16 narrow = x;
-  uint16_t bits;
-  memcpy(&bits, &narrow, 2);
-  return bits;
-}
-
-float half_value(uint32_t bits) {
-  const uint16_t narrow = bits;
-  _Float16 x;
-  memcpy(&x, &narrow, 2);
-  return x;
+template <class T>
+uint32_t packed(T low, T high) {
+  return std::bit_cast<uint32_t>(Pair<T>{low, high});
 }
 
 void ldmatrix(unsigned* out, int matrices, bool transposed, const void* row, int line) {
@@ -127,56 +118,51 @@ float round_tf32(float x) {
   return float_of((bits_of(x) + 0x1000) & ~0x1fffu);
 }
 
-unsigned pack_half2(float low, float high) { return half_bits(low) | half_bits(high) << 16; }
-float2 unpack_half2(unsigned both) { return {half_value(both & 0xffff), half_value(both >> 16)}; }
-unsigned pack_bf162(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16; }
-float2 unpack_bf162(unsigned both) { return {float_of(both << 16), float_of(both & 0xffff0000u)}; }
-
 namespace {
 
-// f on both halves, in double precision: exact for a product and a sum of 16-bit floats but for the last
-// rounding.
+template <class T>
+float2 unpack(unsigned both) {
+  const Pair<T> x = halves<T>(both);
+  return {value(x.low), value(x.high)};
+}
+
+template <class T>
+unsigned fma(unsigned a, unsigned b, unsigned c) {
+  const Pair<T> x = halves<T>(a), y = halves<T>(b), z = halves<T>(c);
+  return packed(fused(x.low, y.low, z.low), fused(x.high, y.high, z.high));
+}
+
+// f in float32, in which one sum or product of 16-bit floats, rounded, rounds to the right one.
 template <class F>
-unsigned on_halves(unsigned a, unsigned b, unsigned c, F f) {
-  auto half = [&](int shift) {
-    const double value =
-        f(half_value(a >> shift & 0xffff), half_value(b >> shift & 0xffff), half_value(c >> shift & 0xffff));
-    const _Float16 narrow = static_cast<_Float16>(value);
-    uint16_t bits;
-    memcpy(&bits, &narrow, 2);
-    return (uint32_t)bits;
-  };
-  return half(0) | half(16) << 16;
+unsigned on_halves(unsigned a, unsigned b, F f) {
+  const Pair<F16> x = halves<F16>(a), y = halves<F16>(b);
+  return packed(narrow<F16>(f(value(x.low), value(y.low))), narrow<F16>(f(value(x.high), value(y.high))));
 }
 
 }  // namespace
 
-unsigned fma_half2(unsigned a, unsigned b, unsigned c) {
-  return on_halves(a, b, c, [](double x, double y, double z) { return x * y + z; });
-}
+unsigned pack_half2(float low, float high) { return packed(narrow<F16>(low), narrow<F16>(high)); }
+float2 unpack_half2(unsigned both) { return unpack<F16>(both); }
+unsigned pack_bf162(float low, float high) { return packed(narrow<BF16>(low), narrow<BF16>(high)); }
+float2 unpack_bf162(unsigned both) { return unpack<BF16>(both); }
+
+unsigned fma_half2(unsigned a, unsigned b, unsigned c) { return fma<F16>(a, b, c); }
 unsigned add_half2(unsigned a, unsigned b) {
-  return on_halves(a, b, 0, [](double x, double y, double) { return x + y; });
+  return on_halves(a, b, [](float x, float y) { return x + y; });
 }
 unsigned mul_half2(unsigned a, unsigned b) {
-  return on_halves(a, b, 0, [](double x, double y, double) { return x * y; });
+  return on_halves(a, b, [](float x, float y) { return x * y; });
 }
 unsigned max_half2(unsigned a, unsigned b) {
-  return on_halves(a, b, 0, [](double x, double y, double) { return fmax(x, y); });
+  return on_halves(a, b, [](float x, float y) { return fmaxf(x, y); });
 }
 unsigned min_half2(unsigned a, unsigned b) {
-  return on_halves(a, b, 0, [](double x, double y, double) { return fmin(x, y); });
+  return on_halves(a, b, [](float x, float y) { return fminf(x, y); });
 }
 unsigned exp2_half2(unsigned a) {
-  return on_halves(a, 0, 0, [](double x, double, double) { return (double)exp2f((float)x); });
+  return on_halves(a, 0, [](float x, float) { return exp2f(x); });
 }
-unsigned fma_bf162(unsigned a, unsigned b, unsigned c) {
-  auto half = [&](int shift) {
-    auto value = [&](unsigned both) { return (double)float_of(both >> shift << 16); };
-    // Through float32: rounded twice in one case of 60000.
-    return bf16_bits((float)(value(a) * value(b) + value(c)));
-  };
-  return half(0) | half(16) << 16;
-}
+unsigned fma_bf162(unsigned a, unsigned b, unsigned c) { return fma<BF16>(a, b, c); }
 
 void ldmatrix_x4(unsigned (&out)[4], const void* row, int line) { ldmatrix(out, 4, false, row, line); }
 void ldmatrix_x2(unsigned (&out)[2], const void* row, int line) { ldmatrix(out, 2, false, row, line); }

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,13 +16,14 @@ import torch
 from seemore_fast import ops
 from seemore_fast.backends import native
 from seemore_fast.errors import BackendError
+from tests.support.warm import python
 
 LEVELS = ["v2", "v3", "v4", "v4bf16", "neon", "neonbf16", "portable"]
 
 
 def in_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [*python(), "-c", code],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

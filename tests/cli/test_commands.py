@@ -28,6 +28,7 @@ from seemore_fast.ops import _self_check as of_operators
 from seemore_fast.system.folders import without_paths
 from seemore_fast.upscale.upscaler import Upscaler
 from tests.support.small import SMALL
+from tests.support.warm import python
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -310,7 +311,7 @@ def test_an_interrupted_write_leaves_nothing(
 
 
 def command(*args: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "seemore_fast.cli", *map(str, args)]
+    line = [*python(), "-m", "seemore_fast.cli", *map(str, args)]
     return subprocess.Popen(
         line,
         stdout=subprocess.PIPE,

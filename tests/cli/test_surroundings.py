@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from seemore_fast.system.atomic import atomic_path
 from seemore_fast.system.terminal import Screen, printable
 from seemore_fast.upscale.jobs import plan_jobs
 from tests.support.small import SMALL
+from tests.support.warm import python
 
 HOSTILE = "a\x1b[31m\nseemore-fast: all is well\u202e\x9b2J.png"
 
@@ -41,8 +43,9 @@ def picture(path: Path) -> Path:
 
 
 def shell(script: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    """``script`` by sh, with "$run" as the command and the arguments as "$1" and so on."""
-    line = f"run() {{ '{sys.executable}' -m seemore_fast.cli \"$@\"; }}; {script}"
+    """``script`` by bash: ``run`` is the command, ``start`` the same in a fresh process, "$1" an argument."""
+    line = f"start() {{ '{sys.executable}' -m seemore_fast.cli \"$@\"; }}; {script}"
+    line = f'run() {{ {shlex.join(python())} -m seemore_fast.cli "$@"; }}; {line}'
     return subprocess.run(["bash", "-c", line, "bash", *map(str, arguments)], capture_output=True, cwd=cwd)
 
 
@@ -105,7 +108,7 @@ def test_closed_streams_are_one_line(tmp_path: Path, network: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
     assert b"standard input is closed" in done.stderr
-    done = shell('run upscale "$1" -o "$3" --model "$2" <&- >&- 2>&-', source, network, tmp_path / "b.png")
+    done = shell('start upscale "$1" -o "$3" --model "$2" <&- >&- 2>&-', source, network, tmp_path / "b.png")
     assert done.returncode == 0
     assert read(tmp_path / "b.png").pixels.shape == (16, 18, 3), "nothing else was written into it"
 

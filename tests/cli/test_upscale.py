@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from seemore_fast.errors import ImageError
 from seemore_fast.image import Animation, Image, Writer, read, write
 from seemore_fast.network import checkpoint
 from seemore_fast.upscale.jobs import Job, plan_jobs
+from tests.support.warm import python
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_ext_auto_makes_png_of_alpha(tmp_path: Path, network: Path) -> None:
 def test_ext_auto_of_standard_output(tmp_path: Path, network: Path, channels: int, magic: bytes) -> None:
     write(tmp_path / "a.tif", Image(noise(9, 8, channels)))
     arguments = ["upscale", tmp_path / "a.tif", "-o", "-", "--ext", "auto", "--model", network]
-    command = [sys.executable, "-m", "seemore_fast.cli", *arguments]
+    command = [*python(), "-m", "seemore_fast.cli", *arguments]
     assert subprocess.run(command, capture_output=True, check=True).stdout.startswith(magic)
 
 
@@ -140,7 +140,7 @@ def test_manifests_that_cannot_be(tmp_path: Path, text: str | None, message: str
 
 def test_standard_input_and_output(tmp_path: Path, network: Path) -> None:
     write(tmp_path / "in.jpg", Image(noise(20, 30, 3)))
-    command = [sys.executable, "-m", "seemore_fast.cli", "upscale", "-i", "-", "-o", "-", "--model", network]
+    command = [*python(), "-m", "seemore_fast.cli", "upscale", "-i", "-", "-o", "-", "--model", network]
     for ext, magic in [(None, b"\x89PNG"), ("webp", b"RIFF"), ("tif", b"II*\0")]:
         done = subprocess.run(
             [*command, *(["--ext", ext] if ext else [])],

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from seemore_fast.image import Animation, Image, read, size, write
 from seemore_fast.image.picture import PROFILE
 from seemore_fast.upscale.size import Size, chosen
 from seemore_fast.upscale.upscaler import Upscaler
+from tests.support.warm import python
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -283,7 +283,7 @@ def served() -> Iterator[str]:
             pytest.skip(f"{program} is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "seemore_fast.cli", "demo", "--device", "cpu", "--max-upload", "1"]
+    command = [*python(), "-m", "seemore_fast.cli", "demo", "--device", "cpu", "--max-upload", "1"]
     server = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None

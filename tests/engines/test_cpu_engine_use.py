@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from seemore_fast.backends import native
 from seemore_fast.network import reference, variants
 from tests.support import golden
 from tests.support.isas import HAS_BF16, ISAS
+from tests.support.warm import python
 
 pytestmark = pytest.mark.skipif(not ISAS, reason=f"no native library: {native.error}")
 
@@ -239,7 +239,7 @@ def test_eight_python_threads_share_a_model():
 
 def child(code: str, **options) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*python(), "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

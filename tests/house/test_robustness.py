@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from seemore_fast.image import Image, read, write
 from seemore_fast.system.atomic import atomic_path, remove_stale
 from tests.support.corrupt import sound_checkpoints, try_checkpoints, try_images
+from tests.support.warm import python
 
 
 def test_damaged_pictures_fail_one_by_one(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(index).integers(0, 256, (90, 120, 3), dtype=np.uint8)
         write(folder / f"{index}.png", Image(pixels))
-    command = [sys.executable, "-m", "seemore_fast.cli", "upscale", pictures, "-o", out]
+    command = [*python(), "-m", "seemore_fast.cli", "upscale", pictures, "-o", out]
     command += ["--model", tmp_path / "sound.pth", "--skip-existing", "--threads", "1"]
 
     def finished() -> dict[Path, int]:
@@ -48,14 +48,14 @@ def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
 
     done: dict[Path, int] = {}
     for _ in range(3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
         while len(finished()) == len(done) and process.poll() is None:
             assert time.monotonic() < deadline, "no picture was written"
             time.sleep(0.005)
         time.sleep(draw.random() / 10)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         before, done = done, finished()
         assert before.items() <= done.items(), "a picture was lost or written twice"
     last = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
@@ -70,7 +70,7 @@ def test_only_what_nobody_writes_any_more_is_stale(tmp_path: Path) -> None:
     (tmp_path / ".0123456789abcdef.part").write_text("left by a killed process")
     (tmp_path / ".my.part").write_text("not ours")
     with atomic_path(tmp_path / "a.txt") as mine:
-        other = [sys.executable, "-c", "import sys; from pathlib import Path;"]
+        other = [*python(), "-c", "import sys; from pathlib import Path;"]
         other[-1] += (
             "from seemore_fast.system.atomic import remove_stale; print(remove_stale(Path(sys.argv[1])))"
         )

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from seemore_fast.errors import CheckpointError
 from seemore_fast.network import reference, weights
 from seemore_fast.network.weights import catalogue, fetch
 from tests.support.small import SMALL
+from tests.support.warm import python
 
 
 class Server(ThreadingHTTPServer):
@@ -236,7 +236,7 @@ def test_two_processes_at_once(server, entry, folders):
         "from seemore_fast.network.weights import catalogue, fetch\n"
         f"print(fetch.fetch(catalogue.Known('mine/small', {SMALL!r}, [sys.argv[2]])))\n"
     )
-    command = [sys.executable, "-c", code, str(folders), server.url]
+    command = [*python(), "-c", code, str(folders), server.url]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in range(2)]
     found = {process.communicate(timeout=120)[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import signal
 import socket
@@ -31,6 +30,7 @@ from seemore_fast.network import checkpoint
 from seemore_fast.serve.app import Limits, service
 from seemore_fast.upscale.size import WISHES
 from tests.support.small import SMALL
+from tests.support.warm import python
 from tests.upscale.test_upscale import noise
 
 
@@ -172,17 +172,16 @@ def test_tokens_and_foreign_pages(upscalers: dict[str, Upscaler]) -> None:
 
 
 class Served:
-    """The command in a process of its own."""
+    """The command in a process of its own; ``fresh``: in the one that ``process`` is."""
 
-    def __init__(self, model: Path, *more: str):
+    def __init__(self, model: Path, *more: str, fresh: bool = False):
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             self.port = free.getsockname()[1]
         command = ["serve", "--model", str(model), "--port", str(self.port), "--threads", "1", *more]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "seemore_fast.cli", *command],
+            [*([sys.executable] if fresh else python()), "-m", "seemore_fast.cli", *command],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert self.process.stderr is not None
         assert f"http://127.0.0.1:{self.port}/docs" in self.process.stderr.readline()
@@ -202,7 +201,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_hundred_clients(model: Path) -> None:
     """Every request is answered: with its own picture, or with 503 while the queue is full."""
-    served = Served(model, "--queue", "30")
+    served = Served(model, "--queue", "30", fresh=True)  # whose memory is looked at
     try:
         upscaler = Upscaler(model)
         pictures = [noise(40, 40, 3, seed=seed) for seed in range(10)]

@@ -24,6 +24,7 @@ from seemore_fast.network import variants
 from seemore_fast.options import schema
 from seemore_fast.train import network
 from seemore_fast.train.loop import train
+from tests.support.warm import python
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120  # far more than any of these runs takes
@@ -127,7 +128,7 @@ def test_an_earlier_experiment_is_archived_unless_resumed(job: Path) -> None:
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "seemore_fast.train", "-opt", "o.yml", "--threads", "1", *arguments]
+    command = [*python(), "-m", "seemore_fast.train", "-opt", "o.yml", "--threads", "1", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import shlex
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from seemore_fast.errors import VideoError
 from seemore_fast.video import EncodingWish, pipe_video
 from tests.support import videos
 from tests.support.videos import Nearest
+from tests.support.warm import python
 
 VFR = (0, 40, 90, 130, 500, 520)  # of 1000
 
@@ -169,7 +170,8 @@ def test_a_reader_that_goes_is_one_line(tmp_path):
 )
 def test_a_closed_standard_stream_is_one_line(tmp_path, closed, arguments):
     y4m(tmp_path / "in.y4m", 1)
-    command = f"'{sys.executable}' -c 'from seemore_fast.cli import main; main()' video {arguments} {closed}"
+    start = shlex.join([*python(), "-c", "from seemore_fast.cli import main; main()"])
+    command = f"{start} video {arguments} {closed}"
     result = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
@@ -182,7 +184,7 @@ def test_the_command_between_pipes(tmp_path):
     given = y4m(tmp_path / "in.y4m", 3)
     code = "from seemore_fast.cli import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", code, "video", "-", "-o", "-", "--model", "t-x2"],
+        [*python(), "-c", code, "video", "-", "-o", "-", "--model", "t-x2"],
         input=given,
         capture_output=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -19,9 +20,10 @@ from seemore_fast.video import upscale_video
 from seemore_fast.video.parts import Parts
 from tests.support import videos
 from tests.support.videos import Nearest, enlarge
+from tests.support.warm import python
 
 CHILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from tests.support.videos import Nearest
 from seemore_fast.video import upscale_video
@@ -29,23 +31,23 @@ class Slow(Nearest):
     def up(self, image, size=None):
         time.sleep(float(sys.argv[3]))
         return super().up(image)
-print("ready", flush=True)
+print(os.getpid(), flush=True)
 upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Slow(), segment=4, codec="h265")
 """
 
 
-def start_child(source: Path, output: Path, seconds_a_frame: float) -> subprocess.Popen:
+def start_child(source: Path, output: Path, seconds_a_frame: float) -> tuple[subprocess.Popen, int]:
+    """The process, and the number of the one that does its work."""
     path = f"import sys; sys.path[:0] = {[str(Path(__file__).parents[2]), *sys.path]!r}\n"
     child = subprocess.Popen(
-        [sys.executable, "-c", path + CHILD, source, output, str(seconds_a_frame)],
+        [*python(), "-c", path + CHILD, source, output, str(seconds_a_frame)],
         stdout=subprocess.PIPE,
         text=True,
         # A shell's background jobs, and all they start, ignore the signal otherwise.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
+    return child, int(child.stdout.readline())
 
 
 def segments(output: Path) -> dict[str, tuple[int, int]]:
@@ -60,11 +62,11 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     delay = random.Random(7)
     kills, before = 0, {}
     while not output.exists() and kills < 40:
-        child = start_child(source, output, 0.03)
+        child, number = start_child(source, output, 0.03)
         try:
             child.wait(timeout=0.3 + 0.8 * delay.random())
         except subprocess.TimeoutExpired:
-            child.kill()
+            os.kill(number, signal.SIGKILL)
             kills += child.wait() == -signal.SIGKILL
         if not output.exists():
             assert before.items() <= segments(output).items()  # finished once, never again
@@ -88,7 +90,7 @@ def test_what_a_kill_while_joining_left_is_removed(tmp_path):
 def test_ctrl_c_keeps_segments(tmp_path):
     source = videos.write_clip(tmp_path / "in.mkv", pts=tuple(range(62)))
     output = tmp_path / "out.mkv"
-    child = start_child(source, output, 0.2)  # ten seconds remain behind the first segment
+    child, _ = start_child(source, output, 0.2)  # ten seconds remain behind the first segment
     end = time.monotonic() + 60
     while not segments(output) and time.monotonic() < end:
         time.sleep(0.01)
