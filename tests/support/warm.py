@@ -11,6 +11,7 @@ Run as a program, this file is the process that forks (``serve``), or what stand
 from __future__ import annotations
 
 import atexit
+import contextlib
 import io
 import marshal
 import os
@@ -97,7 +98,7 @@ def receive(client: socket.socket) -> tuple[tuple, list[int]]:
     while missing and (part := client.recv(missing)):
         parts.append(part)
         missing -= len(part)
-    return marshal.loads(b"".join(parts)), descriptors
+    return marshal.loads(b"".join(parts)), descriptors  # EOFError where it breaks off
 
 
 def serve(number: int) -> list[str]:
@@ -126,7 +127,11 @@ def serve(number: int) -> list[str]:
                 os._exit(0)
             elif key.data == "request":
                 client, _ = listener.accept()
-                request, descriptors = receive(client)
+                try:
+                    request, descriptors = receive(client)
+                except EOFError:  # killed before it had asked
+                    client.close()
+                    continue
                 child = os.fork()
                 if child == 0:
                     for open_one in (listener, client, *running.values()):
@@ -149,7 +154,8 @@ def serve(number: int) -> list[str]:
                 client = running.pop(child)
                 if client in selector.get_map():
                     selector.unregister(client)
-                    client.sendall(status.to_bytes(4, "little"))
+                    with contextlib.suppress(BrokenPipeError):  # killed as its command ended
+                        client.sendall(status.to_bytes(4, "little"))
                 client.close()
             elif key.data in running:  # a signal, or who asked was killed
                 caught = key.fileobj.recv(1)
