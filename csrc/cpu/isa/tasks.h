@@ -17,20 +17,34 @@ SM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // No more threads than tasks.
 SM_INLINE int useful_threads(int threads, int64_t tasks) { return tasks < threads ? (int)tasks : threads; }
 
-// Calls f(task, thread) for task = 0 .. tasks - 1, on up to `threads` threads, consecutive tasks on the same
-// one. Tasks must not depend on the number of threads: then neither does the result, in any bit.
+// Tasks 0 .. tasks - 1 for the threads of a parallel() call: each takes the next one when it is done, so that
+// a thread whose core has other work to do, of PyTorch's threads say, gets fewer.
+struct Tasks {
+  int64_t tasks = 0, next = 0;
+
+  template <class F>
+  SM_INLINE void run(const F& f) {
+    for (;;) {
+      const int64_t task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+      if (task >= tasks) return;
+      f(task);
+    }
+  }
+};
+
+// Calls f(task, thread) for task = 0 .. tasks - 1, on up to `threads` threads. Tasks must not depend on the
+// number of threads, nor on their order: then neither does the result, in any bit.
 template <class F>
 void run_tasks(int threads, int64_t tasks, const F& f) {
   struct Context {
-    int64_t tasks;
+    Tasks tasks;
     const F* f;
-  } context = {tasks, &f};
+  } context = {{tasks}, &f};
   parallel(
       useful_threads(threads, tasks),
-      [](void* ctx, int thread, int count) {
-        const Context& c = *static_cast<Context*>(ctx);
-        const int64_t end = c.tasks * (thread + 1) / count;
-        for (int64_t task = c.tasks * thread / count; task < end; ++task) (*c.f)(task, thread);
+      [](void* ctx, int thread, int) {
+        Context& c = *static_cast<Context*>(ctx);
+        c.tasks.run([&](int64_t task) { (*c.f)(task, thread); });
       },
       &context);
 }

@@ -96,12 +96,12 @@ bool run(const sm_op_params& p) {
     Geometry g;
     WeightSizes weights;
     SavedSizes saved;
-    int64_t image, total;  // floats of an image, and of all weights
-    size_t memory;         // floats a thread needs
-    float *arenas, *partial;
-  } all = {
-      p,      Geometry(p.h, p.w, Op::reach(p)), Op::sizes(p), Op::saved(p), p.c * p.h * p.w, 0, 0, nullptr,
-      nullptr};
+    int64_t image, total = 0;  // floats of an image, and of all weights
+    size_t memory = 0;         // floats a thread needs
+    float *arenas = nullptr, *partial = nullptr;
+    Tasks images = {};
+  } all = {p, Geometry(p.h, p.w, Op::reach(p)), Op::sizes(p), Op::saved(p), p.c * p.h * p.w};
+  all.images.tasks = p.n;
   for (const int64_t floats : all.weights.of) all.total += floats;
   Arena measure = {nullptr};
   Op(measure, all.g, p, p.inputs + kImages);
@@ -115,13 +115,12 @@ bool run(const sm_op_params& p) {
   if (p.n) {
     parallel(
         threads,
-        [](void* context, int thread, int count) {
-          const Shared& s = *static_cast<const Shared*>(context);
+        [](void* context, int thread, int) {
+          Shared& s = *static_cast<Shared*>(context);
           const sm_op_params& p = s.p;
           Arena arena = {s.arenas + thread * s.memory};
           Op op(arena, s.g, p, p.inputs + kImages);
-          const int64_t end = p.n * (thread + 1) / count;
-          for (int64_t n = p.n * thread / count; n < end; ++n) {
+          s.images.run([&](int64_t n) {
             const float* in[kImages];
             for (int i = 0; i < kImages; ++i) in[i] = p.inputs[i] + n * s.image;
             if constexpr (!requires { Op::forward_all(p); }) {
@@ -129,7 +128,7 @@ bool run(const sm_op_params& p) {
                 float* out[1 + kSaved] = {p.outputs[0] + n * s.image};
                 for (int i = 0; i < kSaved; ++i) out[1 + i] = p.outputs[1 + i] + n * s.saved.of[i];
                 op.forward(in, out);
-                continue;
+                return;
               }
             }
             const float* saved[kSaved ? kSaved : 1] = {};
@@ -139,7 +138,7 @@ bool run(const sm_op_params& p) {
             float* at = s.partial + n * s.total;
             for (int i = 0; i < kWeights; at += s.weights.of[i++]) d[kImages + i] = at;
             op.backward(p.grad + n * s.image, saved, in, d);
-          }
+          });
         },
         &all);
   }
