@@ -19,6 +19,10 @@ from ._configs import launch, needed, planes, planes_grid, sharing, split
 from .pointwise import Pre
 
 
+_COLUMNS = 16
+"""Of a coarse map that a program sums up: with all of a wide one its registers would spill."""
+
+
 def forward(*inputs) -> tuple[Tensor]:
     """Inputs and result of `seemore_fast.ops.calibrate`'s operator."""
     x, *tensors, recursive = inputs
@@ -56,8 +60,8 @@ def gradients(
     (n, c, height, width), (rows, columns) = k.shape, levels[-1].shape[2:]
     dcoarse = k.new_empty(levels[-1].shape)
     args = (dy, dcoarse, dy.stride(0), height, width, rows, columns, rows / height, columns / width)
-    constants = dict(C=c, COLUMNS=max(16, triton.next_power_of_2(columns)))
-    launch(_resize_backward, "row", lambda _: (n * c, rows), *args, **constants)
+    grid = lambda _: (n * c, rows, -(-columns // _COLUMNS))
+    launch(_resize_backward, "row", grid, *args, C=c, COLUMNS=_COLUMNS)
     conv_1 = pointwise.gradients(dcoarse, levels[-1], *w.conv_1, _before(w))
     gradient, *conv_0 = depthwise.gradients(conv_1.x, levels[-1], w.conv_0.weight)
     dagg = None
@@ -273,14 +277,16 @@ def _resize_backward(
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One coarse row of one channel: its rows of dy weighted and added, then the columns."""
+    """Some of one coarse row of one channel: its rows of dy weighted and added, then the columns."""
     image, c, row = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C, tl.program_id(1)
     dy += image * dy_image + c.to(tl.int64) * H * W
     first = tl.maximum(((row - 0.5) / row_ratio - 0.5).to(tl.int32) - 1, 0)
     last = tl.minimum(((row + 1.5) / row_ratio + 0.5).to(tl.int32) + 2, H)
-    column = tl.arange(0, COLUMNS)
+    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     sums = tl.zeros((COLUMNS,), tl.float32)
-    for begin in range(0, W, TILE):
+    start = tl.maximum(((tl.program_id(2) * COLUMNS - 0.5) / column_ratio - 0.5).to(tl.int32) - 1, 0)
+    stop = tl.minimum((((tl.program_id(2) + 1) * COLUMNS + 0.5) / column_ratio + 0.5).to(tl.int32) + 2, W)
+    for begin in range(start, stop, TILE):
         along = begin + tl.arange(0, TILE)
         total = tl.zeros((TILE,), tl.float32)
         for y in range(first, last):

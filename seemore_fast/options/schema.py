@@ -135,7 +135,7 @@ class Training(Group):
     ``ema_decay``, so that it follows from the start.
 
     ``precision`` is that of the network's arithmetic; ``grad_clip`` the largest norm of all gradients
-    together (0: no limit).
+    together (0: no limit).  ``cuda_graph``: on a GPU, forward and backward are replayed as one CUDA graph.
     """
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -148,6 +148,7 @@ class Training(Group):
     fft_opt: FFTLoss | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     grad_clip: Weight = 0.0
+    cuda_graph: bool = False
 
     @model_validator(mode="after")
     def _some_loss(self) -> Training:

@@ -15,6 +15,7 @@ from seemore_fast.backends.precision import autocast
 from seemore_fast.errors import CheckpointError, SeemoreError
 from seemore_fast.model import SeemoRe
 from seemore_fast.options.schema import Training
+from seemore_fast.train.capture import Captured
 from seemore_fast.train.experiment import Weights
 from seemore_fast.train.losses import Criterion
 from seemore_fast.train.processes import Processes
@@ -64,12 +65,17 @@ class Trainee:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
+        self._captured = Captured(self._gradients) if training.cuda_graph else None
         self._network: nn.Module = self.model
         if processes.world > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self._network = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            on_gpu = device.type == "cuda"
+            with torch.cuda.stream(self._captured.stream) if self._captured and on_gpu else nullcontext():
+                self._network = nn.parallel.DistributedDataParallel(
+                    self.model,
+                    device_ids=[device.index] if on_gpu else None,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                )
         self._watch = _Watch(device)
 
     @property
@@ -90,12 +96,9 @@ class Trainee:
         rate = learning_rate(self.training, iteration)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
-        terms = torch.zeros(len(self.terms), device=self.device)
-        parts = [Batch(*part) for part in zip(*(x.chunk(self._parts) for x in batch), strict=True)]
-        for index, part in enumerate(parts):
-            with self._last_only(index == len(parts) - 1):
-                terms += self._add_gradients(iteration, part, 1 / len(parts))
+        on_device = (patches.to(self.device, non_blocking=True) for patches in batch)
+        terms = (self._captured or self._gradients)(*on_device)
+        self._watch.look(iteration, terms.sum())
         if self.training.grad_clip:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip)
@@ -110,15 +113,23 @@ class Trainee:
                 )
         return terms
 
-    def _add_gradients(self, iteration: int, batch: Batch, share: float) -> Tensor:
+    def _gradients(self, *batch: Tensor) -> Tensor:
+        """The loss's terms, whose gradients are then the parameters'."""
+        self._optimizer.zero_grad(set_to_none=True)
+        terms = torch.zeros(len(self.terms), device=self.device)
+        parts = [Batch(*part) for part in zip(*(x.chunk(self._parts) for x in batch), strict=True)]
+        for index, part in enumerate(parts):
+            with self._last_only(index == len(parts) - 1):
+                terms += self._add_gradients(part, 1 / len(parts))
+        return terms
+
+    def _add_gradients(self, batch: Batch, share: float) -> Tensor:
         """The loss's terms of ``batch`` times ``share``, whose gradients are added to what there is."""
-        lq, gt = (patches.to(self.device, non_blocking=True).float() / 255 for patches in batch)
+        lq, gt = (patches.float() / 255 for patches in batch)
         with self._precision:
             out = self._network(lq)
         terms = self._criterion(out, gt) * share
-        loss = terms.sum()
-        self._watch.look(iteration, loss)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(terms.sum()).backward()
         return terms.detach()
 
     def _last_only(self, last: bool) -> AbstractContextManager[object]:

@@ -194,6 +194,13 @@ def test_equal_probabilities_take_the_first(device):
     assert weights.tolist() == [[0.25, 0.25, 0, 0]]
 
 
+def test_a_coarse_map_of_more_columns_than_a_program_adds_up(device):
+    case = next(c for c in CASES if c.name == "calibrate" and c.options["recursive"] == 1)
+    inputs, grad = arguments(case, device, torch.float32, 1, n=1, size=(5, 141))
+    want = formula(case, inputs, grad, torch.float64)
+    assert_close(run(case, inputs, grad), want, (2e-6, 1e-5))
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 16384, 8192), (8192, 48, 16, 16)], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_grids_fit_cuda(case, shape, device, monkeypatch):
