@@ -18,7 +18,6 @@ from . import depthwise, pointwise
 from ._configs import launch, needed, planes, planes_grid, sharing, split
 from .pointwise import Pre
 
-
 _COLUMNS = 16
 """Of a coarse map that a program sums up: with all of a wide one its registers would spill."""
 

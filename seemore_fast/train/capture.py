@@ -1,7 +1,7 @@
 """A training step as a CUDA graph: the CPU starts it by one call instead of thousands.
 
-A graph is the launches of one call, on the memory of that call: inputs are copied to where they were then, and
-what the step leaves (gradients, say) lies where it lay then.
+A graph is the launches of one call, on the memory of that call: inputs are copied to where they were then,
+and what the step leaves (gradients, say) lies where it lay then.
 """
 
 from __future__ import annotations
