@@ -126,7 +126,7 @@ def _options(program: Program, target: str) -> list[str]:
 
 
 def _compile(compiler: nvrtc.Nvrtc, source: str, options: list[str]) -> nvrtc.Compiled:
-    text = (_sources() / f"cuda/{source}.cu").read_text()
+    text = (_sources() / f"cuda/{source}.cu").read_text(encoding="utf-8")
     return compiler.compile(f"{source}.cu", text, [*options, f"-I{_sources()}"])
 
 

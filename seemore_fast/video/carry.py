@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import astuple
 from fractions import Fraction
@@ -47,6 +48,9 @@ _OWN_TAGS = (
 )
 
 
+_NOWHERE = Path(os.devnull)
+
+
 def open_output(path: Path, suffix: str, *, by_tee: bool = False) -> Any:
     """A container after ``suffix`` to write; ``by_tee`` as `StreamTrial` says."""
     if by_tee:
@@ -55,7 +59,7 @@ def open_output(path: Path, suffix: str, *, by_tee: bool = False) -> Any:
     if suffix in (".mkv", ".webm"):
         options = dict([_MATROSKA.split("=")])
     else:
-        options = {"movflags": "+faststart"} if path != Path("/dev/null") and suffix != ".nut" else {}
+        options = {"movflags": "+faststart"} if path != _NOWHERE and suffix != ".nut" else {}
     return av.open(url(path), "w", format=FORMATS[suffix], container_options=options)
 
 
@@ -114,7 +118,7 @@ class StreamTrial:
         self._attached = is_attached(stream, suffix)
         for by_tee in (False, True)[: not self._attached and (1 + (suffix == ".mkv"))]:
             try:
-                self._out = open_output(Path("/dev/null"), suffix, by_tee=by_tee)
+                self._out = open_output(_NOWHERE, suffix, by_tee=by_tee)
                 self._copy = Copy(self._out, stream, strict=is_strict(suffix))
                 self._out.start_encoding()
             except (av.FFmpegError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import seemore_fast
 from tests.support.small import SMALL
 
 ELSEWHERE = """
@@ -67,6 +69,20 @@ def photos(tmp_path: Path) -> Path:
         Image.fromarray(picture).save(tmp_path / f"photos/{i}.png")
         Image.fromarray(picture[::2, ::2]).save(tmp_path / f"halves/{i}.png")
     return tmp_path
+
+
+def test_texts_name_their_encoding_and_files_are_of_every_system() -> None:
+    """Windows reads cp1252 where nothing is said, and has no /dev/null."""
+    package = Path(seemore_fast.__file__).parent
+    linux = {package / "system/machine.py", package / "measure/peers/memory.py"}  # read /proc and /sys there
+    named = re.compile(r"""(read_text|\.open)\(\)|\.open\(["'][rwa]["']\)|["']/(dev|proc|sys|tmp|etc)/""")
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in set(package.rglob("*.py")) - linux
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if named.search(line)
+    ]
+    assert not found
 
 
 def test_every_module_imports(tmp_path: Path) -> None:
