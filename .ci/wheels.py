@@ -225,10 +225,10 @@ def main() -> None:
         for python in found:
             wheel = packed(tree, module(python, name, build, zig), python, name, options.output)
             made.append(wheel)
-        if name.startswith("macosx") and shutil.which("otool") is None:
-            print(f"not checked: {wheel.name}; delocate reads libraries with macOS's otool")
-        else:
-            run(*PLATFORMS[name].check, wheel)
+            if name.startswith("macosx") and shutil.which("otool") is None:
+                print(f"not checked: {wheel.name}; delocate reads libraries with macOS's otool")
+            else:
+                run(*PLATFORMS[name].check, wheel)
     for wheel in made:
         size = wheel.stat().st_size
         print(f"{size / 1e6:5.1f} MB  {wheel.name}")
