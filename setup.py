@@ -5,6 +5,7 @@ Where it cannot be built, the package is plain PyTorch and says why; SEEMORE_NAT
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -48,6 +49,9 @@ class CMakeBuild(build_ext):
             sys.exit(f"error: seemore_fast._C was not built: {reason}")
         note = used / "native_missing.txt"
         note.unlink(missing_ok=True)
+        if self.editable_mode:  # of which setuptools takes the module alone
+            for kernels in output.glob("cuda_kernels.zip"):
+                shutil.copy2(kernels, used)
         if reason:
             ext.optional = True  # its file need not be there
             for place in {output, used}:  # an earlier build may have left its own

@@ -185,6 +185,21 @@ def test_an_editable_install_without_a_compiler_keeps_the_reason(
     assert "no working C++20 compiler was found (CXX=/nowhere/c++)" in said
 
 
+def test_an_editable_install_keeps_the_kernels_that_were_compiled_ahead(
+    tmp_path: Path, tree: Path, python: Python
+) -> None:
+    cmake = tmp_path / "cmake"  # stands in for a build of minutes
+    made = f'touch "$folder/cuda_kernels.zip" "$folder/_C{sysconfig.get_config_var("EXT_SUFFIX")}"'
+    cmake.write_text(
+        "#!/bin/sh\nfor word; do case $word in -DSEEMORE_OUTPUT_DIR=*) folder=${word#*=}\n"
+        f'mkdir -p "$folder"; {made};; esac; done\n'
+    )
+    cmake.chmod(0o755)
+    python(BUILD.format("editable"), tmp_path, cwd=tree, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert (tree / "seemore_fast/cuda_kernels.zip").is_file()
+    assert not (tree / "seemore_fast/native_missing.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
