@@ -6,21 +6,23 @@
 namespace seemore {
 namespace SM_ISA {
 
-// A coefficient of a polynomial, in every lane of 128 bits.
+// A coefficient of a polynomial, in every lane.
 struct Coefficient {
-  float lanes[4];
-  constexpr Coefficient(float value) : lanes{value, value, value, value} {}
+  float lanes[VL] = {};
+  constexpr Coefficient(float value) {
+    for (float& lane : lanes) lane = value;
+  }
 };
 
 // c[0] t^(N - 1) + ... + c[N - 1].
 template <int N>
 SM_INLINE vf polynomial(const Coefficient (&c)[N], vf t) {
-#if defined(__ARM_NEON)
-  // In pairs, by t^2: half as long a chain, of which the core's window holds more. A multiply-add overwrites
-  // its addend here: a constant costs a move out of a register, on the pipes that are busy with
-  // multiply-adds, but a load out of memory, on others. The compiler must not know what is where.
-  const Coefficient* at = c;
-  asm("" : "+r"(at) : "w"(t));
+#if defined(__ARM_NEON) || (defined(__clang__) && defined(__AVX2__) && !defined(__AVX512F__))
+  // In pairs, by t^2: half as long a chain, of which the core's window holds more. Addends come from memory.
+  // On ARM a multiply-add overwrites its addend: a constant costs a move out of a register, on the pipes that
+  // are busy with multiply-adds, but a load on others. AVX2's 16 registers do not hold the constants, for
+  // which Clang would spill what they are needed for (GCC does not).
+  const Coefficient* at = unknown(c, t);
   const vf square = t * t;
   vf p = N % 2 ? splat(c[0].lanes[0]) : t * c[0].lanes[0] + load(at[1].lanes);
   SM_UNROLL(16)

@@ -69,6 +69,16 @@ SM_INLINE vf load_once(const float* p) {
 #endif
   return v;
 }
+// The pointer, of which the compiler no longer knows what is there: once `after` is computed, that is loaded.
+template <class T>
+SM_INLINE const T* unknown(const T* p, vf after) {
+#if defined(__x86_64__)
+  __asm__("" : "+r"(p) : "x"(after));
+#elif defined(__ARM_NEON)
+  __asm__("" : "+r"(p) : "w"(after));
+#endif
+  return p;
+}
 SM_INLINE vf splat(float s) { return s - vf{}; }
 SM_INLINE vi splat_bits(float s) {
   int32_t bits;
