@@ -302,8 +302,7 @@ def test_memory_needed_counts_the_workspace_and_the_graph(device, monkeypatch):
     assert exact.memory_needed(model, 1, 40, 50, 0) == 2 * work + 4 * pixels, "a graph has as much again"
     monkeypatch.setattr(cuda_graphs, "MOST_BYTES", work - 1)
     assert exact.memory_needed(model, 1, 40, 50, 0) == work + 4 * pixels
-    plain = small(device, "reference")
-    assert exact.memory_needed(model, 1, 400, 500, 64) == exact.memory_needed(plain, 1, 400, 500, 64)
+    assert exact.memory_needed(model, 1, 400, 500, 64) < exact.memory_needed(model, 1, 400, 500, 0)
 
 
 def test_tiles_are_halved_where_the_gpu_has_no_memory(device, monkeypatch):
