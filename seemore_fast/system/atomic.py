@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,21 +36,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with open(whole.name, "rb") as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
         return
-    temporary, descriptor = _create_locked(target.parent)
-    with ExitStack() as held:
-        held.callback(os.close, descriptor)
-        try:
-            yield temporary
-            # Opened again: some libraries put a file of their own in the place of the one they are to write.
-            with temporary.open("r+b") as written:
-                os.fsync(written.fileno())
-            if OPEN_FILES_STAY:
-                held.close()
-            os.replace(temporary, target)
+    while True:
+        temporary = target.parent / f".{secrets.token_hex(8)}.part"
+        try:  # from before there is a file: an interrupt may come at any time
+            with ExitStack() as held:
+                if not _create_locked(temporary, held):
+                    continue
+                yield temporary
+                # Opened again: some libraries put a file of their own in the place of this one.
+                with temporary.open("r+b") as written:
+                    os.fsync(written.fileno())
+                if OPEN_FILES_STAY:
+                    held.close()
+                os.replace(temporary, target)
+                return
         finally:
-            if OPEN_FILES_STAY:
-                held.close()
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # it has taken its place, or what went wrong before is what matters
+                temporary.unlink()
 
 
 def remove_stale(folder: Path) -> int:
@@ -84,18 +86,15 @@ def write_text(path: Path, text: str) -> None:
         raise SeemoreError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _create_locked(folder: Path) -> tuple[Path, int]:
-    """A new file in ``folder`` and a descriptor that holds its lock."""
-    while True:
-        # Not tempfile, whose files are private to the user (mode 0600), as the result would then be.
-        temporary = folder / f".{secrets.token_hex(8)}.part"
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            lock(descriptor)
-            if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
-                return temporary, descriptor
-        except (BlockingIOError, FileNotFoundError):
-            pass  # another process has just cleaned up here: between the two calls it looked stale
-        except OSError:
-            return temporary, descriptor  # a file system without locks: nobody can clean up there either
-        os.close(descriptor)
+def _create_locked(temporary: Path, held: ExitStack) -> bool:
+    """Whether the new file is ours and locked, until ``held`` ends."""
+    # Not tempfile, whose files are private to the user (mode 0600), as the result would then be.
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    held.callback(os.close, descriptor)
+    try:
+        lock(descriptor)
+        return os.path.samestat(os.fstat(descriptor), os.stat(temporary))
+    except (BlockingIOError, FileNotFoundError):
+        return False  # another process has just cleaned up here: between the two calls it looked stale
+    except OSError:
+        return True  # a file system without locks: nobody can clean up there either

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seemore_fast.errors import SeemoreError
 from seemore_fast.image import Image, read, write
+from seemore_fast.system import atomic
 from seemore_fast.system.atomic import atomic_path, remove_stale
 from tests.support.corrupt import sound_checkpoints, try_checkpoints, try_images
 from tests.support.warm import python
@@ -79,6 +81,27 @@ def test_only_what_nobody_writes_any_more_is_stale(tmp_path: Path) -> None:
         mine.write_text("whole")
     assert sorted(os.listdir(tmp_path)) == [".my.part", "a.txt"]
     assert remove_stale(tmp_path) == 0
+
+
+@pytest.mark.parametrize("interrupted", ["open", "fstat", "close"])
+def test_an_interrupt_leaves_nothing_wherever_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: str
+) -> None:
+    """Right after any of the calls that make the file, and while it is given up."""
+    call = getattr(os, interrupted)
+
+    def then_interrupt(*args: object) -> None:
+        call(*args)
+        raise KeyboardInterrupt
+
+    def give_up() -> None:
+        with atomic_path(tmp_path / "a.txt"):
+            raise SeemoreError("given up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.os, interrupted, then_interrupt)
+        pytest.raises(KeyboardInterrupt, give_up)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
