@@ -100,7 +100,8 @@ def test_an_interrupt_leaves_nothing_wherever_it_comes(
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic.os, interrupted, then_interrupt)
-        pytest.raises(KeyboardInterrupt, give_up)
+        with pytest.raises(KeyboardInterrupt):
+            give_up()
     assert os.listdir(tmp_path) == []
 
 
