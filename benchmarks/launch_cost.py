@@ -89,10 +89,12 @@ def measure(prepared: bool) -> None:
 
     calls: list[tuple[Any, Any]] = []
     launch, run = _configs.launch, layer()
-    users = [m for name, m in sys.modules.items() if name.startswith("seemore_fast.kernels.")]
     users = [
-        module for module in users if getattr(module, "launch", None) is launch and module is not _configs
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("seemore_fast.kernels.") and getattr(module, "launch", None) is launch
     ]
+    users.remove(_configs)
 
     def spy(*args: Any, **constants: Any) -> None:
         calls.append((args, constants))

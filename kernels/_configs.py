@@ -136,11 +136,12 @@ def launch(
     driver = triton.runtime.driver.active
     device = driver.get_current_device()
     key = (name, kind, _forced, device, *dtypes, *numbers, *constants.values())
-    found = _prepared.get(key)
-    if found is None or reduce(or_, addresses) & 15 or device != args[0].get_device():
+    keeps = device == args[0].get_device() and not reduce(or_, addresses) & 15
+    found = _prepared.get(key) if keeps else None
+    if found is None:
         config = _choice(kernel, kind, grid, args, constants)
         compiled = run(kernel, grid, config, args, constants)
-        if compiled is not None and not reduce(or_, addresses) & 15 and device == args[0].get_device():
+        if compiled is not None and keeps:
             _keep(key, config, compiled, len(constants) + 1)
         return
     x, y, z = (*grid(found.config), 1, 1)[:3]

@@ -102,6 +102,30 @@ sm_status plan_for(const sm_cuda_engine& engine, int64_t n, int64_t h, int64_t w
   return SM_OK;
 }
 
+// The image's plan, and the bytes that a phase needs for a crop of it.
+sm_status plan_for_tile(const sm_cuda_engine& engine, int64_t full_h, int64_t full_w, int64_t h, int64_t w,
+                        Plan* plan, int64_t* workspace) {
+  if (engine.net.wide)
+    return fail(SM_ERROR_UNSUPPORTED, "the CUDA engine has no exact tiles for networks as wide as this one");
+  if (const sm_status status = plan_for(engine, 1, full_h, full_w, plan)) return status;
+  if (h < 1 || w < 1 || h > full_h || w > full_w)
+    return fail(SM_ERROR_ARGUMENT, "a crop must lie in the image, got %lld x %lld", (long long)h,
+                (long long)w);
+  *workspace = (int64_t)tile_workspace(engine.net, *plan, engine.element, h, w);
+  return SM_OK;
+}
+
+sm_status check_memory(sm_cuda_pixels pixels, const void* workspace, int64_t bytes, int64_t least) {
+  if (pixels < SM_CUDA_PIXELS_FP32 || pixels > SM_CUDA_PIXELS_U8)
+    return fail(SM_ERROR_ARGUMENT, "pixels must lie in 0..3, got %d", (int)pixels);
+  if (bytes < least)
+    return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld", (long long)least,
+                (long long)bytes);
+  if (reinterpret_cast<uintptr_t>(workspace) % 256)
+    return fail(SM_ERROR_ARGUMENT, "workspace must be aligned to 256 bytes");
+  return SM_OK;
+}
+
 }  // namespace
 
 sm_status sm_cuda_devices(int* count) {
@@ -190,13 +214,9 @@ sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params) {
   const sm_cuda_engine& engine = *params->engine;
   Plan plan = {};
   if (const sm_status status = plan_for(engine, params->n, params->h, params->w, &plan)) return status;
-  if (params->pixels < SM_CUDA_PIXELS_FP32 || params->pixels > SM_CUDA_PIXELS_U8)
-    return fail(SM_ERROR_ARGUMENT, "pixels must lie in 0..3, got %d", (int)params->pixels);
-  if (params->workspace_bytes < (int64_t)plan.total)
-    return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %zu, got %lld", plan.total,
-                (long long)params->workspace_bytes);
-  if (reinterpret_cast<uintptr_t>(params->workspace) % 256)
-    return fail(SM_ERROR_ARGUMENT, "workspace must be aligned to 256 bytes");
+  if (const sm_status status =
+          check_memory(params->pixels, params->workspace, params->workspace_bytes, (int64_t)plan.total))
+    return status;
   const OnDevice on(engine.device);
   SM_TRY(on.error);
   declare(engine.weights, engine.weight_bytes, "the weights", false);  // for cudasim
@@ -206,24 +226,19 @@ sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params) {
 
 sm_status sm_cuda_engine_tile_layout(const sm_cuda_engine* engine, int64_t full_h, int64_t full_w, int64_t h,
                                      int64_t w, sm_cuda_tile_layout* layout) {
-  const Network& net = engine->net;
-  if (net.wide)
-    return fail(SM_ERROR_UNSUPPORTED, "the CUDA engine has no exact tiles for networks as wide as this one");
   Plan plan = {};
-  if (const sm_status status = plan_for(*engine, 1, full_h, full_w, &plan)) return status;
-  if (h < 1 || w < 1 || h > full_h || w > full_w)
-    return fail(SM_ERROR_ARGUMENT, "a crop must lie in the image, got %lld x %lld", (long long)h,
-                (long long)w);
-  *layout = {8 * net.width, net.ranks, plan.rme.at.tile_h, plan.rme.at.tile_w,
-             (int64_t)tile_workspace(net, plan, engine->element, h, w)};
+  int64_t workspace = 0;
+  if (const sm_status status = plan_for_tile(*engine, full_h, full_w, h, w, &plan, &workspace)) return status;
+  *layout = {8 * engine->net.width, engine->net.ranks, plan.rme.at.tile_h, plan.rme.at.tile_w, workspace};
   return SM_OK;
 }
 
 sm_status sm_cuda_engine_tile(const sm_cuda_tile_params* params) {
   const sm_cuda_tile_params& p = *params;
   const sm_cuda_engine& engine = *p.engine;
-  sm_cuda_tile_layout layout = {};
-  if (const sm_status status = sm_cuda_engine_tile_layout(&engine, p.full_h, p.full_w, p.h, p.w, &layout))
+  Plan plan = {};
+  int64_t workspace = 0;
+  if (const sm_status status = plan_for_tile(engine, p.full_h, p.full_w, p.h, p.w, &plan, &workspace))
     return status;
   if (p.top < 0 || p.left < 0 || p.top % SM_CUDA_TILE_STEP || p.left % SM_CUDA_TILE_STEP ||
       p.top + p.h > p.full_h || p.left + p.w > p.full_w)
@@ -233,15 +248,8 @@ sm_status sm_cuda_engine_tile(const sm_cuda_tile_params* params) {
     return fail(SM_ERROR_ARGUMENT, "phase must lie in 0..4, got %d", (int)p.phase);
   if (p.group < 0 || (p.group > 0 && p.group >= (int)engine.net.groups.size()))
     return fail(SM_ERROR_ARGUMENT, "group must lie in 0..%zu, got %d", engine.net.groups.size() - 1, p.group);
-  if (p.pixels < SM_CUDA_PIXELS_FP32 || p.pixels > SM_CUDA_PIXELS_U8)
-    return fail(SM_ERROR_ARGUMENT, "pixels must lie in 0..3, got %d", (int)p.pixels);
-  if (p.workspace_bytes < layout.workspace)
-    return fail(SM_ERROR_ARGUMENT, "workspace_bytes must be at least %lld, got %lld",
-                (long long)layout.workspace, (long long)p.workspace_bytes);
-  if (reinterpret_cast<uintptr_t>(p.workspace) % 256)
-    return fail(SM_ERROR_ARGUMENT, "workspace must be aligned to 256 bytes");
-  Plan plan = {};
-  if (const sm_status status = plan_for(engine, 1, p.full_h, p.full_w, &plan)) return status;
+  if (const sm_status status = check_memory(p.pixels, p.workspace, p.workspace_bytes, workspace))
+    return status;
   const OnDevice on(engine.device);
   SM_TRY(on.error);
   declare(engine.weights, engine.weight_bytes, "the weights", false);  // for cudasim

@@ -51,8 +51,9 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
     const float* here = image + row * region.pitch + column;
     float acc[1][NT][4];
     P::begin(acc, bias);
-    SM_NO_UNROLL  // both at once spill in float32
-        for (int part = 0; part < parts; ++part) {
+    // Both parts at once spill in float32.
+    SM_NO_UNROLL
+    for (int part = 0; part < parts; ++part) {
       Matrix<P, NT, 2> weight;
       weight.fetch(p.product, part);
       typename P::Chunk a[1][2];

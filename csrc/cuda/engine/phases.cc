@@ -45,8 +45,7 @@ Plan plan_of_crop(Plan plan, int h, int w) {
 void declare_all(const Network& net, const Plan& whole, const Plan& plan, const sm_cuda_tile_params& p,
                  size_t element) {
   const size_t channels = 8 * net.width, pixels = (size_t)p.h * p.w;
-  const size_t value = p.pixels == SM_CUDA_PIXELS_FP32 ? 4 : p.pixels == SM_CUDA_PIXELS_U8 ? 1 : 2;
-  const size_t image = net.in_chans * pixels * value;
+  const size_t image = net.in_chans * pixels * bytes_of(p.pixels);
   const bool all = p.phase == SM_PHASE_CALIBRATE,
              crop = p.phase == SM_PHASE_POOL || p.phase == SM_PHASE_GROUP;
   const int last = net.recursive - 1;

@@ -122,8 +122,7 @@ void Run::tail(const void* in, void* between) {
 // For cudasim: what the kernels may touch, the weights excepted.
 static void declare_all(const Run& run) {
   const sm_cuda_forward_params& p = run.params;
-  const size_t pixel = p.pixels == SM_CUDA_PIXELS_FP32 ? 4 : p.pixels == SM_CUDA_PIXELS_U8 ? 1 : 2;
-  const size_t image = (size_t)p.n * run.net.in_chans * p.h * p.w * pixel;
+  const size_t image = (size_t)p.n * run.net.in_chans * p.h * p.w * bytes_of(p.pixels);
   declare(p.input, image, "the input", false);
   declare(p.output, image * run.net.scale * run.net.scale, "the output", true);
   for (int i = 0; i < run.plan.count; ++i) {

@@ -34,6 +34,10 @@ const char* run_tile(const Network& net, const Kernels& kernels, const Plan& pla
 // Bytes that any of them needs for a crop of h x w.
 size_t tile_workspace(const Network& net, const Plan& plan, int element, size_t h, size_t w);
 
+inline size_t bytes_of(sm_cuda_pixels pixels) {
+  return pixels == SM_CUDA_PIXELS_FP32 ? 4 : pixels == SM_CUDA_PIXELS_U8 ? 1 : 2;
+}
+
 struct Run {
   const Network& net;
   const Kernels& kernels;

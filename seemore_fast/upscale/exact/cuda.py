@@ -88,10 +88,7 @@ class CudaStages:
         return self._stream[:count].view(shape).transpose(1, 2)[:, : self._dim]
 
     def new_pool(self) -> Gathered:
-        size = self._grid.height, self._grid.width
-        return Gathered(
-            self._new(self._whole.low(*size)), self._new(self._whole.partial(*size, self._experts))
-        )
+        return self._gathered(self._grid.height, self._grid.width)
 
     def head(self, image: Tensor, tile: Tile) -> Tensor:
         stream = self.new_stream(tile)
@@ -99,7 +96,7 @@ class CudaStages:
         return stream
 
     def pool(self, g: int, stream: Tensor, tile: Tile, gathered: Gathered) -> None:
-        part = self._gathered_of_crop(tile)
+        part = self._gathered(crop_size(tile.rows), crop_size(tile.columns))
         self._run(_POOL, g, tile, stream=stream, low=part.low, partial=part.partial)
         rows, columns = tile.rows, tile.columns
         for whole, crop, steps in (
@@ -124,7 +121,8 @@ class CudaStages:
         return known
 
     def group(self, g: int, stream: Tensor, tile: Tile, known: Known) -> Tensor:
-        self._run(_GROUP, g, tile, stream=stream, **vars(self._gathered_of_crop(tile)), **vars(known))
+        part = self._gathered(crop_size(tile.rows), crop_size(tile.columns))
+        self._run(_GROUP, g, tile, stream=stream, **vars(part), **vars(known))
         return stream
 
     def tail(self, stream: Tensor, image: Tensor, tile: Tile) -> Tensor:
@@ -138,11 +136,10 @@ class CudaStages:
         )
         return out[:, rows, columns].to(image.dtype)
 
-    def _gathered_of_crop(self, tile: Tile) -> Gathered:
-        size = crop_size(tile.rows), crop_size(tile.columns)
-        return Gathered(
-            self._new(self._whole.low(*size)), self._new(self._whole.partial(*size, self._experts))
-        )
+    def _gathered(self, height: int, width: int) -> Gathered:
+        """To be filled, of the image or of a crop."""
+        low = self._new(self._whole.low(height, width))
+        return Gathered(low, self._new(self._whole.partial(height, width, self._experts)))
 
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Memory as the engine wants it, not filled."""
