@@ -70,12 +70,19 @@ SM_INLINE vf gelu(vf x) {
 
 #else
 
-// t * Phi(-t) = t * 2^p(t), p of degree 5; max abs error 7e-7.
+// q(t) of degree 7, with t q(t)^8 = t Phi(-t) as nearly as can be up to 6.2, where that is 2e-9: fewer
+// operations than 2^p(t) takes, in a shorter chain, and max abs error 3.5e-7.
+static constexpr Coefficient kGeluRoot[] = {3.2416567e-06f,  -3.573044e-05f, -3.9761639e-05f, 0.0016300226f,
+                                            -0.00079212453f, -0.031866703f,  -0.091472022f,   0.91700512f};
+constexpr float kGeluEnd = 6.2f;
+
 SM_INLINE vf gelu(vf x) {
-  const vf t = vmin(splat(10.0f), vabs(x));  // 2^p(10) is already 1e-26
-  static constexpr Coefficient kTail[] = {-0.00047329405f, 0.0070844615f, -0.05182717f,
-                                          -0.45999264f,    -1.1507878f,   -1.0000376f};
-  return vmax(vf{}, x) - t * exp2(polynomial(kTail, t));
+  const vf t = vmin(splat(kGeluEnd), vabs(x));
+  vf q = polynomial(kGeluRoot, t);
+  q *= q;
+  q *= q;
+  q *= q;
+  return vmax(vf{}, x) - t * q;
 }
 
 #endif
