@@ -112,7 +112,7 @@ def costs(case: Case, architecture: int, multiprocessors: int, shared_kib: int, 
         lib.configure(0, False)
         lib.measure(blocks)
         _launch(lib, case, network)
-        return [_cost(launch, compiled, case) for launch in lib.measured()]
+        return [cost_of(launch, compiled, case.pixels, case) for launch in lib.measured()]
     finally:
         lib.measure(0)
         lib.unload_ptx()
@@ -148,10 +148,11 @@ def _streams(kernel: str, case: Case) -> int:
     }.get(re.sub(r"^(head|upsample).*", r"\1", kernel), 0)
 
 
-def _cost(launch: dict[str, Any], compiled: list[Compiled], case: Case) -> Cost:
+def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int, case: Case | None = None) -> Cost:
+    """Of one launch, for each of ``pixels``; what memory carries is known of a network's ``case`` alone."""
     (one,) = (c for c in compiled if launch["kernel"].startswith(f"{c.program} "))
     blocks = launch["grid"][0] * launch["grid"][1]
-    per_pixel = 1 / case.pixels
+    per_pixel = 1 / pixels
     executed = {line: (opcode, issued) for line, opcode, issued, *_ in launch["lines"]}
     classes = weigh(one.sass[launch["mangled"]], executed)
     classes = {name: classes.get(name, 0) * per_pixel for name in CLASSES}
@@ -174,7 +175,7 @@ def _cost(launch: dict[str, Any], compiled: list[Compiled], case: Case) -> Cost:
         global_wavefronts=total(4, *OFF_CHIP),
         sectors=total(6, *OFF_CHIP),
         mma=mma,
-        dram_bytes=_streams(name, case) * case.element,
+        dram_bytes=_streams(name, case) * case.element if case else 0,
     )
 
 

@@ -84,9 +84,33 @@ def test_sizes(name, size):
     assert_exact(name, (2, 3, *size))
 
 
-@pytest.mark.parametrize(("k", "gelu"), [(1, True), (3, False), (11, False), (63, True)])
-def test_stripes(k, gelu):
-    assert_exact("striped_conv2d", (1, 2, 9, 34), k=k, gelu=gelu)
+@pytest.mark.parametrize(
+    ("k", "gelu", "size"),
+    [
+        (1, True, (9, 34)),
+        (63, True, (9, 34)),
+        *((k, gelu, size) for k in (3, 11) for gelu in (False, True) for size in ((9, 34), (35, 68))),
+    ],
+    ids=str,
+)
+def test_stripes(k, gelu, size):
+    """3 and 11 have kernels of their own, which read four elements at once where the width allows it."""
+    assert_exact("striped_conv2d", (1, 2, *size), k=k, gelu=gelu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_that_begins_anywhere(name, dtype):
+    """Not at a multiple of 16 bytes: the same, to rounding, as a copy that does."""
+    args = arguments(name, (1, 3, 8, 12), dtype, k=3)
+    direction = torch.randn(1, 3, 8, 12).to(DEVICE, dtype)
+    want = run(name, args, direction)
+    there = torch.empty(args["x"].numel() + 1, dtype=dtype, device=DEVICE)[1:].view(1, 3, 8, 12)
+    there = there.copy_(args["x"]).requires_grad_()
+    out = outputs(name, {**args, "x": there}, backend="cuda")[0]
+    (dx,) = torch.autograd.grad(out, there, direction)
+    for got, what in ((out, "result 0"), (dx, "x")):
+        assert relative_l2(got, want[what]) <= torch.finfo(dtype).eps, what
 
 
 @pytest.mark.parametrize("name", ["low_rank_experts", "mix_experts"])
@@ -95,13 +119,21 @@ def test_channels(name, channels):
     assert_exact(name, (1, channels, 7, 19))
 
 
+@pytest.mark.parametrize("name", ["low_rank_experts", "mix_experts"])
+@pytest.mark.parametrize("shape", [(2, 4, 2, 6), (1, 36, 13, 20), (1, 8, 33, 32)], ids=str)
+def test_four_pixels_at_once(name, shape):
+    """Also where a tile has less than its 256, and where there are several."""
+    assert_exact(name, shape)
+
+
 @pytest.mark.parametrize(
     ("ranks", "topk"), [((3,), 1), ((1, 2, 4, 8, 16, 33), 3), ((240,), 1), ((1,) * 64, 64)], ids=str
 )
 def test_ranks(ranks, topk):
-    """From 52 ranks on the backward has smaller tiles, from 184 the forward."""
-    assert_exact("mix_experts", (1, 4, 5, 29), ranks=ranks, topk=topk)
-    assert_exact("low_rank_experts", (1, 4, 5, 29), ranks=ranks)
+    """From 32 ranks on the backward takes one pixel to a lane, from 96 the forward."""
+    for size in ((5, 29), (5, 28)):
+        assert_exact("mix_experts", (1, 4, *size), ranks=ranks, topk=topk)
+        assert_exact("low_rank_experts", (1, 4, *size), ranks=ranks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -120,14 +152,21 @@ def test_low_precision(name, dtype):
 
 @pytest.mark.skipif(GPU, reason="a GPU's order cannot be chosen")
 @pytest.mark.parametrize("seeds", [(2,), pytest.param((3, 4, 5), marks=pytest.mark.full)], ids=str)
-@pytest.mark.parametrize("name", NAMES)
-def test_any_order_gives_the_same_bits(name, seeds):
+@pytest.mark.parametrize(
+    ("name", "shape", "k"),
+    [
+        ("striped_conv2d", (2, 264, 34, 3), 5),
+        ("striped_conv2d", (2, 264, 34, 4), 3),
+        *((name, shape, 1) for name in NAMES[1:] for shape in ((528, 2, 12, 3), (528, 4, 13, 20))),
+    ],
+    ids=str,
+)
+def test_any_order_gives_the_same_bits(name, shape, k, seeds):
     """Also where blocks have several tiles, which the next takes before all have left the last.
 
     That is, where images or planes are as many as blocks that sum up.
     """
-    shape = (2, 264, 34, 3) if name == "striped_conv2d" else (528, 2, 12, 11)
-    args = arguments(name, shape, k=5)
+    args = arguments(name, shape, k=k)
     direction = torch.randn(shape)
     first = run(name, args, direction)
     for seed in seeds:

@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gpu_cost_compile, gpu_cost_model, gpu_cost_run
+from benchmarks import gpu_cost_compile, gpu_cost_model, gpu_cost_ops, gpu_cost_run
 
 STORED = Path(__file__).with_suffix(".json")
 CASES = [("t-x4 320x180", "fp16"), ("t-x2 1920x1080", "fp16"), ("b-x4 320x180", "fp16")]
@@ -37,13 +37,21 @@ def stored() -> tuple[str, Figures]:
 def count() -> Figures:
     """Today's, of an H100. Raises FileNotFoundError where a tool is missing."""
     found: Figures = {}
+
+    def add(name: str, cost: gpu_cost_run.Cost) -> None:
+        figures = round(cost.instructions, 2), round(cost.shared_wavefronts, 2), cost.registers
+        before = found.get(name, figures)
+        found[name] = max(before[0], figures[0]), max(before[1], figures[1]), max(before[2], figures[2])
+
     for text, precision in CASES:
         case = gpu_cost_run.parse(text, precision)
         for cost in gpu_cost_run.costs_on(case, gpu_cost_model.CARDS["H100"], BLOCKS):
-            name = f"{text} {precision} {cost.kernel}"
-            figures = round(cost.instructions, 2), round(cost.shared_wavefronts, 2), cost.registers
-            before = found.get(name, figures)
-            found[name] = max(before[0], figures[0]), max(before[1], figures[1]), max(before[2], figures[2])
+            add(f"{text} {precision} {cost.kernel}", cost)
+    for operator, operator_case in gpu_cost_ops.CASES.items():
+        for precision in ("fp32", "fp16"):
+            for direction, costs in gpu_cost_ops.count(operator_case, precision).items():
+                for cost in costs:
+                    add(f"{operator} {precision} {direction} {cost.kernel}", cost)
     return found
 
 

@@ -28,6 +28,8 @@ class Call {
   const float* saved(int i) const { return static_cast<const float*>(params.saved[i].address); }
   const void* grad() const { return params.grad.address; }
   float* out(int i) const { return static_cast<float*>(params.outputs[i].address); }
+  // Whether four elements of an image, from each fourth one on, can be read at once.
+  bool vectors(const void* image) const { return reinterpret_cast<uintptr_t>(image) % 16 == 0; }
   bool wants(int first, int last) const;  // any of those outputs
 
   float* floats(size_t count);  // to work in, not cleared

@@ -10,17 +10,80 @@ struct Float32 {
   using Element = float;
   static SM_DEVICE float load(const Element* p) { return __ldg(p); }
   static SM_DEVICE void store(Element* p, float v) { *p = v; }
+  // Four neighbours, at an address that is a multiple of their size.
+  static SM_DEVICE void load(const Element* p, float (&v)[4]) {
+    const float4 four = __ldg(reinterpret_cast<const float4*>(p));
+    v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+  }
+  static SM_DEVICE void store(Element* p, const float (&v)[4]) {
+    *reinterpret_cast<float4*>(p) = {v[0], v[1], v[2], v[3]};
+  }
 };
-struct Float16 {
+
+// Of 16 bits.
+template <float2 (*kUnpack)(unsigned), unsigned (*kPack)(float, float)>
+struct Halves {
   using Element = uint16_t;
-  static SM_DEVICE float load(const Element* p) { return unpack_half2(__ldg(p)).x; }
-  static SM_DEVICE void store(Element* p, float v) { *p = (uint16_t)pack_half2(v, 0); }
+  static SM_DEVICE float load(const Element* p) { return kUnpack(__ldg(p)).x; }
+  static SM_DEVICE void store(Element* p, float v) { *p = (uint16_t)kPack(v, 0); }
+  static SM_DEVICE void load(const Element* p, float (&v)[4]) {
+    const uint2 four = __ldg(reinterpret_cast<const uint2*>(p));
+    const float2 left = kUnpack(four.x), right = kUnpack(four.y);
+    v[0] = left.x, v[1] = left.y, v[2] = right.x, v[3] = right.y;
+  }
+  static SM_DEVICE void store(Element* p, const float (&v)[4]) {
+    *reinterpret_cast<uint2*>(p) = {kPack(v[0], v[1]), kPack(v[2], v[3])};
+  }
 };
-struct BFloat16 {
-  using Element = uint16_t;
-  static SM_DEVICE float load(const Element* p) { return unpack_bf162(__ldg(p)).x; }
-  static SM_DEVICE void store(Element* p, float v) { *p = (uint16_t)pack_bf162(v, 0); }
-};
+using Float16 = Halves<unpack_half2, pack_half2>;
+using BFloat16 = Halves<unpack_bf162, pack_bf162>;
+
+// Floats of shared memory, at a multiple of 16 bytes.
+template <int N>
+SM_DEVICE void fetch(float (&v)[N], const float* from) {
+  SM_UNROLL
+  for (int i = 0; i < N; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+  }
+}
+template <int N>
+SM_DEVICE void put(float* to, const float (&v)[N]) {
+  SM_UNROLL
+  for (int i = 0; i < N; i += 4) *reinterpret_cast<float4*>(to + i) = {v[i], v[i + 1], v[i + 2], v[i + 3]};
+}
+
+// V neighbouring elements of an image, in memory or in the first of them.
+template <class T, int V>
+SM_DEVICE void load_run(float (&v)[V], const typename T::Element* p) {
+  if constexpr (V == 1)
+    v[0] = T::load(p);
+  else
+    T::load(p, v);
+}
+template <class T, int V>
+SM_DEVICE void store_run(typename T::Element* p, const float (&v)[V]) {
+  if constexpr (V == 1)
+    T::store(p, v[0]);
+  else
+    T::store(p, v);
+}
+
+// The same of floats in shared memory.
+template <int V>
+SM_DEVICE void fetch_run(float (&v)[V], const float* from) {
+  if constexpr (V == 1)
+    v[0] = *from;
+  else
+    fetch(v, from);
+}
+template <int V>
+SM_DEVICE void put_run(float* to, const float (&v)[V]) {
+  if constexpr (V == 1)
+    *to = v[0];
+  else
+    put(to, v);
+}
 
 SM_DEVICE int warp_id() { return threadIdx.x / 32; }
 

@@ -21,6 +21,7 @@ struct ExpertsParams {
   void* grad_k;           // [N, C, H, W] or null, backward
   float* partial;         // [N, shares, ExpertsSums::width] or null, backward
   int channels, plane, rank, experts;
+  int parts;                    // of 32 lanes' pixels, in a tile
   int first[kMostExperts + 1];  // ranks of expert e: first[e] .. first[e + 1] - 1
 };
 
@@ -29,24 +30,27 @@ struct ExpertsSums {
   size_t b, c, a;         // gradients of b_weight, c_weight and, transposed, a_weight: [R, C]
   size_t b_bias, c_bias;  // their gradients: [R]
   size_t grad;            // of the gradient: [C]
-  size_t scale;           // the derivative by each rank's scale: [R]
   size_t width;           // of all
 
   SM_HOST_DEVICE ExpertsSums(int rank, int channels) {
     const size_t matrix = (size_t)rank * channels;
     b = 0, c = matrix, a = 2 * matrix;
     b_bias = 3 * matrix, c_bias = b_bias + rank;
-    grad = c_bias + rank, scale = grad + channels;
-    width = scale + rank;
+    grad = c_bias + rank;
+    width = grad + channels;
   }
 };
+
+// Of a tile, each of 32 V pixels.
+template <int V>
+constexpr int kPartsOf = V > 1 ? 2 : 1;
 
 #ifdef SM_HOST
 
 // Of operators whose inputs are x, k and, from the `first` on, matrices and biases.
 ExpertsParams experts_of(const Call& call, int first);
 
-void start_experts(Call& call, const ExpertsParams& p);
+void start_experts(Call& call, ExpertsParams p);
 
 // Gradients of x and k where the call wants them; returns the sums of `shares` blocks of each image, null
 // unless `sums`.

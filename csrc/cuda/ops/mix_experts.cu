@@ -11,6 +11,7 @@ struct PoolParams {
   const void* x;   // [N, C, plane]
   float* partial;  // [N, C, shares]
   int plane, shares;
+  bool vectors;  // four pixels lie together, from each fourth on
 };
 
 // A block for each image.
@@ -24,29 +25,41 @@ struct RouteParams {
 
 // A block for each image.
 struct RouteBackwardParams {
-  const float* weights;  // [N, experts]
-  const float* mean;     // [N, C]
-  const float* router;   // [experts, C]
-  const float* a_bias;   // [experts, C]
-  const float* sums;     // [N, ExpertsSums::width]
-  float* offset;         // [N, C]: what the router adds to the gradient of x at every pixel
-  float* by_image;       // [N, 2, experts, C]: gradients of router and a_bias
+  const float* weights;   // [N, experts]
+  const float* mean;      // [N, C]
+  const float* router;    // [experts, C]
+  const float* a_weight;  // [C, R]
+  const float* a_bias;    // [experts, C]
+  const float* sums;      // [N, ExpertsSums::width]
+  float* offset;          // [N, C]: what the router adds to the gradient of x at every pixel
+  float* by_image;        // [N, 2, experts, C]: gradients of router and a_bias
   int channels, plane, rank, experts;
   int first[kMostExperts + 1];
 };
 
 #ifndef SM_HOST
 
+// Of the thread's pixels of a plane, V at a time.
+template <class T, int V>
+SM_DEVICE float sum_of_pixels(const PoolParams& p) {
+  const int share = blockIdx.x % p.shares, step = p.shares * kThreads;
+  const size_t plane = blockIdx.x / p.shares;
+  const auto* x = static_cast<const typename T::Element*>(p.x) + plane * p.plane;
+  float sum = 0;
+  for (int64_t i = share * kThreads + threadIdx.x; i < p.plane / V; i += step) {
+    float v[V];
+    load_run<T>(v, x + V * i);
+    SM_UNROLL
+    for (int q = 0; q < V; ++q) sum += v[q];
+  }
+  return sum;
+}
+
 template <class T>
 SM_DEVICE void pool_kernel(const PoolParams& p) {
   SM_DYNAMIC_SHARED(shared);
   float* const sums = reinterpret_cast<float*>(shared);  // [kWarps]
-  const int share = blockIdx.x % p.shares;
-  const size_t plane = blockIdx.x / p.shares;
-  const auto* x = static_cast<const typename T::Element*>(p.x) + plane * p.plane;
-  float sum = 0;
-  for (int64_t i = (int64_t)share * kThreads + threadIdx.x; i < p.plane; i += (int64_t)p.shares * kThreads)
-    sum += T::load(x + i);
+  float sum = p.vectors ? sum_of_pixels<T, 4>(p) : sum_of_pixels<T, 1>(p);
   sum = warp_sum(sum);
   if (lane_id() == 0) sums[warp_id()] = sum;
   __syncthreads();
@@ -117,9 +130,15 @@ SM_DEVICE void route_backward_kernel(const RouteBackwardParams& p) {
     float sum = 0;
     for (int c = lane_id(); c < channels; c += 32)
       sum = fmaf(__ldg(p.a_bias + e * channels + c), __ldg(grad + c), sum);
-    for (int r = p.first[e] + lane_id(); r < p.first[e + 1]; r += 32) sum += __ldg(sums + at.scale + r);
-    sum = warp_sum(sum);
-    if (lane_id() == 0) slope[e] = __ldg(weights + e) != 0 ? sum : 0.0f;
+    // w times the derivative by w of what goes through the ranks: their products have the factor w.
+    float ranks = 0;
+    for (int r = p.first[e]; r < p.first[e + 1]; ++r)
+      for (int c = lane_id(); c < channels; c += 32)
+        ranks =
+            fmaf(__ldg(p.a_weight + (size_t)c * p.rank + r), __ldg(sums + at.a + r * channels + c), ranks);
+    const float w = __ldg(weights + e);
+    sum = warp_sum(sum + ranks / w);
+    if (lane_id() == 0) slope[e] = w != 0 ? sum : 0.0f;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -154,11 +173,12 @@ void mix_experts(Call& call) {
   const int experts = (int)given.experts;
   const size_t route_shared = sizeof(float) * (c + 2 * experts), matrix = experts * c;
   ExpertsParams p = experts_of(call, 3);
+  const auto four = [&](const void* images) { return call.plane % 4 == 0 && call.vectors(images); };
   if (!given.backward) {
     const int shares = call.tiles(4096);
     float *const partial = call.floats(n * c * shares), *const weights = call.out(1);
-    call.start("mix_experts", "pool", PoolParams{p.x, partial, call.plane, shares}, n * c * shares, 1,
-               kWarps * sizeof(float));
+    call.start("mix_experts", "pool", PoolParams{p.x, partial, call.plane, shares, four(p.x)}, n * c * shares,
+               1, kWarps * sizeof(float));
     const RouteParams route = {partial,    call.in(2), weights, call.out(2),    call.channels,
                                call.plane, shares,     experts, (int)given.topk};
     call.start("mix_experts", "route", route, n, 1, route_shared);
@@ -176,14 +196,16 @@ void mix_experts(Call& call) {
                *const by_image = call.floats(n * 2 * matrix);
   call.sum(partial, n, shares, width).piece(sums, 0, width);
   RouteBackwardParams route = {};
-  route.weights = p.weights, route.mean = call.saved(1), route.router = call.in(2), route.a_bias = p.a_bias;
+  route.weights = p.weights, route.mean = call.saved(1), route.router = call.in(2);
+  route.a_weight = p.a_weight, route.a_bias = p.a_bias;
   route.sums = sums, route.offset = offset, route.by_image = by_image;
   route.channels = p.channels, route.plane = p.plane, route.rank = p.rank, route.experts = experts;
   for (int e = 0; e <= experts; ++e) route.first[e] = p.first[e];
   call.start("mix_experts", "route_backward", route, n, 1, route_shared);
   if (call.wants(0, 1)) {
     const size_t count = call.planes * call.plane;
-    call.start("sums", "shift", ShiftParams{call.out(0), offset, count, (unsigned)call.plane},
+    call.start("sums", "shift",
+               ShiftParams{call.out(0), offset, count, (unsigned)call.plane, four(call.out(0))},
                (count + kShiftElements - 1) / kShiftElements, 1, 0);
   }
   call.sum(by_image, 1, n, 2 * matrix).piece(call.out(2), 0, matrix).piece(call.out(8), matrix, matrix);

@@ -25,8 +25,9 @@ SM_DEVICE void sum_parts_kernel(const SumParams& p) {
     const size_t row = element / piece.columns, column = element % piece.columns;
     const float* const from = p.from + blockIdx.y * p.parts * p.width + piece.offset + row * piece.row_step +
                               column * piece.column_step;
-    const size_t end = p.parts * (warp + 1) / kWarps;
-    for (size_t part = p.parts * warp / kWarps; part < end; ++part) sum += __ldg(from + part * p.width);
+    const size_t first = p.parts * warp / kWarps, end = p.parts * (warp + 1) / kWarps;
+    const float* next = from + first * p.width;
+    for (unsigned left = end - first; left; --left, next += p.width) sum += __ldg(next);
   }
   sums[32 * warp + lane] = sum;
   __syncthreads();
@@ -35,20 +36,33 @@ SM_DEVICE void sum_parts_kernel(const SumParams& p) {
   p.pieces[i].to[blockIdx.y * p.pieces[i].rows * p.pieces[i].columns + element] = sum;
 }
 
+// V elements at a time.
+template <class T, int V>
+SM_DEVICE void shift_runs(const ShiftParams& p) {
+  auto* const images = static_cast<typename T::Element*>(p.images);
+  const unsigned plane_runs = p.plane / V;
+  size_t run = (size_t)blockIdx.x * (kShiftElements / V) + threadIdx.x;
+  const size_t block_end = (size_t)(blockIdx.x + 1) * (kShiftElements / V);
+  const size_t end = block_end < p.count / V ? block_end : p.count / V;
+  size_t plane = run / plane_runs;
+  unsigned pixels = run % plane_runs;
+  for (; run < end; run += kThreads) {
+    const float by = __ldg(p.by + plane);
+    float v[V];
+    load_run<T>(v, images + V * run);
+    SM_UNROLL
+    for (int q = 0; q < V; ++q) v[q] += by;
+    store_run<T>(images + V * run, v);
+    for (pixels += kThreads; pixels >= plane_runs; pixels -= plane_runs) ++plane;
+  }
+}
+
 template <class T>
 SM_DEVICE void shift_kernel(const ShiftParams& p) {
-  auto* const images = static_cast<typename T::Element*>(p.images);
-  size_t at = (size_t)blockIdx.x * kShiftElements + threadIdx.x;
-  const size_t block_end = (size_t)(blockIdx.x + 1) * kShiftElements;
-  const size_t end = block_end < p.count ? block_end : p.count;
-  size_t plane = at / p.plane;
-  unsigned pixel = at % p.plane;
-  for (; at < end; at += kThreads) {
-    T::store(images + at, T::load(images + at) + __ldg(p.by + plane));
-    pixel += kThreads;
-    plane += pixel / p.plane;
-    pixel %= p.plane;
-  }
+  if (p.vectors)
+    shift_runs<T, 4>(p);
+  else
+    shift_runs<T, 1>(p);
 }
 
 }  // namespace

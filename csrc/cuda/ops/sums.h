@@ -28,6 +28,7 @@ struct ShiftParams {
   const float* by;  // [N, C]
   size_t count;     // of elements
   unsigned plane;
+  bool vectors;  // four of them lie together, from each fourth on
 };
 
 }  // namespace cuda
