@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
-from seemore_fast import SeemoRe
 from seemore_fast.errors import SeemoreError
-from seemore_fast.options.schema import Training
 from seemore_fast.train import capture
-from seemore_fast.train.network import Trainee
 from seemore_fast.train.processes import Processes
-from seemore_fast.train.sampling import Batch
+from tests.support import captures
+from tests.support.warm import python
 
-SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 8, "recursive": 1, "topk": 1}
+ROOT = Path(__file__).resolve().parents[2]
 
+SECONDS = 180  # far more than any of these runs takes
 
-class _Stream:
-    def wait_stream(self, other: _Stream) -> None:
-        pass
+CHANGES = [{}, {"precision": "bf16", "grad_clip": 0.1, "ema_decay": 0.9}, {"precision": "fp16"}]
 
 
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tensors of the CPU count as a GPU's; a list with an entry for each replay."""
-    counted: list[int] = []
-
-    def graph(step, inputs, stream):
-        output = step(*inputs)  # real ones leave no results yet
-
-        def replay() -> None:
-            counted.append(len(counted))
-            output.copy_(step(*inputs))
-
-        return replay, output
-
-    monkeypatch.setattr(capture, "_on_gpu", lambda inputs: True)
-    monkeypatch.setattr(capture, "_capture", graph)
-    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
-    return counted
+    return captures.stand_in(monkeypatch.setattr)
 
 
 def test_replays_after_a_warm_up(replays):
@@ -72,29 +52,51 @@ def test_on_the_cpu_it_runs_as_it_is():
         assert torch.equal(captured(x), 2 * x)
 
 
-@pytest.mark.parametrize("change", [{}, {"precision": "bf16", "grad_clip": 0.1, "ema_decay": 0.9}], ids=str)
+@pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_training_gives_the_same_bits(replays, change):
     """In two parts, with a rate that changes: what is not captured comes at its turn."""
-    fields = {
-        "optim_g": {"type": "Adam", "lr": 1e-3},
-        "scheduler": {"type": "MultiStepLR", "milestones": [3, 13], "gamma": 0.5},
-        "total_iter": 20,
-        "pixel_opt": {"type": "L1Loss"},
-        "fft_opt": {"type": "FFTLoss", "loss_weight": 0.1},
-    }
-    start = SeemoRe(**SMALL).state_dict()
-    steps = capture.WARM_UP + 4
-    batches = [
-        Batch(torch.randint(0, 256, (4, 3, 8, 8)).byte(), torch.randint(0, 256, (4, 3, 16, 16)).byte())
-        for _ in range(steps)
-    ]
-    found = []
-    for cuda_graph in (False, True):
-        options = TypeAdapter(Training).validate_python({**fields, **change, "cuda_graph": cuda_graph})
-        model = SeemoRe(**SMALL)
-        model.load_state_dict(start)
-        trainee = Trainee(model, options, torch.device("cpu"), Processes(), parts=2)
-        terms = [trainee.step(i + 1, batch) for i, batch in enumerate(batches)]
-        found.append([*terms, *(t for weights in trainee.weights().values() for t in weights.values())])
+    plain, captured = (captures.train(cuda_graph, Processes(), change) for cuda_graph in (False, True))
     assert len(replays) == 4
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, captured, strict=True))
+
+
+PROCESS = """
+import sys
+rank, meet, root = int(sys.argv[1]), *sys.argv[2:]
+sys.path.insert(0, root)
+import torch
+import torch.distributed as dist
+from seemore_fast.train.processes import Processes
+from tests.support import captures
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+replays = captures.stand_in(setattr)
+change = {"precision": "fp16", "grad_clip": 0.1, "ema_decay": 0.9}
+plain, captured = (captures.train(graph, Processes(rank, 2), change) for graph in (False, True))
+assert all(torch.equal(a, b) for a, b in zip(plain, captured, strict=True))
+assert len(replays) == 4
+alone = captures.train(False, Processes(rank), change)
+assert not torch.equal(plain[-1], alone[-1]), "gradients are exchanged"
+torch.save(captured[captures.STEPS :], f"{meet}-{rank}")
+dist.destroy_process_group()
+"""
+
+
+def test_processes_give_the_same_bits(tmp_path: Path) -> None:
+    """DistributedDataParallel within the captured step and without; both have the same weights."""
+    meet = tmp_path / "meet"
+    started = [
+        subprocess.Popen(
+            [*python(), "-c", PROCESS, str(rank), str(meet), str(ROOT)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        output, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, output
+    first, second = (torch.load(f"{meet}-{rank}", weights_only=True) for rank in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
