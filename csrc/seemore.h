@@ -77,6 +77,21 @@ typedef struct sm_op_params {
 
 SM_API sm_status sm_op(const sm_op_params* params);
 
+/* The whole network as one differentiable operator: every image by itself, the gradients of weights added in
+ * an order that depends on nothing but n.  inputs: the image [n, in_chans, h, w], then the weights in the
+ * order of the official state dict.  outputs: forward, [n, in_chans, h * scale, w * scale], then what the
+ * backward needs, of each layer [n, 5 c h w + experts + c], and behind them [n, 2 c h w]; backward, as ever
+ * one per input.  `grad` has the shape of the result. */
+typedef struct sm_network_op_params {
+  sm_op_params op; /* op, rank and gelu are not looked at; c: C */
+  int64_t layers, in_chans, scale;
+  float img_range;
+  const float* mean; /* [in_chans] */
+} sm_network_op_params;
+
+SM_API int64_t sm_network_op_inputs(const sm_network_op_params* params); /* tensors, the image included */
+SM_API sm_status sm_network_op(const sm_network_op_params* params);
+
 /* ---- The whole network -----------------------------------------------------------------------------------
  *
  * Weights come folded (seemore_fast/network/fold.py): shuffle, LayerNorm's affine part and the projection

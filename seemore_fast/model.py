@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from seemore_fast.backends import choice
 from seemore_fast.backends.precision import autocast_dtype
-from seemore_fast.engines import cuda_engine, fused, one_op
+from seemore_fast.engines import cpu_training, cuda_engine, fused, one_op
 from seemore_fast.engines.cpu_engine import Engine
 from seemore_fast.errors import BackendError, CheckpointError, DeviceError
 from seemore_fast.network import checkpoint, reference, weights
@@ -36,8 +36,8 @@ class SeemoRe(reference.SeemoRe):
 
     Images smaller than ``4 ** recursive`` are extended by repeating their last row and column, and the
     result cropped.  uint8 input in 0..255 gives uint8 output, clamped and rounded.  Each image of a batch
-    is routed on its own.  Without gradients the backend's engine runs; with them, the fused operators of
-    `seemore_fast.engines.fused`; in export and under torch.func's transforms, plain PyTorch.
+    is routed on its own.  Without gradients the backend's engine runs; with them, one differentiable
+    operator (CPU) or one for each block (GPU); in export and under torch.func's transforms, plain PyTorch.
     ``torch.autocast`` to bfloat16, or bfloat16 parameters, select the engine's bf16 mode; on a GPU
     float16 likewise, and TF32 where ``torch.backends.cuda.matmul`` allows it.  float64 always takes the
     reference.  torch.compile takes a call without gradients as one operator, which runs the engine.
@@ -135,6 +135,8 @@ class SeemoRe(reference.SeemoRe):
         if x.dtype == torch.uint8:
             return self._on_floats
         way = self._way(x)
+        if way.kind == "operators" and way.backend == "cpu":
+            return lambda x: cpu_training.forward(x, one_op.weights_of(self, self._tree), self._text)
         if way.kind == "operators":
             return lambda x: fused.forward(self, x, way.backend)
         return super().forward

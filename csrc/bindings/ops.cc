@@ -44,6 +44,38 @@ void run_op(const std::string& op, const std::vector<Address>& inputs, Address g
   check(status);
 }
 
+// `config`: layers, in_chans, scale, kernel, topk, recursive, shuffle.
+void run_network_op(const std::vector<Address>& inputs, Address grad, const std::vector<Address>& saved,
+                    const std::vector<Address>& outputs, Shape shape, bool backward, int threads,
+                    const std::vector<int64_t>& ranks, const std::array<int64_t, 7>& config, Address mean,
+                    float img_range, float eps) {
+  const auto [layers, in_chans, scale, kernel, topk, recursive, shuffle] = config;
+  const std::vector<const float*> given = all_in(inputs), kept = all_in(saved);
+  std::vector<float*> results;
+  for (Address address : outputs) results.push_back(out_of(address));
+  const auto [n, c, h, w] = shape;
+  static const float nothing = 0;
+  const sm_network_op_params params = {
+      {"network", given.data(), backward ? grad ? in(grad) : &nothing : nullptr, kept.data(), results.data(),
+       n, c, h, w, kernel, 1, (int64_t)ranks.size(), ranks.data(), topk, recursive, 0, (int)shuffle, eps,
+       threads},
+      layers,
+      in_chans,
+      scale,
+      img_range,
+      in(mean)};
+  if ((int64_t)given.size() != sm_network_op_inputs(&params))
+    throw py::value_error("inputs must be the image and " +
+                          std::to_string(sm_network_op_inputs(&params) - 1) + " weights, got " +
+                          std::to_string(given.size()) + " tensors");
+  sm_status status;
+  {
+    py::gil_scoped_release released;
+    status = sm_network_op(&params);
+  }
+  check(status);
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m) {
@@ -52,6 +84,9 @@ void bind_ops(py::module_& m) {
         py::kw_only(), arg("backward"), arg("threads"), arg("kernel") = 1, arg("rank") = 1,
         arg("ranks") = std::vector<int64_t>(), arg("topk") = 1, arg("recursive") = 0, arg("gelu") = false,
         arg("shuffle") = false, arg("eps") = 1e-6f);
+  m.def("run_network_op", run_network_op, arg("inputs"), arg("grad"), arg("saved"), arg("outputs"),
+        arg("shape"), py::kw_only(), arg("backward"), arg("threads"), arg("ranks"), arg("config"),
+        arg("mean"), arg("img_range"), arg("eps"));
 }
 
 }  // namespace seemore

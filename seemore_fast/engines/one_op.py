@@ -173,6 +173,11 @@ def _with_weights(module: nn.Module, tree: Tree, weights: Iterator[Tensor]) -> n
     return twin
 
 
+def plain(weights: Sequence[Tensor], config: str) -> nn.Module:
+    """The reference with these weights, in the order of `weights_of`."""
+    return _with_weights(_on_meta(reference.SeemoRe, config), tree_of(config), iter(weights))
+
+
 def _on_meta(kind: Callable[..., reference.SeemoRe], config: str) -> reference.SeemoRe:
     with torch.device("meta"):
         return kind(**json.loads(config))

@@ -79,26 +79,68 @@ class Operator:
         return [x.new_empty(s, dtype=x.dtype if len(s) == 4 else routing_dtype(x)) for s in shapes]
 
     def differentiate(
-        self,
-        grad: Tensor,
-        tensors: Sequence[Tensor],
-        options: Sequence[Any],
-        needs: Sequence[bool],
-        twice: bool = False,
+        self, grad: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], needs: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor]]:
-        """The result, and the gradients asked for, of the formula by PyTorch; zeros where it has none.
+        """The result, and the gradients asked for, of the formula by PyTorch; zeros where it has none."""
+        own = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
+        return _differentiate(lambda *own: self.formula(*own, *options)[0], grad, own, needs)
 
-        ``twice``: they are to be differentiated again; ``tensors`` must require gradients then.
-        """
-        with torch.enable_grad():
-            if not twice:
-                tensors = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
-            out = self.formula(*tensors, *options)[0]
-            wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
-            gradients = torch.autograd.grad(
-                out, wanted, grad, create_graph=twice, allow_unused=True, materialize_grads=True
-            )
-        return out, list(gradients)
+
+def differentiate(
+    self,
+    grad: Tensor,
+    tensors: Sequence[Tensor],
+    options: Sequence[Any],
+    needs: Sequence[bool],
+    twice: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """The result, and the gradients asked for, of the formula by PyTorch; zeros where it has none.
+
+    ``twice``: they are to be differentiated again; ``tensors`` must require gradients then.
+    """
+    return differentiate(lambda *own: self.formula(*own, *options)[0], grad, tensors, needs, twice=twice)
+
+
+def _differentiate(
+    formula: Callable[..., Tensor],
+    grad: Tensor,
+    tensors: Sequence[Tensor],
+    needs: Sequence[bool],
+    twice: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """``twice``: the gradients are to be differentiated again."""
+    with torch.enable_grad():
+        out = formula(*tensors)
+        wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
+        gradients = torch.autograd.grad(
+            out, wanted, grad, create_graph=twice, allow_unused=True, materialize_grads=True
+        )
+    return out, list(gradients)
+
+
+def differentiate_twice(
+    formula: Callable[..., Tensor],
+    grad: Tensor,
+    tensors: Sequence[Tensor],
+    needs: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """From gradients of the gradients that ``needs`` names, those of ``grad`` and the tensors.
+
+    By the formula: slow, but the same for every backend.
+    """
+    further = torch.is_grad_enabled()  # third derivatives are wanted: the graph must reach the inputs
+    with torch.enable_grad():
+        # Views, so that a tensor that stands for two inputs is told apart.
+        own = [
+            t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
+            for t in (grad, *tensors)
+        ]
+        _, first = _differentiate(formula, own[0], own[1:], needs, twice=True)
+        pairs = [(f, g) for f, g in zip(first, grads, strict=True) if f.requires_grad and g is not None]
+        return torch.autograd.grad(
+            [f for f, _ in pairs], own, [g for _, g in pairs], create_graph=further, allow_unused=True
+        )
 
 
 def routing_dtype(x: Tensor) -> torch.dtype:

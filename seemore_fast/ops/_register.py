@@ -25,7 +25,7 @@ from seemore_fast.backends.choice import Backend
 from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.ops import _cpu, _cuda, _triton
 from seemore_fast.ops._checks import check_arguments
-from seemore_fast.ops._operator import Kernels, Operator
+from seemore_fast.ops._operator import Kernels, Operator, differentiate_twice
 
 library = torch.library.Library("seemore_fast", "DEF")
 
@@ -151,21 +151,15 @@ def _register_kernels(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
         ctx.save_for_backward(inputs[0], *tensors)
         ctx.options, ctx.needs = inputs[1 + len(saved) + count : -2], inputs[-2]
 
-    def differentiate_twice(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-        """Gradients of the gradients, by the formula: slow, but the same for every backend."""
-        further = torch.is_grad_enabled()  # third derivatives are wanted: the graph must reach the inputs
-        with torch.enable_grad():
-            # Views, so that a tensor that stands for two inputs is told apart.
-            own = [t.view_as(t) if further and t.requires_grad else t.detach() for t in ctx.saved_tensors]
-            own = [t if t.requires_grad else t.requires_grad_() for t in own]
-            _, first = operator.differentiate(own[0], own[1:], ctx.options, ctx.needs, twice=True)
-            pairs = [(f, g) for f, g in zip(first, grads, strict=True) if f.requires_grad and g is not None]
-            second = torch.autograd.grad(
-                [f for f, _ in pairs], own, [g for _, g in pairs], create_graph=further, allow_unused=True
-            )
+    def differentiate_slope(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+        grad, *tensors = ctx.saved_tensors
+        options = ctx.options
+        second = differentiate_twice(
+            lambda *own: operator.formula(*own, *options)[0], grad, tensors, ctx.needs, grads
+        )
         return (second[0], *(None,) * len(saved), *second[1:], *(None,) * (len(ctx.options) + 2))
 
-    torch.library.register_autograd(slope, differentiate_twice, setup_context=keep_all, lib=library)
+    torch.library.register_autograd(slope, differentiate_slope, setup_context=keep_all, lib=library)
     return op if saved else lambda *args: (op(*args),)
 
 

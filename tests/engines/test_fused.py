@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from seemore_fast import SeemoRe, load
-from seemore_fast.engines import fused
+from seemore_fast.engines import cpu_training, fused
 from seemore_fast.network import reference, variants
 from tests.support import golden
 
@@ -31,14 +33,19 @@ def gradients(model: nn.Module, x: Tensor, cotangent: Tensor) -> list[Tensor]:
 
 @pytest.fixture
 def backends_seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The backend of each forward that went through the fused operators."""
-    seen, forward = [], fused.forward
+    """The backend of each forward that is trained."""
+    seen, on_cpu, by_operators = [], cpu_training.forward, fused.forward
 
-    def spy(model: reference.SeemoRe, x: Tensor, backend: str) -> Tensor:
+    def spy_on_cpu(*args: Any) -> Tensor:
+        seen.append("cpu")
+        return on_cpu(*args)
+
+    def spy_on_operators(model: reference.SeemoRe, x: Tensor, backend: str) -> Tensor:
         seen.append(backend)
-        return forward(model, x, backend)
+        return by_operators(model, x, backend)
 
-    monkeypatch.setattr(fused, "forward", spy)
+    monkeypatch.setattr(cpu_training, "forward", spy_on_cpu)
+    monkeypatch.setattr(fused, "forward", spy_on_operators)
     return seen
 
 

@@ -2,71 +2,10 @@
 #include <cstring>
 
 #include "cpu/isa/dispatch.h"
+#include "cpu/ops/check.h"
 #include "cpu/ops/ops.h"
 
 using namespace seemore;
-
-namespace {
-
-// Weights, and one plane, are indexed by int.
-constexpr int64_t kMostChannels = 8192, kLongestSide = 65536;
-constexpr int kMostRecursive = 15;
-
-sm_status check_range(const char* op, const char* name, int64_t value, int64_t least, int64_t most) {
-  if (value >= least && value <= most) return SM_OK;
-  return fail(SM_ERROR_ARGUMENT, "%s: %s must lie in %lld..%lld, got %lld", op, name, (long long)least,
-              (long long)most, (long long)value);
-}
-
-sm_status check_options(const sm_op_params& p) {
-  const struct {
-    const char* name;
-    int64_t value, least, most;
-  } ranges[] = {{"n", p.n, 0, INT64_MAX},
-                {"c", p.c, 1, kMostChannels},
-                {"h", p.h, 1, kLongestSide},
-                {"w", p.w, 1, kLongestSide},
-                {"h * w", p.h * p.w, 1, INT32_MAX},
-                {"threads", p.threads, 1, INT32_MAX},
-                {"kernel", p.kernel, 1, kLongestSide},
-                {"rank", p.rank, 1, kMostChannels},
-                {"experts", p.experts, 0, kMostChannels},
-                {"topk", p.topk, 1, p.experts > 0 ? p.experts : 1},
-                {"recursive", p.recursive, 0, kMostRecursive}};
-  for (const auto& range : ranges) {
-    if (sm_status status = check_range(p.op, range.name, range.value, range.least, range.most)) return status;
-  }
-  if (p.kernel % 2 == 0)
-    return fail(SM_ERROR_ARGUMENT, "%s: kernel must be odd, got %lld", p.op, (long long)p.kernel);
-  if ((p.h < p.w ? p.h : p.w) >> 2 * p.recursive == 0)
-    return fail(SM_ERROR_ARGUMENT, "%s: h and w must be at least 4^recursive, got %lld and %lld", p.op,
-                (long long)p.h, (long long)p.w);
-  if (!(p.eps >= 0))
-    return fail(SM_ERROR_ARGUMENT, "%s: eps must be at least 0, got %g", p.op, (double)p.eps);
-  if (p.experts && !p.ranks) return fail(SM_ERROR_ARGUMENT, "%s: ranks is NULL", p.op);
-  for (int64_t e = 0; e < p.experts; ++e) {
-    if (sm_status status = check_range(p.op, "ranks[e]", p.ranks[e], 1, kMostChannels)) return status;
-  }
-  return SM_OK;
-}
-
-template <class T>
-sm_status check_pointers(const char* op, const char* name, T* const* pointers, int count) {
-  for (int i = 0; i < count; ++i) {
-    if (!pointers || !pointers[i]) return fail(SM_ERROR_ARGUMENT, "%s: %s[%d] is NULL", op, name, i);
-  }
-  return SM_OK;
-}
-
-sm_status check_tensors(const sm_op_params& p, const ops::Op& op) {
-  if (p.n == 0) return p.outputs ? SM_OK : fail(SM_ERROR_ARGUMENT, "%s: outputs is NULL", p.op);
-  if (sm_status status = check_pointers(p.op, "inputs", p.inputs, op.inputs)) return status;
-  if (!p.grad) return check_pointers(p.op, "outputs", p.outputs, 1 + op.saved);
-  if (!p.outputs) return fail(SM_ERROR_ARGUMENT, "%s: outputs is NULL", p.op);
-  return check_pointers(p.op, "saved", p.saved, op.saved);
-}
-
-}  // namespace
 
 sm_status sm_op(const sm_op_params* p) {
   if (!p->op) return fail(SM_ERROR_ARGUMENT, "sm_op: op is NULL");
@@ -76,7 +15,7 @@ sm_status sm_op(const sm_op_params* p) {
   const ops::Op* const end = op + isa->ops->count;
   while (op != end && strcmp(op->name, p->op)) ++op;
   if (op == end) return fail(SM_ERROR_ARGUMENT, "sm_op: there is no operator %s", p->op);
-  if (sm_status status = check_options(*p)) return status;
-  if (sm_status status = check_tensors(*p, *op)) return status;
+  if (sm_status status = ops::check_options(*p)) return status;
+  if (sm_status status = ops::check_tensors(*p, op->inputs, op->saved)) return status;
   return op->run(*p) ? SM_OK : fail(SM_ERROR_MEMORY, "%s: out of memory", p->op);
 }

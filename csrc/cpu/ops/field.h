@@ -46,6 +46,8 @@ struct Field {
 struct Arena {
   float* base;
   size_t used = 0;
+  Arena* weights = nullptr;  // from which `pack` takes its memory instead
+  bool fresh = true;         // false: another handed out the same parts, whose contents stay
 
   float* floats(size_t count) {
     float* const found = base ? base + used : nullptr;
@@ -62,7 +64,7 @@ struct Arena {
     const int outside = halo ? g.halo : 0;
     const size_t count = (g.h + 2 * outside) * stride + 2 * g.margin;
     float* const start = floats(count);
-    if (start && halo) memset(start, 0, sizeof(float) * count);
+    if (start && halo && fresh) memset(start, 0, sizeof(float) * count);
     return {start ? start + outside * stride + g.margin : nullptr, pitch, stride};
   }
 

@@ -16,11 +16,12 @@ Matrix pack(Arena& arena, int rows, int columns, int taps, const float* bias, co
   out.m = round_up(rows, 4);
   out.k = columns;
   out.taps = taps;
-  float* const b = arena.floats(out.m);
-  float* packed = arena.floats((size_t)out.m * columns * taps);
+  Arena& to = arena.weights ? *arena.weights : arena;
+  float* const b = to.floats(out.m);
+  float* packed = to.floats((size_t)out.m * columns * taps);
   out.bias = b;
   out.weight = packed;
-  if (!arena.base) return out;
+  if (!to.base || !to.fresh) return out;
   for (int row = 0; row < out.m; ++row) b[row] = bias && row < rows ? bias[row] : 0.0f;
   for (int block = 0; block < out.m; block += kBlock) {
     const int end = block + kBlock < out.m ? block + kBlock : out.m;
@@ -29,6 +30,17 @@ Matrix pack(Arena& arena, int rows, int columns, int taps, const float* bias, co
         for (int row = block; row < end; ++row) *packed++ = row < rows ? weight(row, column, tap) : 0.0f;
   }
   return out;
+}
+
+// A 3x3 convolution's weight [rows, columns, 3, 3], and what its gradient takes.
+inline Matrix pack_3x3(Arena& arena, int rows, int columns, const float* weight, const float* bias) {
+  return pack(arena, rows, columns, 9, bias,
+              [=](int m, int k, int tap) { return weight[(m * columns + k) * 9 + tap]; });
+}
+
+inline Matrix pack_3x3_transposed(Arena& arena, int rows, int columns, const float* weight) {
+  return pack(arena, columns, rows, 9, nullptr,
+              [=](int m, int k, int tap) { return weight[(k * columns + m) * 9 + 8 - tap]; });
 }
 
 // weight [rows, columns] as it is, and transposed.
@@ -117,6 +129,15 @@ inline void matrix_gradient(const Geometry& g, const Field& grad, int rows, cons
   correlate<kMatrixY, kMatrixX>(
       g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, columns, in.stride,
       [&](int j) { return in.at(j, 0, 0); }, [&](int i, int j) -> float& { return out[i * columns + j]; });
+}
+
+// Gradient of a 3x3 convolution's weight, out [rows, columns, 3, 3]; `in` has a halo.
+inline void gradient_3x3(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
+                         float* out) {
+  correlate<kMatrixY, kMatrixX>(
+      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, 9 * columns, in.stride,
+      [&](int j) { return in.at(j / 9, j % 9 / 3 - 1, j % 3 - 1); },
+      [&](int i, int j) -> float& { return out[i * 9 * columns + j]; });
 }
 
 // out [channels] = sums over the pixels of a gradient.

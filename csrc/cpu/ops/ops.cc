@@ -6,6 +6,7 @@
 #include "cpu/ops/layer_norm2d.h"
 #include "cpu/ops/low_rank_experts.h"
 #include "cpu/ops/mix_experts.h"
+#include "cpu/ops/network.h"
 #include "cpu/ops/op.h"
 #include "cpu/ops/rme.h"
 #include "cpu/ops/sme.h"
@@ -41,7 +42,10 @@ constexpr seemore::ops::Op kOps[] = {
 }  // namespace
 
 const seemore::ops::OpsTable* table() {
-  static const seemore::ops::OpsTable table = {kOps, sizeof kOps / sizeof *kOps};
+  static const seemore::ops::OpsTable table = {kOps,
+                                               sizeof kOps / sizeof *kOps,
+                                               {Ends::kBefore, Network::kRme, Network::kSme, Ends::kAfter,
+                                                Network::leaves, network_memory, run_network}};
   return &table;
 }
 

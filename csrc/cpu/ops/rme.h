@@ -58,12 +58,10 @@ struct Rme {
         calibrate(arena, g_, c, (int)p.recursive, w + kCalibrate),
         mixture(arena, g_, p, w + kMixture),
         half(arena, g_, c, p.eps, w + kHalf) {
-    const float *const weight = w[kConv], *const split = w[kSplit], *const bias = w[kSplit + 1];
+    const float *const split = w[kSplit], *const bias = w[kSplit + 1];
     const int n = c;
-    conv = pack(arena, c, c, 9, w[kConv + 1],
-                [=](int m, int j, int tap) { return weight[(m * n + j) * 9 + tap]; });
-    back_conv = pack(arena, c, c, 9, nullptr,
-                     [=](int m, int j, int tap) { return weight[(j * n + m) * 9 + 8 - tap]; });
+    conv = pack_3x3(arena, c, c, w[kConv], w[kConv + 1]);
+    back_conv = pack_3x3_transposed(arena, c, c, w[kConv]);
     for (int h = 0; h < 2; ++h) {
       float* const ordered = arena.floats(c);
       for (int i = 0; arena.base && i < c; ++i) ordered[i] = bias[from(i, h)];
@@ -124,11 +122,7 @@ struct Rme {
       multiply_row(g, grad_conv.row(r), conv_out.row(r), grad_conv.row(r), c);
       norm.forward(g, x, normal, r);
     }
-    const int n = c;
-    correlate<kMatrixY, kMatrixX>(
-        g, c, grad_conv.stride, [&](int i) { return grad_conv.at(i, 0, 0); }, 9 * c, normal.stride,
-        [&](int j) { return normal.at(j / 9, j % 9 / 3 - 1, j % 3 - 1); },
-        [&](int i, int j) -> float& { return dw[kConv][i * 9 * n + j]; });
+    gradient_3x3(g, grad_conv, c, normal, c, dw[kConv]);
     bias_gradient(g, grad_conv, c, dw[kConv + 1]);
     for (int r = 0; r < g.h; ++r) {
       convolve_3x3(g, back_conv, grad_conv, r, value.row(r));

@@ -1,0 +1,397 @@
+// The whole network with its gradients: each image goes through all of it in one thread's memory, so that
+// threads meet only at the end.
+//
+// Forward keeps of an image, for each layer, what RME and SME start from and what their backwards need
+// (`Rme::saved`, `Sme::saved`), one after the other; then the last layer's result and the sum with the skip.
+#pragma once
+
+#include "cpu/ops/layer_norm2d.h"
+#include "cpu/ops/matrices.h"
+#include "cpu/ops/ops.h"
+#include "cpu/ops/rme.h"
+#include "cpu/ops/sme.h"
+
+namespace seemore {
+namespace SM_ISA {
+namespace ops {
+
+using seemore::ops::NetworkCall;
+using seemore::ops::NetworkLeaves;
+
+// What stands before the layers and after them.  w: head, before the layers'; norm, conv_2 and upsampler,
+// after them; each weight and bias.
+struct Ends {
+  static constexpr int kBefore = 2, kAfter = 6;
+  const Geometry& g;
+  const sm_network_op_params& t;
+  int c, colours, outputs;
+  Norm norm;
+  Matrix head, back_head, conv_2, back_conv_2, up, back_up;
+  Field image, x, normal, sum, pixels, grad, skip, dx, none;
+  Row room;
+  float* sums;
+
+  Ends(Arena& arena, const Geometry& g_, const sm_network_op_params& t_, Weights before, Weights after)
+      : g(g_),
+        t(t_),
+        c((int)t.op.c),
+        colours((int)t.in_chans),
+        outputs((int)(t.in_chans * t.scale * t.scale)),
+        norm{after[0], after[1], t.op.eps, c} {
+    head = pack_3x3(arena, c, colours, before[0], before[1]);
+    back_head = pack_3x3_transposed(arena, c, colours, before[0]);
+    conv_2 = pack_3x3(arena, c, c, after[2], after[3]);
+    back_conv_2 = pack_3x3_transposed(arena, c, c, after[2]);
+    up = pack_3x3(arena, outputs, c, after[4], after[5]);
+    back_up = pack_3x3_transposed(arena, outputs, c, after[4]);
+    image = arena.field(g, colours, true);
+    pixels = arena.field(g, outputs, true);
+    arena.fields(g, c, true, normal, sum, skip, dx, none);
+    arena.fields(g, c, false, x, grad);
+    room = arena.row(g, c > outputs ? c : outputs);
+    sums = arena.floats(Norm::sums(c));
+  }
+
+  void read(const float* planes) const {
+    read_image(g, planes, colours, image);
+    for (int r = 0; r < g.h; ++r) {
+      each_in_row(g, colours, [&](int i, int at) SM_LAMBDA_INLINE {
+        float* const to = image.at(i, r, at);
+        store(to, (load(to) - t.mean[i]) * t.img_range);
+      });
+      zero_columns(image.row(r), colours, g.w, g.padded_w);
+    }
+  }
+
+  // From the image that was read, to planes.
+  void before(float* features) const {
+    for (int r = 0; r < g.h; ++r) {
+      convolve_3x3(g, head, image, r, room);
+      write_row(g, room, c, features, r);
+    }
+  }
+
+  void normalise(const float* features) const {
+    read_image(g, features, c, x);
+    for (int r = 0; r < g.h; ++r) norm.forward(g, x, normal, r);
+  }
+
+  // Features of the last layer and the head's; `kept`: their sum behind conv_2.
+  void after(const float* features, const float* first, float* kept, float* out) const {
+    normalise(features);
+    for (int r = 0; r < g.h; ++r) {
+      for (int i = 0; i < c; ++i)
+        memcpy(grad.at(i, r, 0), first + ((size_t)i * g.h + r) * g.w, sizeof(float) * g.w);
+      const Row rows[3] = {normal.row(r - 1), normal.row(r), normal.row(r + 1)};
+      matmul<Fp32, Epilogue::kResidual>(conv_2, nine_taps(rows), 0, g.padded_w, sum.row(r), grad.row(r));
+      zero_columns(sum.row(r), c, g.w, g.padded_w);
+    }
+    write_image(g, sum, c, kept);
+    const float per_range = 1.0f / t.img_range;
+    for (int r = 0; r < g.h; ++r) {
+      convolve_3x3(g, up, sum, r, room);
+      each_output(out, r, [&](int i, float* to, int64_t step) SM_LAMBDA_INLINE {
+        const float *const from = room.at(i, 0), mean = t.mean[i / (int)(t.scale * t.scale)];
+        for (int x = 0; x < g.w; ++x) to[x * step] = from[x] * per_range + mean;
+      });
+    }
+  }
+
+  // dout [in_chans, h * scale, w * scale]; `dfeatures`: of the last layer's; that of the head's is in `skip`.
+  void backward_after(const float* dout, const float* features, const float* kept, float* dfeatures,
+                      Gradients d) const {
+    const float per_range = 1.0f / t.img_range;
+    for (int r = 0; r < g.h; ++r)
+      each_output(dout, r, [&](int i, const float* from, int64_t step) SM_LAMBDA_INLINE {
+        float* const to = pixels.at(i, r, 0);
+        for (int x = 0; x < g.w; ++x) to[x] = from[x * step] * per_range;
+      });
+    mask(g, pixels, outputs);
+    read_image(g, kept, c, sum);
+    gradient_3x3(g, pixels, outputs, sum, c, d[4]);
+    bias_gradient(g, pixels, outputs, d[5]);
+    for (int r = 0; r < g.h; ++r) convolve_3x3(g, back_up, pixels, r, skip.row(r));
+    mask(g, skip, c);
+    normalise(features);
+    gradient_3x3(g, skip, c, normal, c, d[2]);
+    bias_gradient(g, skip, c, d[3]);
+    for (int r = 0; r < g.h; ++r) {
+      convolve_3x3(g, back_conv_2, skip, r, grad.row(r));
+      zero_columns(grad.row(r), c, g.w, g.padded_w);
+      norm.backward(g, x, grad, none, dx, sums, r);
+    }
+    norm.weight_gradients(sums, d[0], d[1]);
+    write_image(g, dx, c, dfeatures);
+  }
+
+  // After backward_after and read: dfeatures of the first layer's; `dimage` may be null.
+  void backward_before(const float* dfeatures, float* dimage, Gradients d) const {
+    read_image(g, dfeatures, c, dx);
+    each_vector(g, c, [&](int i, int r, int at) SM_LAMBDA_INLINE {
+      store(dx.at(i, r, at), load(dx.at(i, r, at)) + load(skip.at(i, r, at)));
+    });
+    gradient_3x3(g, dx, c, image, colours, d[0]);
+    bias_gradient(g, dx, c, d[1]);
+    for (int r = 0; dimage && r < g.h; ++r) {
+      convolve_3x3(g, back_head, dx, r, room);
+      each_in_row(g, colours, [&](int i, int at) SM_LAMBDA_INLINE {
+        store(room.at(i, at), load(room.at(i, at)) * t.img_range);
+      });
+      write_row(g, room, colours, dimage, r);
+    }
+  }
+
+ private:
+  // f(channel, pixels of row r that it makes, distance between them).
+  template <class T, class F>
+  SM_INLINE void each_output(T* planes, int r, const F& f) const {
+    const int64_t s = t.scale, width = g.w * s;
+    for (int i = 0; i < outputs; ++i) {
+      const int64_t plane = i / (s * s), row = r * s + i / s % s;
+      f(i, planes + (plane * g.h * s + row) * width + i % s, s);
+    }
+  }
+};
+
+// Kinds of parts.
+constexpr int kEnds = 0, kRmes = 1, kSmes = 2;
+template <int kKind>
+struct Part {};
+
+struct Network {
+  static constexpr int kRme = decltype(Rme::sizes(sm_op_params()))::kCount,
+                       kSme = decltype(Sme::sizes(sm_op_params()))::kCount, kLayer = kRme + kSme;
+
+  static void leaves(const sm_network_op_params& t, NetworkLeaves& found) {
+    const int64_t c = t.op.c, outputs = t.in_chans * t.scale * t.scale;
+    const auto rme = Rme::sizes(t.op);
+    const auto sme = Sme::sizes(t.op);
+    const auto before = sizes_of(9 * c * t.in_chans, c);
+    const auto after = sizes_of(c, c, 9 * c * c, c, 9 * c * outputs, outputs);
+    auto append = [&](const auto& sizes) {
+      for (const int64_t floats : sizes.of) found.floats[found.count++] = floats;
+    };
+    append(before);
+    for (int64_t i = 0; i < t.layers; ++i) append(rme), append(sme);
+    append(after);
+  }
+
+  const NetworkCall& call;
+  const sm_network_op_params& t;
+  const sm_op_params& p;
+  Geometry g;
+  size_t room[3] = {}, packed[3] = {};  // floats of fields, and of packed weights, of a part of each kind
+
+  explicit Network(const NetworkCall& call_)
+      : call(call_),
+        t(call.params),
+        p(t.op),
+        g(p.h, p.w, Sme::reach(p) > Rme::reach(p) ? Sme::reach(p) : Rme::reach(p)) {
+    each_part([&]<int kPart>(Part<kPart> part) {
+      Arena weights = {nullptr}, fields = {nullptr, 0, &weights};
+      make(part, 0, fields, [](auto&) {});
+      room[kPart] = fields.used;
+      packed[kPart] = weights.used;
+    });
+  }
+
+  template <class F>
+  static void each_part(const F& f) {
+    f(Part<kEnds>()), f(Part<kRmes>()), f(Part<kSmes>());
+  }
+
+  Weights layer(int64_t i) const { return call.weights + Ends::kBefore + i * kLayer; }
+
+  // f(the part, of layer i where it is one's), its memory from the arena.
+  template <int kPart, class F>
+  void make(Part<kPart>, int64_t i, Arena& arena, const F& f) const {
+    if constexpr (kPart == kEnds) {
+      Ends ends(arena, g, t, call.weights, layer(t.layers));
+      f(ends);
+    } else if constexpr (kPart == kRmes) {
+      Rme rme(arena, g, p, layer(i));
+      f(rme);
+    } else {
+      Sme sme(arena, g, p, layer(i) + kRme);
+      f(sme);
+    }
+  }
+
+  size_t rooms() const { return room[kEnds] + room[kRmes] + room[kSmes]; }
+  size_t packs() const { return packed[kEnds] + t.layers * (packed[kRmes] + packed[kSmes]); }
+
+  // The same with everyone's packed weights, in a thread's memory, which another made; or to make them.
+  template <int kPart, class F>
+  void with(Part<kPart> part, int64_t i, float* memory, float* weights, bool packs, bool clears,
+            const F& f) const {
+    for (int before = 0; before < kPart; ++before) memory += room[before], weights += packed[before];
+    if (kPart != kEnds) weights += i * (packed[kRmes] + packed[kSmes]);
+    Arena from = {weights, 0, nullptr, packs}, fields = {memory, 0, &from, clears};
+    make(part, i, fields, f);
+  }
+};
+
+// One thread's way through the network.
+struct NetworkThread {
+  const Network& net;
+  float *memory, *packs;
+  float *chain, *own;  // two images of features; gradients of an image that are to be added
+
+  NetworkThread(const Network& net_, float* memory_, float* packs_)
+      : net(net_), memory(memory_), packs(packs_), chain(memory + net.rooms()), own(chain + 2 * features()) {
+    Network::each_part([&](auto part) { net.with(part, 0, memory, packs, false, true, [](auto&) {}); });
+  }
+
+  static size_t floats(const Network& net) {
+    const sm_op_params& p = net.p;
+    return net.rooms() + (p.grad ? 2 * p.c * p.h * p.w + net.call.floats : 0);
+  }
+
+  int64_t features() const { return net.p.c * net.p.h * net.p.w; }
+  // What forward keeps of an RME and of an SME, their input first.
+  int64_t kept_rme() const { return 3 * features() + net.p.experts + net.p.c; }
+  int64_t kept_layer() const { return kept_rme() + 2 * features(); }
+
+  // The place of image n in all_kept[layer], or behind the layers.
+  template <class T>
+  T* kept(T* const* all_kept, int64_t layer, int64_t n) const {
+    return all_kept[layer] + n * (layer < net.t.layers ? kept_layer() : 2 * features());
+  }
+
+  // Of image n.
+  void forward(int64_t n, const float* image, float* out, float* const* all_kept) const {
+    const int64_t f = features(), layers = net.t.layers;
+    float* const first = kept(all_kept, 0, n);
+    ends([&](const Ends& ends) {
+      ends.read(image);
+      ends.before(first);
+    });
+    for (int64_t i = 0; i < layers; ++i) {
+      float *const x = kept(all_kept, i, n), *const y = x + kept_rme();
+      rme(i, [&](Rme& rme) {
+        const float* in[] = {x};
+        float* made[] = {y, x + f, x + 2 * f, x + 3 * f, x + 3 * f + net.p.experts};
+        rme.forward(in, made);
+      });
+      sme(i, [&](Sme& sme) {
+        const float* in[] = {y};
+        float* made[] = {kept(all_kept, i + 1, n), y + f};
+        sme.forward(in, made);
+      });
+    }
+    float* const last = kept(all_kept, layers, n);
+    ends([&](const Ends& ends) { ends.after(last, first, last + f, out); });
+  }
+
+  // To the vector of gradients; those of layers before `call.first`, and of the head without `call.head`, are
+  // left out.
+  void backward(int64_t n, const float* dout, const float* image, float* dimage, const float* const* all_kept,
+                float* gradients) const {
+    const int64_t f = features(), layers = net.t.layers, leaves = Network::kLayer;
+    const int64_t* const offsets = net.call.offsets;
+    auto all = [&](auto& d, int64_t first_leaf, int skip) {
+      for (size_t i = skip; i < sizeof d / sizeof *d; ++i) d[i] = gradients + offsets[first_leaf + i - skip];
+    };
+    const float* const last = kept(all_kept, layers, n);
+    float* d_after[Ends::kAfter];
+    all(d_after, Ends::kBefore + layers * leaves, 0);
+    ends([&](const Ends& ends) { ends.backward_after(dout, last, last + f, chain, d_after); });
+    for (int64_t i = layers - 1; i >= net.call.first; --i) {
+      const float *const x = kept(all_kept, i, n), *const y = x + kept_rme();
+      sme(i, [&](Sme& sme) {
+        const float *in[] = {y}, *saved[] = {y + f};
+        float* d[1 + Network::kSme] = {chain + f};
+        all(d, Ends::kBefore + i * leaves + Network::kRme, 1);
+        sme.backward(chain, saved, in, d);
+      });
+      rme(i, [&](Rme& rme) {
+        const float* in[] = {x};
+        const float* saved[] = {x + f, x + 2 * f, x + 3 * f, x + 3 * f + net.p.experts};
+        float* d[1 + Network::kRme] = {chain};
+        all(d, Ends::kBefore + i * leaves, 1);
+        rme.backward(chain + f, saved, in, d);
+      });
+    }
+    if (!net.call.head) return;
+    float* d_before[Ends::kBefore];
+    all(d_before, 0, 0);
+    ends([&](const Ends& ends) {
+      ends.read(image);
+      ends.backward_before(chain, dimage, d_before);
+    });
+  }
+
+ private:
+  template <class F>
+  void ends(const F& f) const {
+    net.with(Part<kEnds>(), 0, memory, packs, false, false, f);
+  }
+  template <class F>
+  void rme(int64_t i, const F& f) const {
+    net.with(Part<kRmes>(), i, memory, packs, false, false, f);
+  }
+  template <class F>
+  void sme(int64_t i, const F& f) const {
+    net.with(Part<kSmes>(), i, memory, packs, false, false, f);
+  }
+};
+
+inline int network_threads(const NetworkCall& call) {
+  const sm_op_params& p = call.params.op;
+  return useful_threads(p.threads, p.grad ? call.slots : p.n);
+}
+
+inline int64_t network_memory(const NetworkCall& call) {
+  const Network net(call);
+  return net.packs() + network_threads(call) * NetworkThread::floats(net);
+}
+
+// Backward: slot s takes the images s, s + slots and so on, one after the other.
+inline void run_network(const NetworkCall& call, float* memory) {
+  const Network net(call);
+  struct Shared {
+    const Network& net;
+    float *packs, *memory;
+    size_t each;
+    Tasks parts = {};
+
+    float* own(int thread) const { return memory + thread * each; }
+  } all = {net, memory, memory + net.packs(), NetworkThread::floats(net)};
+  const int threads = network_threads(call);
+  if (!threads) return;
+  run_tasks(threads, 1 + net.t.layers, [&](int64_t task, int thread) {
+    auto pack = [&](auto part, int64_t i) {
+      net.with(part, i, all.own(thread), all.packs, true, false, [](auto&) {});
+    };
+    if (!task) return pack(Part<kEnds>(), 0);
+    pack(Part<kRmes>(), task - 1);
+    pack(Part<kSmes>(), task - 1);
+  });
+  all.parts.tasks = net.p.grad ? call.slots : net.p.n;
+  parallel(
+      threads,
+      [](void* context, int thread, int) {
+        Shared& s = *static_cast<Shared*>(context);
+        const NetworkCall& call = s.net.call;
+        const sm_op_params& p = s.net.p;
+        const NetworkThread own(s.net, s.own(thread), s.packs);
+        const int64_t pixels = s.net.t.in_chans * p.h * p.w, larger = pixels * s.net.t.scale * s.net.t.scale;
+        s.parts.run([&](int64_t part) {
+          if (!p.grad)
+            return own.forward(part, p.inputs[0] + part * pixels, p.outputs[0] + part * larger,
+                               p.outputs + 1);
+          float* const sums = call.partial + part * call.floats;
+          for (int64_t n = part; n < p.n; n += call.slots) {
+            float* const gradients = n == part ? sums : own.own;
+            float* const dimage = p.outputs[0] ? p.outputs[0] + n * pixels : nullptr;
+            own.backward(n, p.grad + n * larger, p.inputs[0] + n * pixels, dimage, p.saved, gradients);
+            for (int64_t i = 0; n != part && i < call.floats; ++i) sums[i] += gradients[i];
+          }
+        });
+      },
+      &all);
+}
+
+}  // namespace ops
+}  // namespace SM_ISA
+}  // namespace seemore

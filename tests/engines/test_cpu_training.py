@@ -1,0 +1,130 @@
+"""The network's differentiable op on the CPU, beyond what test_fused.py asks of training."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from seemore_fast import SeemoRe
+from seemore_fast.engines import cpu_training, one_op
+from seemore_fast.network import reference, variants
+from tests.support import golden
+
+ENDS = [(1, 1, 1), (3, 2, 2), (2, 3, 1)]
+"""Of colours, scale and layers."""
+
+
+def network(variant: str = "t-x2", **changes) -> SeemoRe:
+    small = {"num_layers": 1, "embedding_dim": 12}
+    return golden.fill(SeemoRe(**{**variants.config(variant), **small, **changes}), seed=5)
+
+
+def oracle(model: SeemoRe) -> reference.SeemoRe:
+    exact = reference.SeemoRe(**model.config).double()
+    exact.load_state_dict(model.state_dict())
+    return exact
+
+
+def gradients(model: torch.nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
+    wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad((model(x) * cotangent.to(x.dtype)).sum(), [x, *wanted.values()])
+    return dict(zip(["x", *wanted], found, strict=True))
+
+
+@pytest.mark.parametrize(("colours", "scale", "layers"), ENDS)
+@pytest.mark.parametrize("variant", ["t-x2", "b-x2"])
+def test_any_ends(isa, variant: str, colours: int, scale: int, layers: int) -> None:
+    model = network(variant, in_chans=colours, scale=scale, num_layers=layers, img_range=2.0)
+    x, cotangent = torch.rand(2, colours, 17, 19), torch.randn(2, colours, 17 * scale, 19 * scale)
+    got = gradients(model, x.requires_grad_(), cotangent)
+    want = gradients(oracle(model), x.detach().double().requires_grad_(), cotangent.double())
+    for name, exact in want.items():
+        assert golden.relative_l2(got[name], exact) <= 2e-5 or exact.norm() < 1e-10 > got[name].norm(), name
+
+
+def test_no_layers() -> None:
+    model = network(num_layers=0)
+    x, cotangent = torch.rand(1, 3, 16, 16), torch.randn(1, 3, 32, 32)
+    got = gradients(model, x.requires_grad_(), cotangent)
+    want = gradients(oracle(model), x.detach().double().requires_grad_(), cotangent)
+    assert all(golden.relative_l2(got[name], exact) <= 1e-5 for name, exact in want.items())
+
+
+def test_threads_and_places_in_the_batch_do_not_matter() -> None:
+    """More images than gradients are kept apart for; their outputs and input gradients are each one's own."""
+    model, cotangent = network(), torch.randn(19, 3, 32, 34)
+    x = torch.rand(19, 3, 16, 17).requires_grad_()
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(gradients(model, x, cotangent))
+    assert all(
+        torch.equal(a, b) for f in found[1:] for a, b in zip(found[0].values(), f.values(), strict=True)
+    )
+    alone = gradients(model, x.detach()[7:8].requires_grad_(), cotangent[7:8])
+    assert torch.equal(alone["x"], found[0]["x"][7:8])
+    want = gradients(oracle(model), x.detach().double().requires_grad_(), cotangent)
+    assert all(golden.relative_l2(found[0][name], exact) <= 2e-5 for name, exact in want.items())
+
+
+@pytest.mark.parametrize("learns", ["body.1", "body.2.global_block.ffn", "conv_2", "conv_1"])
+def test_what_lies_before_the_first_gradient_is_left_out(learns: str) -> None:
+    model, x, cotangent = network(num_layers=3), torch.rand(2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+    want = gradients(model, x.requires_grad_(), cotangent)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(learns))
+    (model(x.detach()) * cotangent).sum().backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith(learns):
+            assert torch.equal(parameter.grad, want[name]), name
+        else:
+            assert parameter.grad is None
+
+
+def test_gradients_of_gradients() -> None:
+    model, x = network(), torch.rand(1, 3, 16, 16)
+
+    def penalty(of: torch.nn.Module, x: Tensor) -> Tensor:
+        (slope,) = torch.autograd.grad(of(x).square().sum(), x, create_graph=True)
+        return slope.square().sum()
+
+    parameters = list(model.parameters())
+    got = torch.autograd.grad(penalty(model, x.requires_grad_()), parameters, allow_unused=True)
+    exact = oracle(model)
+    wide = x.detach().double().requires_grad_()
+    want = torch.autograd.grad(penalty(exact, wide), list(exact.parameters()), allow_unused=True)
+    for a, b in zip(got, want, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            assert golden.relative_l2(a, b) <= 2e-4 or b.norm() < 1e-10
+
+
+def test_opcheck() -> None:
+    """Schema, fakes and autograd are what torch.library asks for."""
+    model = network()
+    text = json.dumps(model.config)
+    weights = one_op.weights_of(model, one_op.tree_of(text))
+    x = torch.rand(2, 3, 16, 17).requires_grad_()
+    torch.library.opcheck(torch.ops.seemore_fast.train.default, (x, weights, text))
+
+
+def test_no_images() -> None:
+    model = network()
+    weights = one_op.weights_of(model, one_op.tree_of(model._text))
+    out = cpu_training.forward(torch.rand(0, 3, 16, 16), weights, model._text)
+    assert out.shape == (0, 3, 32, 32)
+    out.sum().backward()
+    assert all(not p.grad.any() for p in model.parameters())
+
+
+def test_tensors_of_another_network_are_refused() -> None:
+    """Nothing is read or written."""
+    model = network()
+    weights = one_op.weights_of(model, one_op.tree_of(model._text))
+    with pytest.raises(ValueError, match=r"inputs must be the image and \d+ weights"):
+        cpu_training.forward(torch.rand(1, 3, 16, 16), weights[:-1], model._text)
+    with pytest.raises(ValueError, match=r"h and w must be at least 4\^recursive"):
+        cpu_training.forward(torch.rand(1, 3, 16, 15), weights, model._text)
