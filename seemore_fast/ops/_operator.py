@@ -86,21 +86,6 @@ class Operator:
         return _differentiate(lambda *own: self.formula(*own, *options)[0], grad, own, needs)
 
 
-def differentiate(
-    self,
-    grad: Tensor,
-    tensors: Sequence[Tensor],
-    options: Sequence[Any],
-    needs: Sequence[bool],
-    twice: bool = False,
-) -> tuple[Tensor, list[Tensor]]:
-    """The result, and the gradients asked for, of the formula by PyTorch; zeros where it has none.
-
-    ``twice``: they are to be differentiated again; ``tensors`` must require gradients then.
-    """
-    return differentiate(lambda *own: self.formula(*own, *options)[0], grad, tensors, needs, twice=twice)
-
-
 def _differentiate(
     formula: Callable[..., Tensor],
     grad: Tensor,

@@ -238,14 +238,14 @@ struct NetworkThread {
   float *chain, *own;  // two images of features; gradients of an image that are to be added
 
   NetworkThread(const Network& net_, float* memory_, float* packs_)
-      : net(net_), memory(memory_), packs(packs_), chain(memory + net.rooms()), own(chain + 2 * features()) {
+      : net(net_), memory(memory_), packs(packs_), chain(memory + net.rooms()), own(chain + chained(net)) {
     Network::each_part([&](auto part) { net.with(part, 0, memory, packs, false, true, [](auto&) {}); });
   }
 
   static size_t floats(const Network& net) {
-    const sm_op_params& p = net.p;
-    return net.rooms() + (p.grad ? 2 * p.c * p.h * p.w + net.call.floats : 0);
+    return net.rooms() + (net.p.grad ? chained(net) + net.call.floats : 0);
   }
+  static size_t chained(const Network& net) { return (2 * net.p.c * net.p.h * net.p.w + 15) / 16 * 16; }
 
   int64_t features() const { return net.p.c * net.p.h * net.p.w; }
   // What forward keeps of an RME and of an SME, their input first.
