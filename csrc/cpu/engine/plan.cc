@@ -7,13 +7,14 @@
 #include "cpu/engine/pack.h"
 #include "cpu/engine/run.h"
 #include "cpu/isa/dispatch.h"
+#include "cpu/isa/features.h"
 
 namespace seemore {
 namespace engine {
 namespace {
 
-constexpr int kDefaultStrip = 320;  // columns; the widest rings of C = 48 then stay near the size of an L2
-constexpr int kLeastStrip = 32;
+constexpr int kWideStrip = 640, kDefaultStrip = 320;  // columns
+constexpr int kLeastStrip = kSumColumns;
 constexpr int kLeastBand = 8;  // rows; in smaller bands threads would mostly compute each other's halo
 
 size_t low_floats(int channels, int h, int w) {
@@ -27,12 +28,12 @@ Plan make_plan(const Model& m, const EngineTable& table, const Area& area, int t
   plan.area = area;
   plan.padded_w = round_up(area.w, kColumnAlign);
   plan.threads = threads;
-  // Strips of equal width.  They depend on the image alone, never on the threads: same bits for any number.
+  // Strips of nearly equal width.
   const int strips = (plan.padded_w + widest_strip - 1) / widest_strip;
-  plan.strip = round_up((plan.padded_w + strips - 1) / strips, 2 * kColumnAlign);
+  plan.strip = round_up((plan.padded_w + strips - 1) / strips, kSumColumns);
   plan.plane = (size_t)m.padded_dim * area.h * plan.padded_w;
   plan.ranks = (size_t)m.padded_rank * area.h * plan.padded_w;
-  plan.sums = (size_t)((plan.padded_w + plan.strip - 1) / plan.strip) * area.h * m.padded_dim;
+  plan.sums = (size_t)sum_blocks(plan.padded_w) * area.h * m.padded_dim;
   if (plan.strip < plan.padded_w) plan.columns = (size_t)2 * area.h * m.padded_dim * halo_columns(m.kernel);
   if (threads > 1) plan.border = (size_t)2 * reach_of(m.kernel) * m.padded_dim * plan.padded_w;
   plan.workspace = 2 * plan.ranks + plan.sums + plan.columns + threads * plan.border;
@@ -47,6 +48,13 @@ Plan make_plan(const Model& m, const EngineTable& table, const Area& area, int t
   }
   plan.scratch = table.scratch_floats(m, plan);
   return plan;
+}
+
+// Wide strips compute less twice, and read longer pieces of rows; narrow ones have smaller rings.  Wide is
+// faster where a thread's rings fit half of what caches a core has (docs/notes/cpu-engine.md).
+int widest_strip(const Model& m, const EngineTable& table, const Area& area) {
+  const size_t rings = make_plan(m, table, area, 1, kWideStrip).scratch * sizeof(float);
+  return 2 * rings <= cache_of_a_core() ? kWideStrip : kDefaultStrip;
 }
 
 sm_status table_for(const Model& m, const EngineTable*& table) {
@@ -79,11 +87,10 @@ sm_status plan_for(const sm_forward_params& params, Plan& plan, const EngineTabl
   const Model& m = params.engine->model;
   if (const sm_status status = table_for(m, table)) return status;
   if (const sm_status status = check_size(m, params.h, params.w, params.threads)) return status;
-  // The width of strips decides the last bits, so it must not depend on the threads: the widest that one
-  // thread can have within the limit; then as many threads as there is room for.
+  // The widest strips that one thread can have within the limit; then as many threads as there is room for.
   const Area area = whole_image((int)params.h, (int)params.w);
   const size_t limit = params.workspace_limit > 0 ? params.workspace_limit / sizeof(float) : SIZE_MAX;
-  int strip = kDefaultStrip, threads = 1;
+  int strip = widest_strip(m, *table, area), threads = 1;
   plan = make_plan(m, *table, area, threads, strip);
   for (; forward_floats(plan) > limit && strip > kLeastStrip;
        plan = make_plan(m, *table, area, threads, strip))
@@ -126,8 +133,8 @@ sm_status plan_for(const sm_tile_params& params, Plan& plan, const EngineTable*&
   const Area area = {(int)params.h,      (int)params.w,     (int)params.y0,  (int)params.y1,
                      (int)params.x0,     (int)params.x1,    (int)params.top, (int)params.left,
                      (int)params.full_h, (int)params.full_w};
-  plan =
-      make_plan(m, *table, area, std::min(params.threads, std::max(1, area.h / kLeastBand)), kDefaultStrip);
+  plan = make_plan(m, *table, area, std::min(params.threads, std::max(1, area.h / kLeastBand)),
+                   widest_strip(m, *table, area));
   return SM_OK;
 }
 

@@ -18,6 +18,11 @@ constexpr int reach_of(int kernel) { return kernel / 2 > kConvReach ? kernel / 2
 // Columns that a strip reads of the one to its left, in whole vectors, at most.
 constexpr int halo_columns(int kernel) { return round_up(kernel / 2 > 2 ? kernel / 2 : 2, kColumnAlign); }
 
+// Columns of one of the router's partial sums.  Strips are whole multiples, so that how wide they are does
+// not change the order of sums.
+constexpr int kSumColumns = 64;
+constexpr int sum_blocks(int columns) { return (columns + kSumColumns - 1) / kSumColumns; }
+
 // What is computed: an image, or a crop of one, of which the inner part is wanted.
 struct Area {
   int h, w;

@@ -14,8 +14,9 @@ namespace engine {
 
 // What one row and strip of the image gives.
 struct RmeOutputs {
-  Row yp, b;    // residual + P x + p; B x; null where only sums are asked for
-  float* sums;  // [C] of columns [x0, x1) of x
+  Row yp, b;          // residual + P x + p; B x; null where only sums are asked for
+  float* sums;        // [C] for each block of kSumColumns, of those of its columns of x in [x0, x1)
+  size_t sums_pitch;  // between blocks
   int x0, x1;
 };
 
@@ -90,8 +91,9 @@ struct RmeStage {
   // Results of row r, once x_half was called up to r + 1.
   void finish(int r, const Row& residual, const RmeOutputs& out) {
     const Row in[3] = {horizontal[slot(r - 1, 3)], horizontal[slot(r, 3)], horizontal[slot(r + 1, 3)]};
-    for (int c = 0; c < padded_dim; ++c) out.sums[c] = 0;
+    static_assert(kSumColumns == kChunk);
     each_chunk(s.x0, s.x1, [&](int from, int to) SM_LAMBDA_INLINE {
+      float* const sums = out.sums + from / kSumColumns * out.sums_pitch;
       const Row mixed = operand.window(from);
       for (int c = 0; c < padded_dim; c += 2) {
         vf sum[2] = {};
@@ -107,7 +109,7 @@ struct RmeStage {
             }
           for (int n = 0; n < N; ++n) Op::put(mixed, c, x + n * VL, value[0][n], value[1][n]);
         });
-        for (int i = 0; i < 2; ++i) out.sums[c + i] += horizontal_sum(sum[i]);
+        for (int i = 0; i < 2; ++i) sums[c + i] = horizontal_sum(sum[i]);
       }
       if (!out.yp.p) return;
       matmul<Op, Epilogue::kResidual>(group.proj, one_tap(mixed), from, to, out.yp, residual);
@@ -136,7 +138,8 @@ void rme_row(Worker& w, RmeStage<Op>& stage, int r, Band rows, int i, bool sums_
   }
   const int q = r - 1;
   if (q < rows.r0 || q >= rows.r1) return;
-  RmeOutputs results = {{}, {}, w.sums + ((size_t)i * w.area.h + q) * w.m.padded_dim, w.area.x0, w.area.x1};
+  const size_t all_rows = (size_t)w.area.h * w.m.padded_dim;
+  RmeOutputs results = {{}, {}, w.sums + (size_t)q * w.m.padded_dim, all_rows, w.area.x0, w.area.x1};
   if (!sums_only) results.yp = w.x.row(q), results.b = w.b.row(q);
   stage.finish(q, w.x.row(q), results);
 }

@@ -8,22 +8,36 @@ namespace seemore {
 namespace SM_ISA {
 namespace engine {
 
-// Of the area's inner part, in an order that does not depend on the threads.
-inline double sum_of(const Worker& w, int ch) {
-  double sum = 0;
-  for (int i = 0; i < strips(w.plan); ++i)
-    for (int r = w.area.y0; r < w.area.y1; ++r)
-      sum += w.sums[((size_t)i * w.area.h + r) * w.m.padded_dim + ch];
-  return sum;
+constexpr int kSummedAtOnce = 4;  // channels, of which each waits for its own sum; padded_dim is a multiple
+
+// Of the area's inner part, for channels from `ch` on, in an order that does not depend on threads and
+// strips.
+inline void sum_pixels(const Worker& w, int ch, double (&sum)[kSummedAtOnce]) {
+  for (double& of : sum) of = 0;
+  for (int i = 0; i < sum_blocks(w.plan.padded_w); ++i)
+    for (int r = w.area.y0; r < w.area.y1; ++r) {
+      const float* const part = w.sums + ((size_t)i * w.area.h + r) * w.m.padded_dim + ch;
+      for (int j = 0; j < kSummedAtOnce; ++j) sum[j] += part[j];
+    }
+}
+
+// Calls f(channel, its sum).
+template <class F>
+inline void each_sum(const Worker& w, F f) {
+  for (int ch = 0; ch < w.m.dim; ch += kSummedAtOnce) {
+    double sum[kSummedAtOnce];
+    sum_pixels(w, ch, sum);
+    for (int j = 0; j < kSummedAtOnce && ch + j < w.m.dim; ++j) f(ch + j, sum[j]);
+  }
 }
 
 // Every thread computes it for itself, in the same order: no barrier, same bits.
 inline Routing route(const Worker& w, const Group& group) {
   double probabilities[kMaxExperts] = {};
-  for (int ch = 0; ch < w.m.dim; ++ch) {
-    const double mean = sum_of(w, ch) / ((double)w.area.h * w.area.w);
+  each_sum(w, [&](int ch, double sum) {
+    const double mean = sum / ((double)w.area.h * w.area.w);
     add_logits(group.router, ch, mean, w.m.num_experts, w.m.dim, probabilities);
-  }
+  });
   softmax(probabilities, w.m.num_experts);
   Routing routing = {};
   routing.count = w.m.topk;

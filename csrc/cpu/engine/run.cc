@@ -50,7 +50,7 @@ void network(Worker& w) {
 
 // The pooled sums, and the tile's part of the image's aggregated map.
 void hand_over(const Worker& w) {
-  for (int ch = 0; ch < w.m.dim; ++ch) w.run.sums[ch] = sum_of(w, ch);
+  each_sum(w, [&](int ch, double sum) { w.run.sums[ch] = sum; });
   const LowMap& last = w.low[w.m.recursive - 1];
   const int skip = w.m.recursive == 1 ? 1 : 0, ratio = 1 << (2 * w.m.recursive);
   const int h = (w.area.y1 - w.area.y0) / ratio, columns = (w.area.x1 - w.area.x0) / ratio;

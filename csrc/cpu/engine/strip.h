@@ -19,10 +19,11 @@ struct Strip {
   // The column of [x0, x1] nearest to x.
   SM_INLINE int inner(int x) const { return x < x0 ? x0 : x < x1 ? x : x1; }
 
-  // Zeroes `halo` columns outside the image, if this strip reaches its edges.
+  // Zeroes `halo` columns outside the image, as far as the row has them, if this strip reaches its edges.
   SM_INLINE void mask(const Row& row, int channels, int halo) const {
-    if (e0 == 0) zero_columns(row, channels, -halo, 0);
-    if (w < e1 + halo) zero_columns(row, channels, w, e1 + halo);
+    const int first = x0 - pad, end = x1 + pad;
+    if (e0 == 0) zero_columns(row, channels, first < -halo ? -halo : first, 0);
+    if (w < e1 + halo) zero_columns(row, channels, w, end < e1 + halo ? end : e1 + halo);
   }
 };
 

@@ -19,7 +19,7 @@ struct Worker {
   Plane x, b, c;
   Plane above, below, kept[2];  // copies of parts of x, see StreamInput
   LowMap low[kMaxRecursive], aggregated, map;
-  float* sums;     // [strips][H][padded_dim]
+  float* sums;     // [blocks of kSumColumns][H][padded_dim]
   float* scratch;  // of this thread
 
   Worker(Run& run_, int thread_, int threads_)

@@ -68,7 +68,28 @@ X86Level x86_level() {
 
 bool arm_has_bf16() { return false; }
 
+size_t cache_of_a_core() {
+  // Asked once: a virtual machine's host answers, which takes it microseconds.
+  static const size_t bytes = [] {
+    const unsigned siblings = cpuid(0xb, 0).b & 0xffff, threads = siblings ? siblings : 1;  // of a core
+    constexpr unsigned kIntel = 4, kAmd = 0x8000001d, kInstructions = 2;
+    const unsigned leaf = cpuid(kIntel, 0).a & 31 ? kIntel : kAmd;
+    size_t sum = 0;
+    for (unsigned i = 0;; ++i) {
+      const Registers r = cpuid(leaf, i);
+      const unsigned type = r.a & 31, level = r.a >> 5 & 7, sharing = (r.a >> 14 & 0xfff) + 1;
+      if (type == 0) return sum;
+      if (type == kInstructions || level < 2) continue;
+      const size_t ways = (r.b >> 22) + 1, parts = (r.b >> 12 & 0x3ff) + 1, line = (r.b & 0xfff) + 1;
+      sum += ways * parts * line * ((size_t)r.c + 1) / (sharing > threads ? sharing / threads : 1);
+    }
+  }();
+  return bytes;
+}
+
 #else
+
+size_t cache_of_a_core() { return 0; }
 
 X86Level x86_level() { return X86Level::kNone; }
 
