@@ -98,13 +98,14 @@ SM_API sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params);
  *
  * The forward in phases over crops of an image, with routing and calibration of the whole, as
  * sm_engine_tile() of seemore.h: every pixel of a tile comes out to the bit as in a forward of the image. CP:
- * C rounded up; RP: R likewise. Networks whose kernels are those of wide ones have no tiles.
+ * C rounded up; RP: R likewise.
  */
 #define SM_CUDA_TILE_STEP 32 /* crops and tiles begin at multiples of it; so tiles end, or with the image */
 
 typedef struct sm_cuda_tile_layout {
   int channels, ranks;    /* CP, RP */
   int router_h, router_w; /* the image's tiles whose logits `partial` has */
+  int map_element;        /* bytes of a value of `map` */
   int64_t workspace;      /* bytes, for any phase of the crop */
 } sm_cuda_tile_layout;
 
@@ -128,7 +129,7 @@ typedef struct sm_cuda_tile_params {
   void* cuda_stream; /* CUstream */
 } sm_cuda_tile_params;
 
-/* Of a crop of h x w. SM_ERROR_UNSUPPORTED for a wide network. */
+/* Of a crop of h x w. */
 SM_API sm_status sm_cuda_engine_tile_layout(const sm_cuda_engine* engine, int64_t full_h, int64_t full_w,
                                             int64_t h, int64_t w, sm_cuda_tile_layout* layout);
 

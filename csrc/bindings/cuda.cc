@@ -76,13 +76,14 @@ class CudaEngine {
     check(status);
   }
 
-  // channels, ranks, router_h, router_w, workspace of sm_cuda_tile_layout.
-  using Layout = std::array<int64_t, 5>;
+  // channels, ranks, router_h, router_w, map_element, workspace of sm_cuda_tile_layout.
+  using Layout = std::array<int64_t, 6>;
 
   Layout tile_layout(int64_t full_h, int64_t full_w, int64_t h, int64_t w) const {
     sm_cuda_tile_layout layout = {};
     check(sm_cuda_engine_tile_layout(engine_.get(), full_h, full_w, h, w, &layout));
-    return {layout.channels, layout.ranks, layout.router_h, layout.router_w, layout.workspace};
+    return {layout.channels, layout.ranks,       layout.router_h,
+            layout.router_w, layout.map_element, layout.workspace};
   }
 
   // area: full_h, full_w, top, left, h, w. Which of the pointers a phase needs is in seemore_cuda.h.
@@ -301,7 +302,7 @@ void bind_cuda(py::module_& m) {
            arg("w"), arg("workspace"), arg("workspace_bytes"), arg("stream"), arg("launches") = 0)
       .def("tile_layout", &CudaEngine::tile_layout, arg("full_h"), arg("full_w"), arg("h"), arg("w"),
            "Of a crop: channels and ranks as they are padded, height and width of the router's tiles, bytes "
-           "of workspace.")
+           "of a value of the map, and of workspace.")
       .def("tile", &CudaEngine::tile, arg("phase"), arg("group"), arg("area"), arg("workspace"),
            arg("workspace_bytes"), arg("cuda_stream"), arg("pixels") = 0, arg("stream") = 0, arg("input") = 0,
            arg("output") = 0, arg("low") = 0, arg("partial") = 0, arg("map") = 0, arg("weight") = 0,

@@ -9,7 +9,6 @@ from seemore_fast import SeemoRe, Upscaler
 from seemore_fast.network import variants
 from seemore_fast.upscale import exact, upscaler
 from seemore_fast.upscale.exact.cuda import CudaStages
-from seemore_fast.upscale.exact.stages import way_for
 from tests.support import golden, on_cuda
 from tests.support.on_cuda import run
 from tests.support.tiles import pictures, tiled
@@ -110,11 +109,27 @@ def test_bytes(device, stages, tmp_path):
     assert stages
 
 
-def test_a_wide_network_is_pytorchs(device):
-    with torch.no_grad():
-        for dim, kind in ((64, "cuda"), (72, "plain")):
-            model = on_cuda.small(device, embedding_dim=dim)
-            assert way_for(model, torch.rand(1, 3, 17, 70, device=device)).kind == kind
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        ({"recursive": 2}, torch.bfloat16),
+        pytest.param({"num_layers": 2, "use_shuffle": True}, torch.float16, marks=pytest.mark.full),
+        pytest.param({"recursive": 3, "topk": 2, "scale": 3}, torch.float32, marks=pytest.mark.full),
+        pytest.param({"recursive": 1, "in_chans": 9}, torch.float16, marks=pytest.mark.full),
+        pytest.param({"embedding_dim": 8, "global_kernel_size": 255}, torch.bfloat16, marks=pytest.mark.full),
+        pytest.param({"num_layers": 0}, torch.float32, marks=pytest.mark.full),
+    ],
+    ids=str,
+)
+def test_wide_networks(device, stages, config, dtype):
+    """Of more than 64 channels, or with stripes that shared memory does not hold."""
+    model = on_cuda.small(device, **{"embedding_dim": 72, **config})
+    rows = max(17, model.min_size)
+    x = pictures(config.get("in_chans", 3), rows, 2 * rows + 63).to(device, dtype)[1:]
+    with low(device, dtype):
+        assert torch.equal(tiled(model, x, 32), run(model, x).cpu())
+    assert stages
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,6 @@ sm_status plan_for(const sm_cuda_engine& engine, int64_t n, int64_t h, int64_t w
 // The image's plan, and the bytes that a phase needs for a crop of it.
 sm_status plan_for_tile(const sm_cuda_engine& engine, int64_t full_h, int64_t full_w, int64_t h, int64_t w,
                         Plan* plan, int64_t* workspace) {
-  if (engine.net.wide)
-    return fail(SM_ERROR_UNSUPPORTED, "the CUDA engine has no exact tiles for networks as wide as this one");
   if (const sm_status status = plan_for(engine, 1, full_h, full_w, plan)) return status;
   if (h < 1 || w < 1 || h > full_h || w > full_w)
     return fail(SM_ERROR_ARGUMENT, "a crop must lie in the image, got %lld x %lld", (long long)h,
@@ -229,7 +227,12 @@ sm_status sm_cuda_engine_tile_layout(const sm_cuda_engine* engine, int64_t full_
   Plan plan = {};
   int64_t workspace = 0;
   if (const sm_status status = plan_for_tile(*engine, full_h, full_w, h, w, &plan, &workspace)) return status;
-  *layout = {8 * engine->net.width, engine->net.ranks, plan.rme.at.tile_h, plan.rme.at.tile_w, workspace};
+  *layout = {8 * engine->net.width,
+             engine->net.ranks,
+             plan.rme.at.tile_h,
+             plan.rme.at.tile_w,
+             map_element(engine->net, engine->element),
+             workspace};
   return SM_OK;
 }
 

@@ -16,18 +16,27 @@ size_t rounded(size_t bytes) { return (bytes + 255) / 256 * 256; }
 // Parts of the workspace, each from its beginning or from the previous one's end on.
 struct Parts {
   size_t stream, ranks;             // of a crop: C channels; b or c
+  size_t streams;                   // the second one, or a wide network's planes
   size_t low[kMostRecursive] = {};  // of the image: levels of aggregation after the first that are stored
+  size_t mixed = 0;                 // of a wide network
   size_t levels = 0;                // all of them
 
   Parts(const Network& net, const Plan& plan, size_t element, size_t pixels)
       : stream(rounded(pixels * 8 * net.width * element)), ranks(rounded(pixels * net.ranks * element)) {
-    for (int level = 1; level < net.recursive - 1; ++level) {
+    streams = (net.wide ? 4 : 1) * stream;
+    const auto bytes = [&](int level) {
+      return rounded((size_t)plan.low_h[level] * plan.low_w[level] * 8 * net.width * sizeof(float));
+    };
+    const int last = net.recursive - 1;
+    for (int level = 1; level < (net.wide ? last + 1 : last); ++level) {
       low[level] = levels;
-      levels += rounded((size_t)plan.low_h[level] * plan.low_w[level] * 8 * net.width * sizeof(float));
+      levels += bytes(level);
     }
+    mixed = levels;
+    if (net.wide) levels += bytes(last);
   }
 
-  size_t all() const { return std::max(stream + std::max(2 * ranks, stream), levels); }
+  size_t all() const { return std::max(streams + std::max(2 * ranks, stream), levels); }
 };
 
 Plan plan_of_crop(Plan plan, int h, int w) {
@@ -60,7 +69,8 @@ void declare_all(const Network& net, const Plan& whole, const Plan& plan, const 
     declare(p.partial, (size_t)blocks * net.experts * sizeof(float), "partial", crop);
   }
   if (all || p.phase == SM_PHASE_GROUP) {
-    declare(p.map, (size_t)whole.low_h[last] * whole.low_w[last] * net.ranks * element, "map", all);
+    declare(p.map, (size_t)whole.low_h[last] * whole.low_w[last] * net.ranks * map_element(net, element),
+            "map", all);
     declare(p.weight, net.ranks * sizeof(float), "weight", all);
     declare(p.bias, channels * sizeof(float), "bias", all);
   }
@@ -88,12 +98,15 @@ const char* run_tile(const Network& net, const Kernels& kernels, const Plan& who
   auto* const workspace = static_cast<unsigned char*>(p.workspace);
   Memory memory = {};
   memory.stream[0] = p.stream;
-  memory.stream[1] = workspace;
-  memory.skip = memory.b = workspace + parts.stream;  // never at once
-  memory.c = workspace + parts.stream + parts.ranks;
+  // A wide network's streams are one, but that a plane takes what is not to be kept.
+  memory.stream[1] = net.wide && p.phase != SM_PHASE_POOL ? p.stream : workspace;
+  for (int i = 0; net.wide && i < 4; ++i) memory.plane[i] = workspace + i * parts.stream;
+  memory.skip = memory.b = workspace + parts.streams;  // never at once
+  memory.c = workspace + parts.streams + parts.ranks;
   memory.low[0] = p.low;
-  for (int level = 1; level < net.recursive - 1; ++level)
+  for (int level = 1; level < net.recursive; ++level)
     memory.low[level] = reinterpret_cast<float*>(workspace + parts.low[level]);
+  memory.mixed = reinterpret_cast<float*>(workspace + parts.mixed);
   memory.partial = p.partial;
   memory.map = p.map;
   memory.weight = p.weight;

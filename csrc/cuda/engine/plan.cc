@@ -10,8 +10,7 @@ namespace cuda {
 namespace {
 
 constexpr int kSides[][2] = {{16, 32}, {16, 16}, {8, 32}, {8, 16}, {4, 16}};
-constexpr int kMostBlocks = 256;            // of a wide network that sum logits, per image
-constexpr int kLeastPooled = 64;            // pixels of such a block
+constexpr int kPooledSide = 32;             // of a tile of a wide network whose logits are summed at once
 constexpr size_t kNever = (size_t)1 << 40;  // bytes of a tile that a kernel does not have
 constexpr size_t kReserved = 1024;          // bytes of shared memory that the system takes per block
 
@@ -201,7 +200,7 @@ void lay_out(const Network& net, int element, size_t n, size_t h, size_t w, Plan
   auto level = [&](size_t i) { return n * plan.low_h[i] * plan.low_w[i]; };
   plan.skip = place("skip", pixels * channels * element);
   plan.stream[0] = place("stream 0", pixels * channels * element);
-  if (!net.wide) plan.stream[1] = place("stream 1", pixels * channels * element);
+  plan.stream[1] = net.wide ? plan.stream[0] : place("stream 1", pixels * channels * element);
   plan.b = place("b", pixels * ranks * element);
   plan.c = place("c", pixels * ranks * element);
   // Of several levels the last is computed by a narrow network's tiles as they need it.
@@ -224,9 +223,11 @@ Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n,
     plan.low_h[i] = (i ? plan.low_h[i - 1] : h) / 4;
     plan.low_w[i] = (i ? plan.low_w[i - 1] : w) / 4;
   }
-  if (net.wide) {
-    plan.ends.at = {h, w, net.dim, 0, 0, 0, 0};  // of whose kernels none has tiles
-    plan.blocks = (int)std::min<int64_t>(((int64_t)h * w + kLeastPooled - 1) / kLeastPooled, kMostBlocks);
+  if (net.wide) {  // of whose kernels only the one that sums logits has tiles
+    const int across = (w + kPooledSide - 1) / kPooledSide, down = (h + kPooledSide - 1) / kPooledSide;
+    for (Step* step : {&plan.rme, &plan.mix_ffn, &plan.ffn, &plan.sme, &plan.ends})
+      step->at = {h, w, net.dim, kPooledSide, kPooledSide, across, across * down};
+    plan.blocks = plan.rme.at.count;
   } else {
     choose_tiles(net, element, device, n, h, w, plan);
   }

@@ -34,7 +34,7 @@ struct Plan {
   // Bytes from the start of the workspace.
   size_t skip, stream[2], b, c, low[kMostRecursive], partial, total;
   size_t map, weight, bias;
-  size_t plane[4], mixed;  // of wide networks alone, which have but one stream
+  size_t plane[4], mixed;  // of wide networks alone, whose streams are the same one
   Buffer buffers[24];      // all of them
   int count;
 };

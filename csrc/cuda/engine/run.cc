@@ -37,6 +37,7 @@ void Run::aggregate(const Depthwise& conv, int level) {
 }
 
 void Run::before_pooling(const Network::Group& g, const void* in) {
+  if (net.wide) return wide_before_pooling(g, in);
   RmeParams rme = g.rme;
   rme.at = plan.rme.at;
   rme.in = in;
@@ -75,6 +76,7 @@ MixParams Run::mix_of(const Network::Group& g) const {
 }
 
 void Run::pooled(const Network::Group& g) {
+  if (net.wide) return wide_pooled(g);
   for (int level = 1; level < net.recursive - 1; ++level) aggregate(g.rme.aggregate, level);
   const CoarseParams coarse = {plan.mix_ffn.at, mix_of(g)};
   const int across = (coarse.mix.map_w + kCoarseColumns - 1) / kCoarseColumns;
@@ -83,6 +85,7 @@ void Run::pooled(const Network::Group& g) {
 }
 
 void Run::after_pooling(const Network::Group& g) {
+  if (net.wide) return wide_after_pooling(g);
   void *const even = memory.stream[0], *const odd = memory.stream[1];
   FfnParams first = g.rme_ffn;
   first.at = plan.mix_ffn.at;
@@ -105,6 +108,7 @@ void Run::after_pooling(const Network::Group& g) {
 }
 
 void Run::tail(const void* in, void* between) {
+  if (net.wide) return wide_tail(in);
   ConvParams conv = net.conv;
   conv.at = plan.ends.at;
   conv.in = in;
@@ -157,19 +161,12 @@ const char* run(const Network& net, const Kernels& kernels, const Plan& plan,
   run.head(run.memory.skip);
   const void* in = run.memory.skip;
   for (const Network::Group& g : net.groups) {
-    if (net.wide) {
-      run.wide_group(g, in);
-    } else {
-      run.before_pooling(g, in);
-      run.pooled(g);
-      run.after_pooling(g);
-    }
+    run.before_pooling(g, in);
+    run.pooled(g);
+    run.after_pooling(g);
     in = run.memory.stream[0];
   }
-  if (net.wide)
-    run.wide_tail(in);
-  else
-    run.tail(in, run.memory.stream[1]);
+  run.tail(in, run.memory.stream[1]);
   forget_declared();
   return run.error;
 }

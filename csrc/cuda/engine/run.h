@@ -34,6 +34,9 @@ const char* run_tile(const Network& net, const Kernels& kernels, const Plan& pla
 // Bytes that any of them needs for a crop of h x w.
 size_t tile_workspace(const Network& net, const Plan& plan, int element, size_t h, size_t w);
 
+// Bytes of a value of the coarse map.
+inline int map_element(const Network& net, int element) { return net.wide ? (int)sizeof(float) : element; }
+
 inline size_t bytes_of(sm_cuda_pixels pixels) {
   return pixels == SM_CUDA_PIXELS_FP32 ? 4 : pixels == SM_CUDA_PIXELS_U8 ? 1 : 2;
 }
@@ -72,16 +75,18 @@ struct Run {
   // One level of aggregation, not the first, in a kernel of its own.
   void aggregate(const Depthwise& conv, int level);
   // A group in three parts: up to the pooling barrier, in -> stream 1; what is known of the whole image; and
-  // the rest, stream 1 -> stream 0. Streams alternate, for a kernel reads its neighbours' pixels.
+  // the rest, stream 1 -> stream 0. Streams alternate, for a kernel reads its neighbours' pixels; a wide
+  // network's may be one.
   void before_pooling(const Network::Group& g, const void* in);
   void pooled(const Network::Group& g);
   void after_pooling(const Network::Group& g);
   MixParams mix_of(const Network::Group& g) const;
   void tail(const void* in, void* between);
 
-  // in -> stream 0.
-  void wide_group(const Network::Group& g, const void* in);
-  // stream 0, or skip where there are no groups, -> the output.
+  // What the above do for wide networks, in planes.
+  void wide_before_pooling(const Network::Group& g, const void* in);
+  void wide_pooled(const Network::Group& g);
+  void wide_after_pooling(const Network::Group& g);
   void wide_tail(const void* in);
 };
 

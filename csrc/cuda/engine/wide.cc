@@ -65,20 +65,19 @@ struct Stages {
     run.start(kernel, p, run.blocks_for((size_t)p.out_h * p.out_w * p.channels / 2), 0);
   }
 
-  // Up to the pooling barrier: the stream, b, c, the coarse levels and partial logits.
+  // Up to the pooling barrier: the stream, b, c, k aggregated once and partial logits.
   void rme(const RmeParams& g, const void* in) {
     normalise(in, plane[0], g.wide_norm);
     convolve(9, g.conv, plane[0], plane[1], {.gelu = true});
     dense(g.to_k, plane[1], plane[3]);
     dense(g.expert_c, plane[3], memory.c);
     FilterParams first = filter_of(4, 4, g.aggregate, plane[3], memory.low[0]);
-    first.out_h = plan.low_h[0];
-    first.out_w = plan.low_w[0];
+    first.out_h = at.h / 4;
+    first.out_w = at.w / 4;
     first.stride = 4;
     first.top = first.left = 0;
     first.gelu = true;
     filter(kernels.filter_to_float, first);
-    for (int level = 1; level < net.recursive; ++level) run.aggregate(g.aggregate, level);
 
     dense(g.to_x, plane[1], plane[2]);
     filter(kernels.filter, filter_of(1, 3, g.wide_stripe_h, plane[2], plane[0]));
@@ -86,37 +85,42 @@ struct Stages {
     second.gelu = true;
     filter(kernels.filter, second);
     dense(g.expert_b, plane[2], memory.b);
-    dense(g.proj, plane[2], stream, {.residual = in});
-    const LogitsParams logits = {at, channels, net.experts, plane[2], g.router, memory.partial};
-    run.start(kernels.logits, logits, (unsigned)plan.blocks, channels * sizeof(float));
+    dense(g.proj, plane[2], memory.stream[1], {.residual = in});
+    const LogitsParams logits = {plan.rme.at, channels, net.experts, plane[2], g.router, memory.partial};
+    run.start(kernels.logits, logits, (unsigned)logits.at.count, channels * sizeof(float));
   }
 
-  // The chosen experts, added to the stream.
-  void mix(const MixParams& g) {
-    const int last = net.recursive - 1;
+  WideMixParams experts(const Network::Group& g) const {
     WideMixParams p = {};
     p.at = at;
     p.channels = channels;
-    p.mix = g;
-    p.mix.b = memory.b;
-    p.mix.c = memory.c;
-    p.mix.partial = memory.partial;
-    p.mix.blocks = plan.blocks;
-    p.mix.map_h = plan.low_h[last];
-    p.mix.map_w = plan.low_w[last];
+    p.mix = run.mix_of(g);
     p.mixed = memory.mixed;
     p.map = static_cast<float*>(memory.map);
     p.weight = memory.weight;
     p.bias = memory.bias;
     p.z = memory.b;
-    FilterParams low = filter_of(3, 3, g.low_conv, memory.low[last], memory.mixed);
+    return p;
+  }
+
+  // The map and the routing of an image.
+  void pooled(const Network::Group& g) {
+    const int last = net.recursive - 1;
+    for (int level = 1; level <= last; ++level) run.aggregate(g.rme.aggregate, level);
+    const WideMixParams p = experts(g);
+    FilterParams low = filter_of(3, 3, p.mix.low_conv, memory.low[last], memory.mixed);
     low.in_h = low.out_h = p.mix.map_h;
     low.in_w = low.out_w = p.mix.map_w;
     filter(kernels.filter_low, low);
     run.start(kernels.project_low, p, run.blocks_for((size_t)p.mix.map_h * p.mix.map_w * net.ranks), 0);
     run.start(kernels.route, p, 1, net.experts * sizeof(float));
+  }
+
+  // The chosen experts, added to the stream.
+  void mix(const Network::Group& g) {
+    const WideMixParams p = experts(g);
     run.start(kernels.expert_products, p, run.blocks_for(pixels * net.ranks / 2), 0);
-    Dense out = g.expert_out;
+    Dense out = p.mix.expert_out;
     out.bias = p.bias;
     const ProductParams product = {at, net.ranks, 1, p.z, stream, stream, out, channels, false};
     run.start(kernels.product, product, blocks_for(out), 0);
@@ -146,10 +150,13 @@ struct Stages {
 
 }  // namespace
 
-void Run::wide_group(const Network::Group& g, const void* in) {
+void Run::wide_before_pooling(const Network::Group& g, const void* in) { Stages{*this}.rme(g.rme, in); }
+
+void Run::wide_pooled(const Network::Group& g) { Stages{*this}.pooled(g); }
+
+void Run::wide_after_pooling(const Network::Group& g) {
   Stages stages{*this};
-  stages.rme(g.rme, in);
-  stages.mix(g.rme_ffn.mix);
+  stages.mix(g);
   stages.feed_forward(g.rme_ffn);
   stages.sme(g.sme);
   stages.feed_forward(g.sme_ffn);

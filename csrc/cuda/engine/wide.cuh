@@ -163,17 +163,20 @@ template <class P>
 SM_DEVICE void logits_kernel(const LogitsParams& p) {
   SM_DYNAMIC_SHARED(memory);
   auto* sums = reinterpret_cast<float*>(memory);
-  const size_t pixels = (size_t)p.at.h * p.at.w, last = pixels * (blockIdx.x + 1) / gridDim.x;
+  const int top = (int)blockIdx.x / p.at.across * p.at.tile_h,
+            left = (int)blockIdx.x % p.at.across * p.at.tile_w;
+  const int bottom = min(top + p.at.tile_h, p.at.h), right = min(left + p.at.tile_w, p.at.w);
   const auto* in = static_cast<const typename P::Element*>(p.in) + image_start(p.at, blockIdx.y, p.channels);
   for (int c = 2 * (int)threadIdx.x; c < p.channels; c += 2 * kThreads) {
-    double x = 0, y = 0;  // a share may be thousands of pixels
-    for (size_t pixel = pixels * blockIdx.x / gridDim.x; pixel < last; ++pixel) {
-      const float2 v = P::load_pair(in + pixel * p.channels + c);
-      x += v.x;
-      y += v.y;
-    }
-    sums[c] = (float)x;
-    sums[c + 1] = (float)y;
+    double first = 0, second = 0;  // of a thousand pixels
+    for (int y = top; y < bottom; ++y)
+      for (int x = left; x < right; ++x) {
+        const float2 v = P::load_pair(in + ((size_t)y * p.at.w + x) * p.channels + c);
+        first += v.x;
+        second += v.y;
+      }
+    sums[c] = (float)first;
+    sums[c + 1] = (float)second;
   }
   __syncthreads();
   const int expert = threadIdx.x;
@@ -218,8 +221,8 @@ SM_DEVICE void expert_products_kernel(const WideMixParams& p) {
   const size_t at = image_start(p.at, blockIdx.y, mix.ranks) + pixel * mix.ranks + rank;
   const float2 b = P::load_pair(static_cast<const Element*>(mix.b) + at);
   const float2 c = P::load_pair(static_cast<const Element*>(mix.c) + at);
-  const Tap y = tap_of((int)(pixel / p.at.w), mix.map_h, p.at.h);
-  const Tap x = tap_of((int)(pixel % p.at.w), mix.map_w, p.at.w);
+  const Tap y = tap_of((int)(pixel / p.at.w) + mix.top, mix.map_h, mix.full_h);
+  const Tap x = tap_of((int)(pixel % p.at.w) + mix.left, mix.map_w, mix.full_w);
   const float* row = p.map + ((size_t)blockIdx.y * mix.map_h + y.near) * mix.map_w * mix.ranks;
   const float2 up = resized(row, {y.near, 0}, mix.map_w, mix.ranks, y, x, rank);
   P::store_pair(static_cast<Element*>(p.z) + at,

@@ -29,6 +29,7 @@ class Shape:
     channels: int  # C, padded
     ranks: int  # R, padded
     router: tuple[int, int]  # height and width of the tiles of pixels whose logits are summed at once
+    map_element: int  # bytes of a value of the map
     workspace: int  # bytes for any phase
 
     def low(self, height: int, width: int) -> tuple[int, int, int]:
@@ -42,10 +43,10 @@ class Shape:
 
 
 def shape_of(network: Network, grid: Grid, height: int, width: int) -> Shape:
-    """For crops of that size.  Raises BackendError for networks that have no tiles."""
+    """For crops of that size."""
     layout = network.native.tile_layout(grid.height, grid.width, height, width)
-    channels, ranks, router_rows, router_columns, workspace = layout
-    return Shape(channels, ranks, (router_rows, router_columns), workspace)
+    channels, ranks, router_rows, router_columns, map_element, workspace = layout
+    return Shape(channels, ranks, (router_rows, router_columns), map_element, workspace)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class CudaStages:
         # Of one crop at a time, as is the workspace. Padding channels are zero, and stay so.
         self._stream = self._workspace = torch.empty(0)
         self._whole = shape_of(network, grid, grid.height, grid.width)
+        self._map_dtype = torch.float32 if self._whole.map_element == 4 else self.dtype
 
     def new_stream(self, tile: Tile) -> Tensor:
         shape = crop_size(tile.rows), crop_size(tile.columns), self._whole.channels
@@ -113,7 +115,7 @@ class CudaStages:
     def calibrate(self, g: int, gathered: Gathered) -> Known:
         low_size = self._grid.low_size
         known = Known(
-            self._new((*low_size, self._whole.ranks), self.dtype),
+            self._new((*low_size, self._whole.ranks), self._map_dtype),
             self._new((self._whole.ranks,)),
             self._new((self._whole.channels,)),
         )
@@ -193,7 +195,7 @@ def work(
     stream = width * shape.channels * rows * columns
     # The tile is cut out of the crop once more on its way to the host.
     pixels = itemsize * config["in_chans"] * rows * columns * (1 + 2 * scale**2)
-    known = width * prod(grid.low_size) * shape.ranks + 4 * (shape.ranks + shape.channels)
+    known = shape.map_element * prod(grid.low_size) * shape.ranks + 4 * (shape.ranks + shape.channels)
     kept = images * (gathered(grid.height, grid.width) + known)
     return shape.workspace + stream + gathered(rows, columns) + pixels + kept
 

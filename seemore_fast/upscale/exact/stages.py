@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from seemore_fast.errors import BackendError
 from seemore_fast.model import SeemoRe
 from seemore_fast.network import reference
 from seemore_fast.upscale.exact import cuda
@@ -53,13 +52,7 @@ def way_for(model: reference.SeemoRe, x: Tensor) -> Way:
     if not isinstance(model, SeemoRe) or (found := model.packed_for(x)) is None:
         return Way("plain")
     engine, packed = found
-    if engine is model.engine:
-        return Way("cpu", packed)
-    try:
-        packed.native.tile_layout(*x.shape[2:], *x.shape[2:])
-    except BackendError:  # a wide network
-        return Way("plain")
-    return Way("cuda", packed)
+    return Way("cpu" if engine is model.engine else "cuda", packed)
 
 
 def stages_for(way: Way, model: reference.SeemoRe, x: Tensor, grid: Grid) -> Stages:
