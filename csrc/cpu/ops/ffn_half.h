@@ -21,8 +21,7 @@ struct FfnHalf {
 
   FfnHalf(Arena& arena, const Geometry& g_, int c, float eps, Weights w)
       : g(g_), norm{w[0], w[1], eps, c}, ffn(arena, g_, c, w + Norm::kWeights) {
-    normal = arena.field(g, c);
-    grad = arena.field(g, c);
+    arena.fields(g, c, normal, grad);
     sums = arena.floats(Norm::sums(c));
   }
 

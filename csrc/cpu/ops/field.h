@@ -41,56 +41,71 @@ struct Field {
   SM_INLINE Row row(int r) const { return {p + r * stride, pitch}; }
 };
 
-// Hands out parts of a block, undefined but for fields with a halo; without a block, counts how much is
+// Hands out parts of a block, undefined but for the zeros around fields; without a block, counts how much is
 // needed.
 struct Arena {
   float* base;
-  size_t used = 0;
+  Arena* images = nullptr;   // from which fields of images are taken instead: all of one size
   Arena* weights = nullptr;  // from which `pack` takes its memory instead
   bool fresh = true;         // false: another handed out the same parts, whose contents stay
+  size_t used = 0, most = 0;
 
   float* floats(size_t count) {
     float* const found = base ? base + used : nullptr;
     used += (count + 15) / 16 * 16;
+    if (used > most) most = used;
     return found;
   }
 
   const float** pointers(size_t count) { return reinterpret_cast<const float**>(floats(2 * count)); }
   double* doubles(size_t count) { return reinterpret_cast<double*>(floats(2 * count)); }
 
-  // Zeros where it has a halo, for stencils.
-  Field field(const Geometry& g, int channels, bool halo = false) {
+  // Zeros around it, which whoever fills it leaves alone.
+  Field field(const Geometry& g, int channels) {
     const ptrdiff_t pitch = g.pitch(), stride = pitch * round_up(channels, 4);
-    const int outside = halo ? g.halo : 0;
-    const size_t count = (g.h + 2 * outside) * stride + 2 * g.margin;
+    const size_t count = (g.h + 2 * g.halo) * stride + 2 * g.margin;
     float* const start = floats(count);
-    if (start && halo && fresh) memset(start, 0, sizeof(float) * count);
-    return {start ? start + outside * stride + g.margin : nullptr, pitch, stride};
+    if (start && fresh) memset(start, 0, sizeof(float) * count);
+    return {start ? start + g.halo * stride + g.margin : nullptr, pitch, stride};
   }
 
-  // One row of a field without a halo.
+  // One row of a field, without its margins.
   Row row(const Geometry& g, int channels) {
     return {floats((size_t)g.padded_w * round_up(channels, 4)), g.padded_w};
   }
 
   template <class... F>
-  void fields(const Geometry& g, int channels, bool halo, F&... all) {
-    ((all = field(g, channels, halo)), ...);
+  void fields(const Geometry& g, int channels, F&... all) {
+    ((all = images->field(g, channels)), ...);
+  }
+
+  // What make(*this) gives, whose fields' places are free for others: for those not in use at the same time.
+  template <class F>
+  auto lend_fields(const F& make) {
+    const size_t before = images->used;
+    auto made = make(*this);
+    images->used = before;
+    return made;
   }
 };
 
+// A row of a plane: too short for a call of memcpy.
+SM_INLINE void copy_pixels(const float* from, float* to, int count) {
+  int x = 0;
+  for (; x + VL <= count; x += VL) store(to + x, load(from + x));
+  for (; x < count; ++x) to[x] = from[x];
+}
+
 inline void read_image(const Geometry& g, const float* planes, int channels, const Field& to) {
   for (int r = 0; r < g.h; ++r) {
-    for (int c = 0; c < channels; ++c)
-      memcpy(to.at(c, r, 0), planes + ((size_t)c * g.h + r) * g.w, sizeof(float) * g.w);
+    for (int c = 0; c < channels; ++c) copy_pixels(planes + ((size_t)c * g.h + r) * g.w, to.at(c, r, 0), g.w);
     zero_columns(to.row(r), channels, g.w, g.padded_w);
   }
 }
 
 // Row r of an image.
 inline void write_row(const Geometry& g, const Row& from, int channels, float* planes, int r) {
-  for (int c = 0; c < channels; ++c)
-    memcpy(planes + ((size_t)c * g.h + r) * g.w, from.at(c, 0), sizeof(float) * g.w);
+  for (int c = 0; c < channels; ++c) copy_pixels(from.at(c, 0), planes + ((size_t)c * g.h + r) * g.w, g.w);
 }
 
 inline void write_image(const Geometry& g, const Field& from, int channels, float* planes) {

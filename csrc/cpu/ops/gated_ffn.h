@@ -30,8 +30,7 @@ struct Ffn {
     gate = {3, 3, w[2], w[3]};
     out = pack_matrix(arena, c, c, w[4], w[5]);
     back_out = pack_transposed(arena, c, c, w[4]);
-    arena.fields(g, c, false, a, gated, product, grad);
-    arena.fields(g, c, true, g_value, grad_gated);
+    arena.fields(g, c, a, gated, product, grad, g_value, grad_gated);
     out_in = arena.row(g, c);
     room = arena.row(g, c);
   }

@@ -23,7 +23,7 @@ struct GeluHalves {
     for (int half = 0; half < 2; ++half) {
       to[half] = pack_matrix(arena, c, c, w[0] + half * c * c, w[1] + half * c);
       back[half] = pack_transposed(arena, c, c, w[0] + half * c * c);
-      slope[half] = arena.field(g, c);
+      arena.fields(g, c, slope[half]);
     }
     room = arena.row(g, c);
   }

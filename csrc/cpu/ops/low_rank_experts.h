@@ -102,7 +102,10 @@ struct Expert {
   // `capacity`: of the fields; rank and weights come with set().
   Expert(Arena& arena, const Geometry& g_, int channels, int capacity) : g(g_) {
     m.channels = channels;
-    arena.fields(g, capacity, false, b_value, c_value, product, grad_b);
+    b_value = arena.field(g, capacity);
+    c_value = arena.field(g, capacity);
+    product = arena.field(g, capacity);
+    grad_b = arena.field(g, capacity);
     room = arena.row(g, capacity);
   }
 
@@ -173,7 +176,7 @@ struct LowRankExperts {
 
   LowRankExperts(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
       : g(g_), c((int)p.c), expert(arena, g_, c, (int)p.rank) {
-    arena.fields(g, c, false, x, k, dy, dx, dk);
+    arena.fields(g, c, x, k, dy, dx, dk);
     const Arena packed = {arena.floats(Expert::packed(c, (int)p.rank))};
     if (packed.base) expert.set(packed, (int)p.rank, w);
   }

@@ -275,7 +275,7 @@ struct MixExperts {
 
   MixExperts(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
       : g(g_), c((int)p.c), mixture(arena, g_, p, w) {
-    arena.fields(g, c, false, x, k, dy, dx, dk);
+    arena.fields(g, c, x, k, dy, dx, dk);
   }
   void backward(const float* grad, const float* const* saved, const float* const* in, Gradients d) {
     read_image(g, in[0], c, x);

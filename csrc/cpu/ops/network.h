@@ -44,10 +44,9 @@ struct Ends {
     back_conv_2 = pack_3x3_transposed(arena, c, c, after[2]);
     up = pack_3x3(arena, outputs, c, after[4], after[5]);
     back_up = pack_3x3_transposed(arena, outputs, c, after[4]);
-    image = arena.field(g, colours, true);
-    pixels = arena.field(g, outputs, true);
-    arena.fields(g, c, true, normal, sum, skip, dx, none);
-    arena.fields(g, c, false, x, grad);
+    image = arena.field(g, colours);
+    pixels = arena.field(g, outputs);
+    arena.fields(g, c, x, normal, sum, grad, skip, dx, none);
     room = arena.row(g, c > outputs ? c : outputs);
     sums = arena.floats(Norm::sums(c));
   }
@@ -80,8 +79,7 @@ struct Ends {
   void after(const float* features, const float* first, float* kept, float* out) const {
     normalise(features);
     for (int r = 0; r < g.h; ++r) {
-      for (int i = 0; i < c; ++i)
-        memcpy(grad.at(i, r, 0), first + ((size_t)i * g.h + r) * g.w, sizeof(float) * g.w);
+      for (int i = 0; i < c; ++i) copy_pixels(first + ((size_t)i * g.h + r) * g.w, grad.at(i, r, 0), g.w);
       const Row rows[3] = {normal.row(r - 1), normal.row(r), normal.row(r + 1)};
       matmul<Fp32, Epilogue::kResidual>(conv_2, nine_taps(rows), 0, g.padded_w, sum.row(r), grad.row(r));
       zero_columns(sum.row(r), c, g.w, g.padded_w);
@@ -180,7 +178,9 @@ struct Network {
   const sm_network_op_params& t;
   const sm_op_params& p;
   Geometry g;
-  size_t room[3] = {}, packed[3] = {};  // floats of fields, and of packed weights, of a part of each kind
+  // Floats of a part of each kind: its fields, of which RME's and SME's are the same, what else it works on,
+  // and its packed weights.
+  size_t fields[3] = {}, room[3] = {}, packed[3] = {};
 
   explicit Network(const NetworkCall& call_)
       : call(call_),
@@ -188,9 +188,10 @@ struct Network {
         p(t.op),
         g(p.h, p.w, Sme::reach(p) > Rme::reach(p) ? Sme::reach(p) : Rme::reach(p)) {
     each_part([&]<int kPart>(Part<kPart> part) {
-      Arena weights = {nullptr}, fields = {nullptr, 0, &weights};
-      make(part, 0, fields, [](auto&) {});
-      room[kPart] = fields.used;
+      Arena images = {nullptr}, weights = {nullptr}, rest = {nullptr, &images, &weights};
+      make(part, 0, rest, [](auto&) {});
+      fields[kPart] = images.most;
+      room[kPart] = rest.used;
       packed[kPart] = weights.used;
     });
   }
@@ -217,17 +218,21 @@ struct Network {
     }
   }
 
-  size_t rooms() const { return room[kEnds] + room[kRmes] + room[kSmes]; }
+  size_t layer_fields() const { return fields[kRmes] > fields[kSmes] ? fields[kRmes] : fields[kSmes]; }
+  size_t rooms() const { return fields[kEnds] + layer_fields() + room[kEnds] + room[kRmes] + room[kSmes]; }
   size_t packs() const { return packed[kEnds] + t.layers * (packed[kRmes] + packed[kSmes]); }
 
   // The same with everyone's packed weights, in a thread's memory, which another made; or to make them.
   template <int kPart, class F>
   void with(Part<kPart> part, int64_t i, float* memory, float* weights, bool packs, bool clears,
             const F& f) const {
-    for (int before = 0; before < kPart; ++before) memory += room[before], weights += packed[before];
+    float *own = memory + (kPart == kEnds ? 0 : fields[kEnds]),
+          *rest = memory + fields[kEnds] + layer_fields();
+    for (int before = 0; before < kPart; ++before) rest += room[before], weights += packed[before];
     if (kPart != kEnds) weights += i * (packed[kRmes] + packed[kSmes]);
-    Arena from = {weights, 0, nullptr, packs}, fields = {memory, 0, &from, clears};
-    make(part, i, fields, f);
+    Arena images = {own, nullptr, nullptr, clears}, from = {weights, nullptr, nullptr, packs};
+    Arena arena = {rest, &images, &from, clears};
+    make(part, i, arena, f);
   }
 };
 

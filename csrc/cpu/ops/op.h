@@ -54,9 +54,7 @@ struct PartOp : Part {
 
   template <class... T>
   PartOp(Arena& arena, const Geometry& g, int c, T... rest) : Part(arena, g, c, rest...), channels(c) {
-    x = arena.field(g, c, true);
-    y = arena.field(g, c, true);
-    dx = arena.field(g, c);
+    arena.fields(g, c, x, y, dx);
   }
 };
 
@@ -96,16 +94,17 @@ bool run(const sm_op_params& p) {
     Geometry g;
     WeightSizes weights;
     SavedSizes saved;
-    int64_t image, total = 0;  // floats of an image, and of all weights
-    size_t memory = 0;         // floats a thread needs
+    int64_t image, total = 0;       // floats of an image, and of all weights
+    size_t memory = 0, fields = 0;  // floats a thread needs, and of these for fields of images
     float *arenas = nullptr, *partial = nullptr;
     Tasks images = {};
   } all = {p, Geometry(p.h, p.w, Op::reach(p)), Op::sizes(p), Op::saved(p), p.c * p.h * p.w};
   all.images.tasks = p.n;
   for (const int64_t floats : all.weights.of) all.total += floats;
-  Arena measure = {nullptr};
+  Arena images = {nullptr}, measure = {nullptr, &images};
   Op(measure, all.g, p, p.inputs + kImages);
-  all.memory = measure.used;
+  all.fields = images.most;
+  all.memory = images.most + measure.most;
 
   const int threads = useful_threads(p.threads, p.n);
   Scratch<float> arenas(threads * all.memory), partial(p.grad ? p.n * all.total : 0);
@@ -118,7 +117,7 @@ bool run(const sm_op_params& p) {
         [](void* context, int thread, int) {
           Shared& s = *static_cast<Shared*>(context);
           const sm_op_params& p = s.p;
-          Arena arena = {s.arenas + thread * s.memory};
+          Arena images = {s.arenas + thread * s.memory}, arena = {images.base + s.fields, &images};
           Op op(arena, s.g, p, p.inputs + kImages);
           s.images.run([&](int64_t n) {
             const float* in[kImages];

@@ -40,7 +40,7 @@ struct Rme {
   CoarseContext calibrate;
   Mixture mixture;
   FfnHalf half;
-  Field x, y, normal, conv_out, value, a, k, striped, local, context, mixed, dout, grad, grad_conv;
+  Field x, y, normal, conv_out, value, a, striped, local, context, mixed, dout, grad, grad_conv;
   Row room;
 
   // Which output channel of split is channel i of the half.
@@ -57,7 +57,7 @@ struct Rme {
         stripes(arena, g_, c, 3, w + kStripes),
         calibrate(arena, g_, c, (int)p.recursive, w + kCalibrate),
         mixture(arena, g_, p, w + kMixture),
-        half(arena, g_, c, p.eps, w + kHalf) {
+        half(arena.lend_fields([&](Arena& own) { return FfnHalf(own, g_, c, p.eps, w + kHalf); })) {
     const float *const split = w[kSplit], *const bias = w[kSplit + 1];
     const int n = c;
     conv = pack_3x3(arena, c, c, w[kConv], w[kConv + 1]);
@@ -72,8 +72,9 @@ struct Rme {
     }
     proj = pack_matrix(arena, c, c, w[kProj], w[kProj + 1]);
     back_proj = pack_transposed(arena, c, c, w[kProj]);
-    arena.fields(g, c, false, x, y, conv_out, value, k, striped, local, context, mixed, dout, grad);
-    arena.fields(g, c, true, normal, a, grad_conv);
+    arena.fields(g, c, local, striped, mixed, grad_conv, a, context, value, x, conv_out, normal);
+    arena.images->used = arena.images->most;
+    arena.fields(g, c, y, dout, grad);
     room = arena.row(g, c);
   }
 
@@ -97,11 +98,11 @@ struct Rme {
   // in: x; saved: result of the 3x3, y, routing weights, mean; d: of x, then of w.
   void backward(const float* dresult, const float* const* saved, const float* const* in, Gradients d) {
     read_image(g, dresult, c, dout);
-    read_image(g, saved[0], c, conv_out);
     read_image(g, saved[1], c, y);
-    read_image(g, in[0], c, x);
     Gradients dw = d + 1;
     half.backward(y, dout, grad, dw + kHalf, [](int) {});  // of y
+    read_image(g, saved[0], c, conv_out);
+    read_image(g, in[0], c, x);
     first_half<true>([](int) {});
     mixture.route_as(local, saved[2]);
     for (int r = 0; r < g.h; ++r) {
@@ -142,12 +143,12 @@ struct Rme {
       prepare(r);
       gelu_row<kSlopes>(g, conv_out.row(r), value.row(r), c);
       convolve(g, to_a, value.row(r), a.row(r));
-      convolve(g, to_k, value.row(r), k.row(r));
+      convolve(g, to_k, value.row(r), context.row(r));
     }
     mask(g, a, c);
     stripes.forward(a, striped);
     for (int r = 0; r < g.h; ++r) gelu_row<kSlopes>(g, striped.row(r), local.row(r), c);
-    calibrate.forward(k, context);
+    calibrate.forward(context, context);
   }
 
   void split_gradient(const Field& slope, int h, Gradients dw) {

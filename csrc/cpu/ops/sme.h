@@ -32,9 +32,11 @@ struct Sme {
       : g(g_),
         c((int)p.c),
         norm{w[0], w[1], p.eps, c},
-        attention(arena, g_, c, (int)p.kernel, w + kAttention),
-        half(arena, g_, c, p.eps, w + kHalf) {
-    arena.fields(g, c, false, x, y, normal, dout, grad);
+        attention(arena.lend_fields(
+            [&](Arena& own) { return Attention(own, g_, c, (int)p.kernel, w + kAttention); })),
+        half(arena.lend_fields([&](Arena& own) { return FfnHalf(own, g_, c, p.eps, w + kHalf); })) {
+    arena.images->used = arena.images->most;
+    arena.fields(g, c, x, y, normal, dout, grad);
   }
 
   void forward(const float* const* in, float* const* out) {

@@ -29,8 +29,7 @@ struct Attention {
       : g(g_), c(c_), halves(arena, g_, c_, w), stripes(arena, g_, c_, k, w + 2) {
     proj = pack_matrix(arena, c, c, w[6], w[7]);
     back_proj = pack_transposed(arena, c, c, w[6]);
-    arena.fields(g, c, false, v, striped, product);
-    arena.fields(g, c, true, q, grad_striped);
+    arena.fields(g, c, v, striped, product, q, grad_striped);
     room = arena.row(g, c);
   }
 

@@ -88,8 +88,7 @@ struct Stripes {
 
   Stripes(Arena& arena, const Geometry& g_, int c_, int k, Weights w)
       : g(g_), c(c_), across{1, k, w[0], w[1]}, down{k, 1, w[2], w[3]} {
-    middle = arena.field(g, c, true);
-    grad = arena.field(g, c, true);
+    arena.fields(g, c, middle, grad);
     table = arena.pointers(k + kStencilRows);
   }
 
@@ -159,8 +158,7 @@ struct StripedConv2d {
 
   StripedConv2d(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
       : g(g_), c((int)p.c), gelu_after(p.gelu), stripes(arena, g_, c, (int)p.kernel, w) {
-    arena.fields(g, c, true, x, y);
-    dx = arena.field(g, c);
+    arena.fields(g, c, x, y, dx);
     room = arena.row(g, c);
   }
   void backward(const float* grad, const float* const*, const float* const* in, Gradients d) {
