@@ -72,6 +72,8 @@ struct Rme {
     }
     proj = pack_matrix(arena, c, c, w[kProj], w[kProj + 1]);
     back_proj = pack_transposed(arena, c, c, w[kProj]);
+    // Some in the places of half's, of which its forward works on the third, fourth, seventh and ninth
+    // meanwhile.
     arena.fields(g, c, local, striped, mixed, grad_conv, a, context, value, x, conv_out, normal);
     arena.images->used = arena.images->most;
     arena.fields(g, c, y, dout, grad);

@@ -35,6 +35,8 @@ struct Sme {
         attention(arena.lend_fields(
             [&](Arena& own) { return Attention(own, g_, c, (int)p.kernel, w + kAttention); })),
         half(arena.lend_fields([&](Arena& own) { return FfnHalf(own, g_, c, p.eps, w + kHalf); })) {
+    // Half's forward works on the third, fourth, seventh and ninth, attention's `finish` on its fifth and
+    // sixth.
     arena.images->used = arena.images->most;
     arena.fields(g, c, x, y, normal, dout, grad);
   }
