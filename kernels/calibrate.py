@@ -30,15 +30,19 @@ def forward(*inputs) -> tuple[Tensor]:
 
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     x, *tensors, recursive, needs = inputs
-    dx, weights = gradients(grad, x, unflatten(CalibrateWeights, tensors), recursive)
+    w = unflatten(CalibrateWeights, tensors)
+    dx, weights = gradients(grad, pyramid(x, w.agg, recursive), w)
     return needed([dx, *flatten(weights)], [x, *tensors], needs)
 
 
 def calibrate(k: Tensor, w: CalibrateWeights, recursive: int) -> Tensor:
     """k: (N, C, H, W); recursive: how often agg is applied -> (N, C, H, W)."""
-    k = planes(k)
-    low = _pyramid(k, w.agg, recursive)[-1]
-    coarse = pointwise.convolve(low, *w.conv_1, _before(w))
+    return resized(pyramid(k, w.agg, recursive), w)
+
+
+def resized(levels: list[Tensor], w: CalibrateWeights) -> Tensor:
+    """The same from k's `pyramid`, which `gradients` wants too."""
+    k, coarse = levels[0], pointwise.convolve(levels[-1], *w.conv_1, _before(w))
     (n, c, height, width), (rows, columns) = k.shape, coarse.shape[2:]
     out = k.new_empty(k.shape)
     grid = planes_grid(n, c, height * width)
@@ -48,14 +52,13 @@ def calibrate(k: Tensor, w: CalibrateWeights, recursive: int) -> Tensor:
 
 
 def gradients(
-    dy: Tensor, k: Tensor, w: CalibrateWeights, recursive: int, dk: Tensor | None = None
+    dy: Tensor, levels: list[Tensor], w: CalibrateWeights, dk: Tensor | None = None
 ) -> tuple[Tensor, CalibrateWeights]:
-    """Gradients of k and the weights from dy (N, C, H, W).
+    """Gradients of k and the weights from dy (N, C, H, W) and k's `pyramid`.
 
     ``dk`` (N, C, H, W), part of a larger tensor perhaps, receives the gradient of k.
     """
-    k, dy = planes(k), planes(dy)
-    levels = _pyramid(k, w.agg, recursive)
+    k, dy = levels[0], planes(dy)
     (n, c, height, width), (rows, columns) = k.shape, levels[-1].shape[2:]
     dcoarse = k.new_empty(levels[-1].shape)
     args = (dy, dcoarse, dy.stride(0), height, width, rows, columns, rows / height, columns / width)
@@ -64,7 +67,7 @@ def gradients(
     conv_1 = pointwise.gradients(dcoarse, levels[-1], *w.conv_1, _before(w))
     gradient, *conv_0 = depthwise.gradients(conv_1.x, levels[-1], w.conv_0.weight)
     dagg = None
-    for level in reversed(range(recursive)):
+    for level in reversed(range(len(levels) - 1)):
         last = level == 0
         kept = (dy, dk) if last else (None, None)
         gradient, sums = _agg_backward(gradient, levels[level], w.agg, *kept)
@@ -80,9 +83,9 @@ def _before(w: CalibrateWeights) -> Pre:
     return Pre("depthwise", None, w.conv_0.weight.contiguous(), w.conv_0.bias)
 
 
-def _pyramid(k: Tensor, layer: Layer, recursive: int) -> list[Tensor]:
+def pyramid(k: Tensor, layer: Layer, recursive: int) -> list[Tensor]:
     """k, agg k, agg agg k, ..."""
-    levels = [k]
+    levels = [planes(k)]
     for _ in range(recursive):
         x = levels[-1]
         n, c, h, w = x.shape

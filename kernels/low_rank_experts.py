@@ -16,8 +16,7 @@ from torch import Tensor
 from seemore_fast.network.parameters import ExpertsWeights, Layer, convert, flatten, unflatten
 
 from . import _device as d
-from ._configs import dot, launch, needed, planes, sharing, tiles
-from .dense_weights import weight_gradients
+from ._configs import dot, launch, needed, planes, sharing, split, tiles
 
 
 class Mixture(NamedTuple):
@@ -35,7 +34,9 @@ def forward(x: Tensor, k: Tensor, *tensors: Tensor) -> tuple[Tensor]:
 def backward(grad: Tensor, *inputs) -> list[Tensor]:
     x, k, *tensors, needs = inputs
     found = gradients(grad, x, k, unflatten(ExpertsWeights, tensors))
-    return needed([found.x, found.k, *flatten(found.weights)], [x, k, *tensors], needs)
+    a = Layer(found.a_weight, found.by_image[:, : x.shape[1]].sum(0))
+    weights = flatten(ExpertsWeights(found.b, found.c, a))
+    return needed([found.x, found.k, *weights], [x, k, *tensors], needs)
 
 
 def experts(x: Tensor, k: Tensor, weights: ExpertsWeights, mixture: Mixture | None = None) -> Tensor:
@@ -50,19 +51,20 @@ def experts(x: Tensor, k: Tensor, weights: ExpertsWeights, mixture: Mixture | No
 
 
 class Gradients(NamedTuple):
-    """weights: with the sum of dy (C,) for ``a.bias``; by_image: (N, C + R), for each image the sum of dy,
-    and the derivative by the scale of each rank."""
+    """by_image: (N, C + R), for each image the sum of dy, and the derivative by the scale of each rank."""
 
     x: Tensor
     k: Tensor
-    weights: ExpertsWeights
+    b: Layer
+    c: Layer
+    a_weight: Tensor
     by_image: Tensor
 
 
 def gradients(
     dy: Tensor, x: Tensor, k: Tensor, weights: ExpertsWeights, mixture: Mixture | None = None
 ) -> Gradients:
-    """From dy (N, C, H, W).  The products' factors go through memory: their sums are `dense_weights`' job."""
+    """From dy (N, C, H, W).  The products' factors go through memory: one launch adds up all three."""
     x, k, dy, m = planes(x), planes(k), planes(dy), convert(weights, Tensor.contiguous)
     n, c, h, w = x.shape
     rank, shares = m.b.bias.numel(), sharing(h * w, 64, n)
@@ -73,10 +75,16 @@ def gradients(
     grid = lambda config: (shares, n)
     constants = dict(C=c, R=rank, E=_experts(mixture))
     launch(_backward, "matrix_gradient", grid, *args, *strides, h * w, **constants, **dot(x))
-    db, dc, product = ranks.split(rank, dim=1)
-    factors = ((db, x, m.b.weight), (dc, k, m.c.weight), (dy, product, m.a.weight))
-    found = ExpertsWeights(*(Layer(*weight_gradients(*factor)) for factor in factors))
-    return Gradients(dx, dk, found, partial.sum(1))
+    sums = x.new_empty((n, shares, 3 * rank * (c + 1)), dtype=torch.float32)
+    constants = dict(C=c, R=rank)
+    args = (ranks, dy, x, k, sums, *strides, h * w)
+    launch(_sums, "matrix_gradient", lambda _: (3, shares, n), *args, **constants, **dot(x))
+    db, dc, da, *biases = split(sums.sum((0, 1)), *(((rank, c),) * 3), *(((rank,),) * 3))
+    layers = (
+        Layer(matrix.view(m.b.weight.shape), bias) for matrix, bias in zip((db, dc), biases, strict=False)
+    )
+    a_weight = da.t().contiguous().view(m.a.weight.shape)
+    return Gradients(dx, dk, *layers, a_weight, partial.sum(1))
 
 
 def _mixture(mixture: Mixture | None) -> tuple[Tensor | None, Tensor | None]:
@@ -221,3 +229,40 @@ def _backward(
     sums = partial + (image * shares + share) * (C + R)
     d.store_vector(sums, dshift, C)
     d.store_vector(sums + C, dscale, R)
+
+
+@triton.jit
+def _sums(
+    ranks,  # [N, 3, R, plane]: as `_backward` leaves them
+    dy,  # [N, C, plane], images dy_image apart
+    x,  # [N, C, plane], images x_image apart
+    k,  # [N, C, plane], images k_image apart
+    sums,  # [N, programs, 3 R C + 3 R]: products with x, k and dy, then the sums of ranks
+    dy_image,
+    x_image,
+    k_image,
+    plane,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    which, share, shares = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    image = tl.program_id(2).to(tl.int64)
+    factors = ranks + (image * 3 + which) * R * plane
+    source = dy + image * dy_image
+    if which == 0:
+        source = x + image * x_image
+    elif which == 1:
+        source = k + image * k_image
+    matrix, vector = d.zero_matrix(R, C), d.zeros(R)
+    for tile in range(share, tl.cdiv(plane, TILE), shares):
+        pixels = tile * TILE + tl.arange(0, TILE)
+        inside = pixels < plane
+        left = d.load(factors, plane, pixels, inside, R)
+        matrix = d.outer(matrix, left, d.load(source, plane, pixels, inside, C), R, C, DOT, PRECISION)
+        vector = d.add_columns(vector, left, R)
+    sums += (image * shares + share) * 3 * R * (C + 1)
+    d.store_matrix(sums + which * R * C, matrix, R, C)
+    d.store_vector(sums + 3 * R * C + which * R, vector, R)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seemore_fast.network.parameters import Layer, MixtureWeights, flatten, unflatten
+from seemore_fast.network.parameters import ExpertsWeights, Layer, MixtureWeights, flatten, unflatten
 
 from ._configs import launch, needed, planes, sharing, split
 from .low_rank_experts import Mixture, experts
@@ -69,7 +69,7 @@ def gradients(
     constants = dict(C=c, E=e, R=r, **padded)
     launch(_route_backward, "image", lambda _: (n,), *args, offset, routers, height * width, **constants)
     drouter, da_bias = split(routers.sum(0).flatten(), (e, c), (e, c))
-    matrices = found.weights._replace(a=Layer(found.weights.a.weight, da_bias))
+    matrices = ExpertsWeights(found.b, found.c, Layer(found.a_weight, da_bias))
     return Gradients(found.x, offset, found.k, MixtureWeights(drouter, matrices))
 
 

@@ -37,7 +37,10 @@ def forward(*inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     w = unflatten(RMEWeights, tensors)
     conv = conv3x3.convolve(layer_norm2d.normalise(x, *w.norm_1, eps), *w.conv)
     local, key = _halves(conv, w, shuffle)
-    value, context = _branches(local, key, w, recursive)
+    value, context = (
+        striped_conv2d.stripes(local, *w.stripes, True),
+        calibrate.calibrate(key, w.calibrate, recursive),
+    )
     mixed, weights, mean = mix_experts.mix(value, context, w.mixture, ranks, topk)
     y = pointwise.convolve(mixed, *w.proj, residual=x)
     out = gated_ffn.feed_forward(y, w.ffn, Pre("norm", None, *w.norm_2, eps), residual=y)
@@ -50,16 +53,19 @@ def backward(grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tenso
     ffn = gated_ffn.gradients(grad, y, w.ffn, Pre("norm", None, *w.norm_2, eps), skip=grad)
 
     local, key = _halves(conv, w, shuffle)
-    value, context = _branches(local, key, w, recursive)
+    between = striped_conv2d.first(local, *w.stripes[:2])
+    value = striped_conv2d.second(between, *w.stripes[2:], True)
+    levels = calibrate.pyramid(key, w.calibrate.agg, recursive)
+    context = calibrate.resized(levels, w.calibrate)
     mixture = mix_experts.mixture(weights, ranks)
     mixed = low_rank_experts.experts(value, context, w.mixture.experts, mixture)
     proj = pointwise.gradients(ffn.x, mixed, *w.proj)
     mix = mix_experts.gradients(proj.x, weights, mean, value, context, w.mixture, ranks)
 
     dsplit = x.new_empty((x.shape[0], 2 * c, *x.shape[2:]))
-    offset, dlocal, dkey = mix.x_offset, dsplit[:, :c], dsplit[:, c:]
-    _, *stripes = striped_conv2d.gradients(mix.x, local, *w.stripes, True, offset=offset, dx=dlocal)
-    _, of_context = calibrate.gradients(mix.k, key, w.calibrate, recursive, dk=dkey)
+    kept = dict(between=between, offset=mix.x_offset, dx=dsplit[:, :c])
+    _, *stripes = striped_conv2d.gradients(mix.x, local, *w.stripes, True, **kept)
+    _, of_context = calibrate.gradients(mix.k, levels, w.calibrate, dk=dsplit[:, c:])
     split = pointwise.gradients(dsplit, conv, *_split(w, shuffle), Pre("gelu"))
     normal = layer_norm2d.normalise(x, *w.norm_1, eps)
     dnormal, *of_conv = conv3x3.gradients(split.x, normal, w.conv.weight)
@@ -81,11 +87,6 @@ def backward(grad: Tensor, conv: Tensor, y: Tensor, weights: Tensor, mean: Tenso
 def _halves(conv: Tensor, w: RMEWeights, shuffle: bool) -> tuple[Tensor, Tensor]:
     u = pointwise.convolve(conv, *_split(w, shuffle), Pre("gelu"))
     return u[:, : u.shape[1] // 2], u[:, u.shape[1] // 2 :]
-
-
-def _branches(local: Tensor, key: Tensor, w: RMEWeights, recursive: int) -> tuple[Tensor, Tensor]:
-    """What the experts multiply."""
-    return striped_conv2d.stripes(local, *w.stripes, True), calibrate.calibrate(key, w.calibrate, recursive)
 
 
 def _split(w: RMEWeights, shuffle: bool) -> Layer:

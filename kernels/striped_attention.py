@@ -50,8 +50,10 @@ def gradients(
     c = x.shape[1]
     qv = pointwise.convolve(x, *w.qv, norm, gelu=True)
     q, v, dqv = qv[:, :c], qv[:, c:], qv.new_empty(qv.shape)
-    s = striped_conv2d.stripes(q, *w.stripes, False)
+    between = striped_conv2d.first(q, *w.stripes[:2])
+    s = striped_conv2d.second(between, *w.stripes[2:], False)
     proj = pointwise.gradients(dy, s, *w.proj, Pre("product", v), dother=dqv[:, c:])
-    _, *stripes = striped_conv2d.gradients(proj.x, q, *w.stripes, False, dx=dqv[:, :c])
+    kept = dict(between=between, dx=dqv[:, :c])
+    _, *stripes = striped_conv2d.gradients(proj.x, q, *w.stripes, False, **kept)
     first = pointwise.gradients(dqv, x, *w.qv, norm, gelu=True, skip=skip)
     return Gradients(first.x, AttentionWeights(first.layer, StripesWeights(*stripes), proj.layer), first.norm)

@@ -29,8 +29,16 @@ def stripes(
     x: Tensor, weight_h: Tensor, bias_h: Tensor, weight_v: Tensor, bias_v: Tensor, gelu: bool
 ) -> Tensor:
     """x: (N, C, H, W); weight_h: (C, 1, 1, k); weight_v: (C, 1, k, 1); biases (C,) -> (N, C, H, W)."""
-    first = _stripe(planes(x), weight_h, bias_h, rows=False)
-    return _stripe(first, weight_v, bias_v, rows=True, gelu=gelu)
+    return second(first(x, weight_h, bias_h), weight_v, bias_v, gelu)
+
+
+def first(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The first stripe's result, which `gradients` wants too."""
+    return _stripe(planes(x), weight, bias, rows=False)
+
+
+def second(between: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    return _stripe(between, weight, bias, rows=True, gelu=gelu)
 
 
 def gradients(
@@ -42,18 +50,20 @@ def gradients(
     bias_v: Tensor,
     gelu: bool,
     *,
+    between: Tensor | None = None,
     offset: Tensor | None = None,
     dx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x and the four parameters from dy (N, C, H, W), to which ``offset`` (N, C) is added.
 
-    ``dx`` (N, C, H, W), part of a larger tensor perhaps, receives the gradient of x.
+    ``between``: what `first` gave, if it is still there.  ``dx`` (N, C, H, W), part of a larger tensor
+    perhaps, receives the gradient of x.
     """
     x, dy = planes(x), planes(dy)
     n, c, h, w = x.shape
     k, shares = weight_h.shape[-1], sharing(h * w, 512, n * c)
     partial = x.new_empty((n, shares, 2, c, k + 1), dtype=torch.float32)
-    first = _stripe(x, weight_h, bias_h, rows=False)
+    between = first(x, weight_h, bias_h) if between is None else between
     weight_h, weight_v = weight_h.contiguous(), weight_v.contiguous()
 
     def through(
@@ -66,7 +76,7 @@ def gradients(
         launch(_backward, "plane", grid, *args, h, w, **constants)
         return out
 
-    dz = through("gelu" if gelu else "plain", dy, first, True, 1, weight_v)
+    dz = through("gelu" if gelu else "plain", dy, between, True, 1, weight_v)
     dfirst = through("taps", dz, x, False, 0, weight_v)
     dx = _stripe(dfirst, weight_h, None, rows=False, out=dx)
     # Copies: an operator's results may not share memory.
