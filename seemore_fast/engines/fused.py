@@ -1,4 +1,4 @@
-"""The network for training: its blocks as the fused operators of `seemore_fast.ops`, the rest PyTorch's.
+"""The network for training on a GPU: its blocks as operators of `seemore_fast.ops`, the rest PyTorch's.
 
 Parameters stay where the modules keep them: freezing, sharing, optimizers, DDP and checkpoints work as with
 any module.  Gradients of experts that no image chose are zero.
