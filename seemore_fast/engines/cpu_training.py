@@ -98,8 +98,12 @@ def _gradients(x: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]) -> l
 def _train_backward(
     grad: Tensor, kept: list[Tensor], x: Tensor, weights: list[Tensor], config: str, needs: list[bool]
 ) -> list[Tensor]:
-    of_x, _, *of_parameters = found = _gradients(x, weights, needs)
+    of_x, of_mean, *of_parameters = found = _gradients(x, weights, needs)
+    if of_x is None and of_mean is not None:
+        of_x = x.new_empty(x.shape)
     _run(x, weights, config, [of_x, *of_parameters], grad.contiguous(), kept)
+    if of_x is not None and of_mean is not None:  # taken from x, added to the result
+        of_mean.copy_((grad.sum((0, 2, 3)) - of_x.sum((0, 2, 3))).view_as(of_mean))
     return [t for t in found if t is not None]
 
 

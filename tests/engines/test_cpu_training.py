@@ -84,6 +84,20 @@ def test_what_lies_before_the_first_gradient_is_left_out(learns: str) -> None:
             assert parameter.grad is None
 
 
+@pytest.mark.parametrize("with_x", [False, True])
+def test_a_mean_that_learns(with_x: bool) -> None:
+    model = network()
+    exact = oracle(model)
+    x, cotangent = torch.rand(2, 3, 16, 17), torch.randn(2, 3, 32, 34)
+    found = []
+    for net, dtype in ((model, torch.float32), (exact, torch.float64)):
+        net.mean.requires_grad_()
+        given = x.to(dtype, copy=True).requires_grad_(with_x)
+        (net(given) * cotangent.to(dtype)).sum().backward()
+        found.append([net.mean.grad, net.conv_1.weight.grad, *([given.grad] if with_x else [])])
+    assert all(golden.relative_l2(a, b) <= 1e-5 for a, b in zip(*found, strict=True))
+
+
 def test_gradients_of_gradients() -> None:
     model, x = network(), torch.rand(1, 3, 16, 16)
 
