@@ -84,12 +84,12 @@ SM_API sm_status sm_op(const sm_op_params* params);
  * one per input.  `grad` has the shape of the result. */
 typedef struct sm_network_op_params {
   sm_op_params op; /* op, rank and gelu are not looked at; c: C */
+  int64_t inputs;  /* how many there are, the image included */
   int64_t layers, in_chans, scale;
   float img_range;
   const float* mean; /* [in_chans] */
 } sm_network_op_params;
 
-SM_API int64_t sm_network_op_inputs(const sm_network_op_params* params); /* tensors, the image included */
 SM_API sm_status sm_network_op(const sm_network_op_params* params);
 
 /* ---- The whole network -----------------------------------------------------------------------------------

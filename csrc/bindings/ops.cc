@@ -59,15 +59,12 @@ void run_network_op(const std::vector<Address>& inputs, Address grad, const std:
       {"network", given.data(), backward ? grad ? in(grad) : &nothing : nullptr, kept.data(), results.data(),
        n, c, h, w, kernel, 1, (int64_t)ranks.size(), ranks.data(), topk, recursive, 0, (int)shuffle, eps,
        threads},
+      (int64_t)given.size(),
       layers,
       in_chans,
       scale,
       img_range,
       in(mean)};
-  if ((int64_t)given.size() != sm_network_op_inputs(&params))
-    throw py::value_error("inputs must be the image and " +
-                          std::to_string(sm_network_op_inputs(&params) - 1) + " weights, got " +
-                          std::to_string(given.size()) + " tensors");
   sm_status status;
   {
     py::gil_scoped_release released;

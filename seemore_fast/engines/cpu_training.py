@@ -38,9 +38,14 @@ def forward(x: Tensor, weights: Sequence[Tensor], config: str) -> Tensor:
 
 
 @functools.cache
+def _given(config: str) -> dict[str, Any]:
+    return dict(json.loads(config))
+
+
+@functools.cache
 def _options(config: str) -> dict[str, Any]:
     """What every native call takes."""
-    given = json.loads(config)
+    given = _given(config)
     sizes = ("num_layers", "in_chans", "scale", "global_kernel_size", "topk", "recursive", "use_shuffle")
     return {
         "ranks": reference.expert_ranks(given["num_experts"], given["lr_space"]),
@@ -52,7 +57,7 @@ def _options(config: str) -> dict[str, Any]:
 
 def _outputs(x: Tensor, config: str) -> list[Tensor]:
     """Memory for the result, and for what the backward needs: csrc/seemore.h, `sm_network_op_params`."""
-    given = json.loads(config)
+    given = _given(config)
     n, channels, h, w = x.shape
     scale, c = given["scale"], given["embedding_dim"]
     # Layer by layer: what a step frees serves the next, but large blocks come from the system, page by page.

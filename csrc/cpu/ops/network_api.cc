@@ -123,11 +123,6 @@ void add_up(const sm_network_op_params& t, const Layout& layout, const ops::Netw
 
 }  // namespace
 
-int64_t sm_network_op_inputs(const sm_network_op_params* t) {
-  const IsaTables* isa = tables();
-  return isa ? 1 + (int64_t)Layout(*t, isa->ops->network).pieces.size() : 0;
-}
-
 sm_status sm_network_op(const sm_network_op_params* t) {
   const sm_op_params& p = t->op;
   const IsaTables* isa = tables();
@@ -141,6 +136,10 @@ sm_status sm_network_op(const sm_network_op_params* t) {
   if (!t->mean) return fail(SM_ERROR_ARGUMENT, "%s: mean is NULL", p.op);
   const ops::NetworkOp& op = isa->ops->network;
   const Layout layout(*t, op);
+  const int64_t tensors = (int64_t)layout.pieces.size();
+  if (t->inputs != 1 + tensors)
+    return fail(SM_ERROR_ARGUMENT, "%s: inputs must be the image and %lld weights, got %lld tensors", p.op,
+                (long long)tensors, (long long)t->inputs);
   if (sm_status status = ops::check_tensors(p, 1 + (int)layout.pieces.size(), (int)t->layers + 1))
     return status;
 
