@@ -107,7 +107,7 @@ def test_the_header_is_c99():
 )
 def test_the_thread_pool_under_stress(sanitizer, tmp_path):
     program = tmp_path / "pool_stress"
-    flags = ["-O1", "-g", "-std=c++20", "-pthread", "-Icsrc"]
+    flags = ["-O1", "-g", "-std=c++20", "-pthread", "-Icsrc", "-DSM_ISA=stress"]
     if sanitizer:
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     run(tool("g++"), *flags, "tests/native/pool_stress.cc", "csrc/cpu/isa/pool.cc", "-o", program)

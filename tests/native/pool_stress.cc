@@ -1,5 +1,5 @@
 // Stress of the thread pool, for the thread sanitizer and for fork(); run by tests/house/test_build.py.
-// Exits 0 if every parallel() call ran each share of the work exactly once, and barriers held.
+// Exits 0 if every parallel() call ran each share of the work exactly once, barriers held, and turns.
 #if !defined(_WIN32)
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/isa/pool.h"
+#include "cpu/isa/tasks.h"
 
 namespace {
 
@@ -54,10 +54,39 @@ void run(int threads) {
 
 void nested(void*, int, int) { run(2); }
 
+// Tasks of unlike length, more than slots: each result is taken once, in order, before its slot serves again.
+void take_turns(int threads, int slots) {
+  constexpr int kTasks = 60;
+  struct Shared {
+    seemore::stress::Tasks tasks;
+    seemore::stress::Turns turns;
+    int64_t results[8] = {};  // plain memory: turns alone must order it
+    int64_t taken[kTasks] = {};
+    int count = 0;
+  };
+  int64_t ready[8] = {};
+  Shared all = {{kTasks}, {slots, ready}};
+  seemore::parallel(
+      threads,
+      [](void* ctx, int, int) {
+        Shared& s = *static_cast<Shared*>(ctx);
+        s.tasks.run([&](int64_t task) {
+          s.turns.begin(task);
+          for (int i = 0; i < task % 5; ++i) std::this_thread::yield();
+          s.results[task % s.turns.slots] = task * task;
+          s.turns.done(task, [&](int64_t next) { s.taken[s.count++] = s.results[next % s.turns.slots]; });
+        });
+      },
+      &all);
+  EXPECT(all.count == kTasks);
+  for (int64_t i = 0; i < kTasks; ++i) EXPECT(all.taken[i] == i * i);
+}
+
 }  // namespace
 
 int main(int argc, char**) {
   for (int i = 0; i < 200; ++i) run(1 + i % 5);
+  for (int i = 0; i < 40; ++i) take_turns(1 + i % 5, 1 + i % 8);
 
   std::vector<std::thread> callers;
   for (int i = 0; i < 8; ++i)

@@ -40,6 +40,18 @@ T wait_while(const std::atomic<T>& flag, T value) {
   return flag.load(std::memory_order_acquire);
 }
 
+// The same for what another running thread is about to do.
+template <class F>
+void wait_until(const F& holds) {
+  for (int i = 0; !holds(); ++i) {
+    if (i < kSpins) {
+      pause();
+    } else {
+      std::this_thread::yield();  // more threads than cores: let the late ones run
+    }
+  }
+}
+
 struct Job {
   void (*fn)(void*, int, int);
   void* ctx;
@@ -140,13 +152,11 @@ void Barrier::wait(int threads) {
     __atomic_store_n(&phase, before + 1, __ATOMIC_RELEASE);
     return;
   }
-  for (int i = 0; __atomic_load_n(&phase, __ATOMIC_ACQUIRE) == before; ++i) {
-    if (i < kSpins) {
-      pause();
-    } else {
-      std::this_thread::yield();  // more threads than cores: let the late ones run
-    }
-  }
+  wait_until([&] { return __atomic_load_n(&phase, __ATOMIC_ACQUIRE) != before; });
+}
+
+void wait_for_more(const int64_t* count, int64_t than) {
+  wait_until([=] { return __atomic_load_n(count, __ATOMIC_ACQUIRE) > than; });
 }
 
 }  // namespace seemore

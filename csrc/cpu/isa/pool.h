@@ -1,8 +1,10 @@
-// The library's thread pool, and the barrier that threads of one parallel() call meet at.
+// The library's thread pool, and how threads of one parallel() call wait for each other.
 //
 // No OpenMP: torch brings its own, and two OpenMP runtimes in one process fight over the cores.
 // Per-ISA files include this, so it holds declarations only.
 #pragma once
+
+#include <stdint.h>
 
 namespace seemore {
 
@@ -19,5 +21,8 @@ struct Barrier {
 
   void wait(int threads);
 };
+
+// Waits until a running thread has made *count more than that.
+void wait_for_more(const int64_t* count, int64_t than);
 
 }  // namespace seemore

@@ -32,6 +32,34 @@ struct Tasks {
   }
 };
 
+// What the tasks of a parallel() call result in, taken in their order, though they end in any: until then a
+// task's result lies in its slot, task modulo `slots`.
+struct Turns {
+  int slots;
+  int64_t* ready;  // [slots], 0 at first: the task whose result lies there, + 1
+  int64_t taken = 0;
+  int busy = 0;
+
+  // Waits until the slot is free.  Threads begin tasks in order.
+  void begin(int64_t task) const { wait_for_more(&taken, task - slots); }
+
+  // Calls take(task) for this one and others whose turn it is, unless another thread is about to.
+  template <class Take>
+  void done(int64_t task, const Take& take) {
+    __atomic_store_n(ready + task % slots, task + 1, __ATOMIC_SEQ_CST);
+    while (is_next() && !__atomic_exchange_n(&busy, 1, __ATOMIC_SEQ_CST)) {
+      for (; is_next(); __atomic_store_n(&taken, taken + 1, __ATOMIC_SEQ_CST)) take(taken);
+      __atomic_store_n(&busy, 0, __ATOMIC_SEQ_CST);  // whose result came since sees this, or is seen above
+    }
+  }
+
+ private:
+  bool is_next() const {
+    const int64_t next = __atomic_load_n(&taken, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(ready + next % slots, __ATOMIC_SEQ_CST) == next + 1;
+  }
+};
+
 // Calls f(task, thread) for task = 0 .. tasks - 1, on up to `threads` threads. Tasks must not depend on the
 // number of threads, nor on their order: then neither does the result, in any bit.
 template <class F>

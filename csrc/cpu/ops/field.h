@@ -69,6 +69,13 @@ struct Arena {
     return {start ? start + g.halo * stride + g.margin : nullptr, pitch, stride};
   }
 
+  // A field whose pixels are all 0.
+  Field zeros(const Geometry& g) {
+    float* const row = floats(g.padded_w);
+    if (row && fresh) memset(row, 0, sizeof(float) * g.padded_w);
+    return {row, 0, 0};
+  }
+
   // One row of a field, without its margins.
   Row row(const Geometry& g, int channels) {
     return {floats((size_t)g.padded_w * round_up(channels, 4)), g.padded_w};

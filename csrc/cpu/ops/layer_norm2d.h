@@ -138,7 +138,8 @@ struct LayerNorm2d {
 
   LayerNorm2d(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
       : g(g_), norm{w[0], w[1], p.eps, (int)p.c} {
-    arena.fields(g, norm.channels, x, dy, dx, none);
+    arena.fields(g, norm.channels, x, dy, dx);
+    none = arena.zeros(g);
     sums = arena.floats(Norm::sums(norm.channels));
   }
   void backward(const float* grad, const float* const*, const float* const* in, Gradients d) {

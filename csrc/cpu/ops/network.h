@@ -44,9 +44,11 @@ struct Ends {
     back_conv_2 = pack_3x3_transposed(arena, c, c, after[2]);
     up = pack_3x3(arena, outputs, c, after[4], after[5]);
     back_up = pack_3x3_transposed(arena, outputs, c, after[4]);
+    arena.fields(g, c, x, normal, sum, grad, dx);
     image = arena.field(g, colours);
     pixels = arena.field(g, outputs);
-    arena.fields(g, c, x, normal, sum, grad, skip, dx, none);
+    skip = arena.field(g, c);  // kept while the layers work
+    none = arena.zeros(g);
     room = arena.row(g, c > outputs ? c : outputs);
     sums = arena.floats(Norm::sums(c));
   }
@@ -178,9 +180,8 @@ struct Network {
   const sm_network_op_params& t;
   const sm_op_params& p;
   Geometry g;
-  // Floats of a part of each kind: its fields, of which RME's and SME's are the same, what else it works on,
-  // and its packed weights.
-  size_t fields[3] = {}, room[3] = {}, packed[3] = {};
+  size_t fields = 0;                    // floats that parts have their fields in, all the same
+  size_t room[3] = {}, packed[3] = {};  // of a part of each kind: what else it works on, its packed weights
 
   explicit Network(const NetworkCall& call_)
       : call(call_),
@@ -190,7 +191,7 @@ struct Network {
     each_part([&]<int kPart>(Part<kPart> part) {
       Arena images = {nullptr}, weights = {nullptr}, rest = {nullptr, &images, &weights};
       make(part, 0, rest, [](auto&) {});
-      fields[kPart] = images.most;
+      if (images.most > fields) fields = images.most;
       room[kPart] = rest.used;
       packed[kPart] = weights.used;
     });
@@ -218,19 +219,17 @@ struct Network {
     }
   }
 
-  size_t layer_fields() const { return fields[kRmes] > fields[kSmes] ? fields[kRmes] : fields[kSmes]; }
-  size_t rooms() const { return fields[kEnds] + layer_fields() + room[kEnds] + room[kRmes] + room[kSmes]; }
+  size_t rooms() const { return fields + room[kEnds] + room[kRmes] + room[kSmes]; }
   size_t packs() const { return packed[kEnds] + t.layers * (packed[kRmes] + packed[kSmes]); }
 
   // The same with everyone's packed weights, in a thread's memory, which another made; or to make them.
   template <int kPart, class F>
   void with(Part<kPart> part, int64_t i, float* memory, float* weights, bool packs, bool clears,
             const F& f) const {
-    float *own = memory + (kPart == kEnds ? 0 : fields[kEnds]),
-          *rest = memory + fields[kEnds] + layer_fields();
+    float* rest = memory + fields;
     for (int before = 0; before < kPart; ++before) rest += room[before], weights += packed[before];
     if (kPart != kEnds) weights += i * (packed[kRmes] + packed[kSmes]);
-    Arena images = {own, nullptr, nullptr, clears}, from = {weights, nullptr, nullptr, packs};
+    Arena images = {memory, nullptr, nullptr, clears}, from = {weights, nullptr, nullptr, packs};
     Arena arena = {rest, &images, &from, clears};
     make(part, i, arena, f);
   }
@@ -240,17 +239,16 @@ struct Network {
 struct NetworkThread {
   const Network& net;
   float *memory, *packs;
-  float *chain, *own;  // two images of features; gradients of an image that are to be added
+  float* chain;  // two images of features
 
   NetworkThread(const Network& net_, float* memory_, float* packs_)
-      : net(net_), memory(memory_), packs(packs_), chain(memory + net.rooms()), own(chain + chained(net)) {
+      : net(net_), memory(memory_), packs(packs_), chain(memory + net.rooms()) {
     Network::each_part([&](auto part) { net.with(part, 0, memory, packs, false, true, [](auto&) {}); });
   }
 
   static size_t floats(const Network& net) {
-    return net.rooms() + (net.p.grad ? chained(net) + net.call.floats : 0);
+    return net.rooms() + (net.p.grad ? (2 * net.p.c * net.p.h * net.p.w + 15) / 16 * 16 : 0);
   }
-  static size_t chained(const Network& net) { return (2 * net.p.c * net.p.h * net.p.w + 15) / 16 * 16; }
 
   int64_t features() const { return net.p.c * net.p.h * net.p.w; }
   // What forward keeps of an RME and of an SME, their input first.
@@ -342,28 +340,44 @@ struct NetworkThread {
 };
 
 inline int network_threads(const NetworkCall& call) {
-  const sm_op_params& p = call.params.op;
-  return useful_threads(p.threads, p.grad ? call.slots : p.n);
+  return useful_threads(call.params.op.threads, call.params.op.n);
+}
+
+// Backward adds images' gradients in order.  So many lie apart that a thread hardly ever waits for a slower
+// one.
+inline int network_slots(const NetworkCall& call) {
+  return call.params.op.grad ? (int)least(2 * network_threads(call), call.params.op.n) : 0;
 }
 
 inline int64_t network_memory(const NetworkCall& call) {
   const Network net(call);
-  return net.packs() + network_threads(call) * NetworkThread::floats(net);
+  const int64_t slots = network_slots(call);
+  return net.packs() + network_threads(call) * NetworkThread::floats(net) + slots * (call.floats + 16);
 }
 
-// Backward: slot s takes the images s, s + slots and so on, one after the other.
 inline void run_network(const NetworkCall& call, float* memory) {
   const Network net(call);
   struct Shared {
     const Network& net;
-    float *packs, *memory;
-    size_t each;
-    Tasks parts = {};
+    float *packs, *memory, *apart = nullptr;
+    size_t each = 0;
+    Turns turns = {1, nullptr};
+    Tasks images = {};
 
     float* own(int thread) const { return memory + thread * each; }
-  } all = {net, memory, memory + net.packs(), NetworkThread::floats(net)};
-  const int threads = network_threads(call);
-  if (!threads) return;
+    float* gradients(int64_t n) const {
+      return n ? apart + n % turns.slots * net.call.floats : net.call.gradients;
+    }
+  } all = {net, memory, memory + net.packs()};
+  const int threads = network_threads(call), slots = network_slots(call);
+  if (!threads) {
+    if (net.p.grad) memset(call.gradients, 0, sizeof(float) * call.floats);
+    return;
+  }
+  all.each = NetworkThread::floats(net);
+  all.apart = all.own(threads);
+  all.turns = {slots, reinterpret_cast<int64_t*>(all.apart + slots * call.floats)};
+  for (int i = 0; i < slots; ++i) all.turns.ready[i] = 0;
   run_tasks(threads, 1 + net.t.layers, [&](int64_t task, int thread) {
     auto pack = [&](auto part, int64_t i) {
       net.with(part, i, all.own(thread), all.packs, true, false, [](auto&) {});
@@ -372,7 +386,7 @@ inline void run_network(const NetworkCall& call, float* memory) {
     pack(Part<kRmes>(), task - 1);
     pack(Part<kSmes>(), task - 1);
   });
-  all.parts.tasks = net.p.grad ? call.slots : net.p.n;
+  all.images.tasks = net.p.n;
   parallel(
       threads,
       [](void* context, int thread, int) {
@@ -381,17 +395,16 @@ inline void run_network(const NetworkCall& call, float* memory) {
         const sm_op_params& p = s.net.p;
         const NetworkThread own(s.net, s.own(thread), s.packs);
         const int64_t pixels = s.net.t.in_chans * p.h * p.w, larger = pixels * s.net.t.scale * s.net.t.scale;
-        s.parts.run([&](int64_t part) {
-          if (!p.grad)
-            return own.forward(part, p.inputs[0] + part * pixels, p.outputs[0] + part * larger,
-                               p.outputs + 1);
-          float* const sums = call.partial + part * call.floats;
-          for (int64_t n = part; n < p.n; n += call.slots) {
-            float* const gradients = n == part ? sums : own.own;
-            float* const dimage = p.outputs[0] ? p.outputs[0] + n * pixels : nullptr;
-            own.backward(n, p.grad + n * larger, p.inputs[0] + n * pixels, dimage, p.saved, gradients);
-            for (int64_t i = 0; n != part && i < call.floats; ++i) sums[i] += gradients[i];
-          }
+        s.images.run([&](int64_t n) {
+          const float* const image = p.inputs[0] + n * pixels;
+          if (!p.grad) return own.forward(n, image, p.outputs[0] + n * larger, p.outputs + 1);
+          s.turns.begin(n);
+          float* const dimage = p.outputs[0] ? p.outputs[0] + n * pixels : nullptr;
+          own.backward(n, p.grad + n * larger, image, dimage, p.saved, s.gradients(n));
+          s.turns.done(n, [&](int64_t next) {
+            const float* const gradients = s.gradients(next);
+            for (int64_t i = 0; next && i < call.floats; ++i) call.gradients[i] += gradients[i];
+          });
         });
       },
       &all);

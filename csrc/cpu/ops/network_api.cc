@@ -14,7 +14,6 @@ using namespace seemore;
 namespace {
 
 constexpr int64_t kMostLayers = 4096, kMostScale = 64;
-constexpr int kMostSlots = 16;  // gradients of that many images are kept apart
 
 // The part of a leaf that a tensor is.
 struct Piece {
@@ -106,21 +105,6 @@ void find_wanted(const sm_network_op_params& t, const Layout& layout, const ops:
   call.first = call.head ? 0 : (first - op.before) / (op.rme + op.sme);
 }
 
-// Sums over the slots, in their order.
-void add_up(const sm_network_op_params& t, const Layout& layout, const ops::NetworkCall& call) {
-  for (size_t i = 0; i < layout.pieces.size(); ++i) {
-    float* const to = t.op.outputs[1 + i];
-    if (!to) continue;
-    each_row(layout, layout.pieces[i], [&](int64_t at, int64_t from, int64_t count) {
-      for (int64_t j = 0; j < count; ++j) {
-        double sum = 0;
-        for (int slot = 0; slot < call.slots; ++slot) sum += call.partial[slot * call.floats + from + j];
-        to[at + j] = (float)sum;
-      }
-    });
-  }
-}
-
 }  // namespace
 
 sm_status sm_network_op(const sm_network_op_params* t) {
@@ -143,23 +127,26 @@ sm_status sm_network_op(const sm_network_op_params* t) {
   if (sm_status status = ops::check_tensors(p, 1 + (int)layout.pieces.size(), (int)t->layers + 1))
     return status;
 
-  const int slots = (int)(p.n < kMostSlots ? p.n : kMostSlots);
   std::vector<const float*> weights(layout.offsets.size());
-  ops::NetworkCall call = {*t, weights.data(), layout.offsets.data(), layout.total, nullptr, slots, 0, true};
+  ops::NetworkCall call = {*t, weights.data(), layout.offsets.data(), layout.total, nullptr, 0, true};
   if (p.grad) find_wanted(*t, layout, op, call);
-  const int64_t partial = p.grad ? slots * layout.total : 0;
+  const int64_t gradients = p.grad ? layout.total : 0;
   const std::unique_ptr<void, void (*)(void*)> memory(
-      allocate(sizeof(float) * (layout.total + partial + op.memory(call))), release);
+      allocate(sizeof(float) * (layout.total + gradients + op.memory(call))), release);
   if (!memory) return fail(SM_ERROR_MEMORY, "%s: out of memory", p.op);
   float* const flat = static_cast<float*>(memory.get());
-  call.partial = flat + layout.total;
+  call.gradients = flat + layout.total;
 
   for (size_t i = 0; i < layout.pieces.size() && p.n; ++i)
     each_row(layout, layout.pieces[i], [&](int64_t at, int64_t to, int64_t count) {
       memcpy(flat + to, p.inputs[1 + i] + at, sizeof(float) * count);
     });
   for (size_t leaf = 0; leaf < weights.size(); ++leaf) weights[leaf] = flat + layout.offsets[leaf];
-  op.run(call, call.partial + partial);
-  if (p.grad) add_up(*t, layout, call);
+  op.run(call, call.gradients + gradients);
+  for (size_t i = 0; p.grad && i < layout.pieces.size(); ++i)
+    if (float* const to = p.outputs[1 + i])
+      each_row(layout, layout.pieces[i], [&](int64_t at, int64_t from, int64_t count) {
+        memcpy(to + at, call.gradients + from, sizeof(float) * count);
+      });
   return SM_OK;
 }

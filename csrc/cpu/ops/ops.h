@@ -21,10 +21,9 @@ struct NetworkCall {
   const float* const* weights;  // leaves
   const int64_t* offsets;       // of the leaves in a vector of `floats`
   int64_t floats;
-  float* partial;  // backward: gradients, [slots][floats]
-  int slots;
-  int64_t first;  // backward: layers before this one have no gradients that count
-  bool head;      // backward: the head or the image has
+  float* gradients;  // backward: of the leaves, summed over the images
+  int64_t first;     // backward: layers before this one have no gradients that count
+  bool head;         // backward: the head or the image has
 };
 
 // Their sizes.
