@@ -88,6 +88,8 @@ typedef struct sm_network_op_params {
   int64_t layers, in_chans, scale;
   float img_range;
   const float* mean; /* [in_chans] */
+  int bf16; /* 1: the layers' products, but the experts', of operands in bfloat16, added in float32 like all
+             * else, where the instruction set in use has such; 0, or elsewhere: float32 */
 } sm_network_op_params;
 
 SM_API sm_status sm_network_op(const sm_network_op_params* params);

@@ -48,7 +48,7 @@ void run_op(const std::string& op, const std::vector<Address>& inputs, Address g
 void run_network_op(const std::vector<Address>& inputs, Address grad, const std::vector<Address>& saved,
                     const std::vector<Address>& outputs, Shape shape, bool backward, int threads,
                     const std::vector<int64_t>& ranks, const std::array<int64_t, 7>& config, Address mean,
-                    float img_range, float eps) {
+                    float img_range, float eps, bool bf16) {
   const auto [layers, in_chans, scale, kernel, topk, recursive, shuffle] = config;
   const std::vector<const float*> given = all_in(inputs), kept = all_in(saved);
   std::vector<float*> results;
@@ -64,7 +64,8 @@ void run_network_op(const std::vector<Address>& inputs, Address grad, const std:
       in_chans,
       scale,
       img_range,
-      in(mean)};
+      in(mean),
+      bf16};
   sm_status status;
   {
     py::gil_scoped_release released;
@@ -83,7 +84,7 @@ void bind_ops(py::module_& m) {
         arg("shuffle") = false, arg("eps") = 1e-6f);
   m.def("run_network_op", run_network_op, arg("inputs"), arg("grad"), arg("saved"), arg("outputs"),
         arg("shape"), py::kw_only(), arg("backward"), arg("threads"), arg("ranks"), arg("config"),
-        arg("mean"), arg("img_range"), arg("eps"));
+        arg("mean"), arg("img_range"), arg("eps"), arg("bf16"));
 }
 
 }  // namespace seemore

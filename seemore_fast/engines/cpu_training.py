@@ -1,13 +1,16 @@
 """Training on the CPU: the whole network as one differentiable op of the native library.
 
-    seemore_fast::train(Tensor x, Tensor[] weights, str config) -> Tensor[] (out, *kept)
+    seemore_fast::train(Tensor x, Tensor[] weights, str config, bool bf16) -> Tensor[] (out, *kept)
     seemore_fast::train_backward(Tensor grad, Tensor[] kept, Tensor x, Tensor[] weights, str config,
-                                 bool[] needs) -> Tensor[]
+                                 bool[] needs, bool bf16) -> Tensor[]
 
 Weights are the network's as `one_op.weights_of` gives them, in float32, and stay where the modules keep
 them: freezing, sharing, optimizers, DDP and checkpoints work as with any module.  Gradients of experts that
 no image chose are zero.  ``needs`` has an entry for x and one for each weight; the backward returns the
 gradients asked for, in that order.  Its own derivative comes from the reference.
+
+With ``bf16`` operands of matrix products, forward and backward, are bfloat16 where the instruction set
+multiplies such.  Their sums and all else are float32, as everything is elsewhere.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor
 
 from seemore_fast.backends import native
+from seemore_fast.backends.precision import autocast_dtype
 from seemore_fast.engines import one_op
 from seemore_fast.network import reference
 from seemore_fast.ops._operator import differentiate_twice
@@ -31,9 +35,10 @@ _library = torch.library.Library("seemore_fast", "FRAGMENT")
 def forward(x: Tensor, weights: Sequence[Tensor], config: str) -> Tensor:
     """The network of this configuration (arguments as JSON): x (N, in_chans, H, W) -> H and W times scale.
 
-    In float32, under autocast too, where it is faster than PyTorch in bfloat16.
+    In float32; under autocast to bfloat16 with such operands, where the processor multiplies them.
     """
-    out = torch.ops.seemore_fast.train.default(x.float(), [weight.float() for weight in weights], config)[0]
+    given, bf16 = [weight.float() for weight in weights], autocast_dtype(x) == torch.bfloat16
+    out = torch.ops.seemore_fast.train.default(x.float(), given, config, bf16)[0]
     return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
@@ -69,6 +74,7 @@ def _run(
     x: Tensor,
     weights: Sequence[Tensor],
     config: str,
+    bf16: bool,
     outputs: Sequence[Tensor | None],
     grad: Tensor | None = None,
     kept: Sequence[Tensor] = (),
@@ -85,13 +91,14 @@ def _run(
         backward=grad is not None,
         threads=torch.get_num_threads(),
         mean=mean.data_ptr(),
+        bf16=bf16,
         **_options(config),
     )
 
 
-def _train(x: Tensor, weights: list[Tensor], config: str) -> list[Tensor]:
+def _train(x: Tensor, weights: list[Tensor], config: str, bf16: bool) -> list[Tensor]:
     outputs = _outputs(x, config)
-    _run(x, weights, config, outputs)
+    _run(x, weights, config, bf16, outputs)
     return outputs
 
 
@@ -101,25 +108,37 @@ def _gradients(x: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]) -> l
 
 
 def _train_backward(
-    grad: Tensor, kept: list[Tensor], x: Tensor, weights: list[Tensor], config: str, needs: list[bool]
+    grad: Tensor,
+    kept: list[Tensor],
+    x: Tensor,
+    weights: list[Tensor],
+    config: str,
+    needs: list[bool],
+    bf16: bool,
 ) -> list[Tensor]:
     of_x, of_mean, *of_parameters = found = _gradients(x, weights, needs)
     if of_x is None and of_mean is not None:
         of_x = x.new_empty(x.shape)
-    _run(x, weights, config, [of_x, *of_parameters], grad.contiguous(), kept)
+    _run(x, weights, config, bf16, [of_x, *of_parameters], grad.contiguous(), kept)
     if of_x is not None and of_mean is not None:  # taken from x, added to the result
         of_mean.copy_((grad.sum((0, 2, 3)) - of_x.sum((0, 2, 3))).view_as(of_mean))
     return [t for t in found if t is not None]
 
 
 def _fake_backward(
-    grad: Tensor, kept: list[Tensor], x: Tensor, weights: list[Tensor], config: str, needs: list[bool]
+    grad: Tensor,
+    kept: list[Tensor],
+    x: Tensor,
+    weights: list[Tensor],
+    config: str,
+    needs: list[bool],
+    bf16: bool,
 ) -> list[Tensor]:
     return [t for t in _gradients(x, weights, needs) if t is not None]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, weights, ctx.config = inputs
+    x, weights, ctx.config, ctx.bf16 = inputs
     kept = output[1:]
     ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)
@@ -130,17 +149,18 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     saved = ctx.saved_tensors  # once: checkpointing minds
     kept, (x, *weights) = saved[: ctx.kept], saved[ctx.kept :]
-    of_x, of_weights, _ = ctx.needs_input_grad
+    of_x, of_weights, *_ = ctx.needs_input_grad
     if grads[0] is None:
-        return None, [None] * len(weights), None
+        return None, [None] * len(weights), None, None
     needs = [of_x, *of_weights]
-    found = iter(torch.ops.seemore_fast.train_backward.default(grads[0], kept, x, weights, ctx.config, needs))
+    backward = torch.ops.seemore_fast.train_backward.default
+    found = iter(backward(grads[0], kept, x, weights, ctx.config, needs, ctx.bf16))
     first, *rest = (next(found) if need else None for need in needs)
-    return first, rest, None
+    return first, rest, None, None
 
 
 def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    grad, kept, x, weights, ctx.config, ctx.needs = inputs
+    grad, kept, x, weights, ctx.config, ctx.needs, _ = inputs
     ctx.kept = len(kept)
     ctx.save_for_backward(grad, x, *weights)
 
@@ -152,16 +172,16 @@ def _differentiate_twice(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...
         return one_op.plain(weights, ctx.config)(x)
 
     of_grad, of_x, *of_weights = differentiate_twice(formula, grad, tensors, ctx.needs, grads)
-    return of_grad, [None] * ctx.kept, of_x, of_weights, None, None
+    return of_grad, [None] * ctx.kept, of_x, of_weights, None, None, None
 
 
-_library.define("train(Tensor x, Tensor[] weights, str config) -> Tensor[]")
+_library.define("train(Tensor x, Tensor[] weights, str config, bool bf16) -> Tensor[]")
 _library.define(
-    "train_backward(Tensor grad, Tensor[] kept, Tensor x, Tensor[] weights, str config, bool[] needs)"
-    " -> Tensor[]"
+    "train_backward(Tensor grad, Tensor[] kept, Tensor x, Tensor[] weights, str config, bool[] needs,"
+    " bool bf16) -> Tensor[]"
 )
 for _name, _op, _fake in (
-    ("train", _train, lambda x, weights, config: _outputs(x, config)),
+    ("train", _train, lambda x, weights, config, bf16: _outputs(x, config)),
     ("train_backward", _train_backward, _fake_backward),
 ):
     _library.impl(_name, _op, "CompositeExplicitAutograd")

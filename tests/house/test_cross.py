@@ -1,7 +1,7 @@
 """Other platforms, tried here: the library for ARM64 under QEMU, for Windows under Wine (docs/platforms.md).
 
-tests/native/case_driver.cc gets what Python computed in float64: golden networks, sizes, operators with
-gradients.
+tests/native/case_driver.cc gets what Python computed in float64: golden networks, sizes, operators and
+training with gradients.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,12 @@ pytestmark = pytest.mark.full
 SIZES = [(2, 16, 16), (1, 17, 33), (1, 19, 131), (1, 131, 17), (1, 16, 353)]
 MINUTES = 60
 """For one program in an emulator: they take less than five where nothing else runs."""
+
+TRAININGS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
+    (SMALL | {"use_shuffle": True, "recursive": 2}, (2, 16, 19)),
+    (SMALL | {"embedding_dim": 7, "topk": 2, "scale": 3, "img_range": 2.0}, (1, 9, 33)),
+]
+"""Even and odd channels; rows of one and, padded, three vectors of the widest instruction set."""
 
 DEEP = ("rme", "sme", "calibrate")  # whose recursion wants larger images
 
@@ -125,6 +132,14 @@ def test_networks(drivers: Drivers, networks: list[Path]) -> None:
 def test_operators_and_their_gradients(drivers: Drivers, operators: list[Path]) -> None:
     said = drivers("case_driver", *operators)
     assert said.count("want_grad") >= len(operators)
+
+
+def test_training(drivers: Drivers, tmp_path: Path) -> None:
+    """The network's operator, to float32's bounds; with operands in bf16, where there are such, to theirs."""
+    files = [cases.training(tmp_path / f"{i}", *case) for i, case in enumerate(TRAININGS)]
+    said = drivers("case_driver", *files)
+    assert said.count(" train: ") >= len(files)
+    assert ("bf16 train: " in said) == ("neonbf16" in said)
 
 
 def test_engine_in_poisoned_memory_and_tiles(drivers: Drivers) -> None:

@@ -1,5 +1,6 @@
-// Runs cases that Python wrote (tests/support/cases.py) through the C API: networks and operators with their
-// gradients, held to results in float64.  For platforms whose Python is not at hand: under QEMU, under Wine.
+// Runs cases that Python wrote (tests/support/cases.py) through the C API: networks, also as they are
+// trained, and operators with their gradients, held to results in float64.  For platforms whose Python is not
+// at hand: under QEMU, under Wine.
 //
 // Arguments: files.  Each is a sequence of named arrays: uint32 length of the name, name, uint32 count, that
 // many floats.  Every one runs on every instruction set that works here, in poisoned memory, with one to five
@@ -137,9 +138,11 @@ void run_network(const Case& c) {
   }
 }
 
-// Result and gradients of an operator.
-std::vector<Floats> run_once(const Case& c, const std::string& op, int threads) {
-  const float *shape = c.at("shape"), *options = c.at("options");
+// Result and gradients of an operator that run(p, inputs) runs with these parameters, forward or backward;
+// p.op, p.threads and what only the operator has are its own.
+template <class Run>
+std::vector<Floats> run_once(const Case& c, const Run& run) {
+  const float* shape = c.at("shape");
   const Floats &ranks_given = c["ranks"], &saved_sizes = c["saved"];
   const std::vector<int64_t> ranks(ranks_given.begin(), ranks_given.end());
   std::vector<const float*> inputs;
@@ -155,43 +158,98 @@ std::vector<Floats> run_once(const Case& c, const std::string& op, int threads) 
   for (Floats& values : kept) outputs.push_back(values.data()), saved.push_back(values.data());
   for (Floats& values : gradients) gradient_outputs.push_back(values.data());
   sm_op_params p = {};
-  p.op = op.c_str();
   p.inputs = inputs.data();
   p.outputs = outputs.data();
   p.n = (int64_t)shape[0];
   p.c = (int64_t)shape[1];
   p.h = (int64_t)shape[2];
   p.w = (int64_t)shape[3];
-  p.kernel = (int64_t)options[0];
-  p.rank = (int64_t)options[1];
-  p.topk = (int64_t)options[2];
-  p.recursive = (int64_t)options[3];
-  p.gelu = (int)options[4];
-  p.shuffle = (int)options[5];
-  p.eps = options[6];
   p.experts = (int64_t)ranks.size();
   p.ranks = ranks.data();
-  p.threads = threads;
-  EXPECT(sm_op(&p) == SM_OK);
+  run(p, (int64_t)inputs.size());
   p.grad = c.at("grad");
   p.saved = saved.data();
   p.outputs = gradient_outputs.data();
-  EXPECT(sm_op(&p) == SM_OK);
+  run(p, (int64_t)inputs.size());
   for (Floats& values : gradients) results.push_back(std::move(values));
   return results;
 }
 
-void run_op(const Case& c, const std::string& op) {
-  const std::vector<Floats> once = run_once(c, op, 1);
-  hold(op.c_str(), once[0], c["want"], c["limit"][0]);
-  for (size_t i = 1; i < once.size(); ++i) {
-    const std::string name = "want_grad[" + std::to_string(i - 1) + "]";
-    hold((op + " " + name).c_str(), once[i], c[name], c["grad_limit"][0]);
+std::vector<Floats> run_op_once(const Case& c, const std::string& op, int threads) {
+  const float* options = c.at("options");
+  return run_once(c, [&](sm_op_params& p, int64_t) {
+    p.op = op.c_str();
+    p.kernel = (int64_t)options[0];
+    p.rank = (int64_t)options[1];
+    p.topk = (int64_t)options[2];
+    p.recursive = (int64_t)options[3];
+    p.gelu = (int)options[4];
+    p.shuffle = (int)options[5];
+    p.eps = options[6];
+    p.threads = threads;
+    EXPECT(sm_op(&p) == SM_OK);
+  });
+}
+
+std::vector<Floats> train_once(const Case& c, bool bf16, int threads) {
+  const float* options = c.at("train");
+  return run_once(c, [&](sm_op_params& p, int64_t inputs) {
+    p.op = "network";
+    p.kernel = (int64_t)options[0];
+    p.rank = 1;
+    p.topk = (int64_t)options[1];
+    p.recursive = (int64_t)options[2];
+    p.shuffle = (int)options[3];
+    p.eps = options[4];
+    p.threads = threads;
+    sm_network_op_params network = {};
+    network.op = p;
+    network.inputs = inputs;
+    network.layers = (int64_t)options[5];
+    network.in_chans = (int64_t)options[6];
+    network.scale = (int64_t)options[7];
+    network.img_range = options[8];
+    network.mean = c.at("mean");
+    network.bf16 = bf16;
+    EXPECT(sm_network_op(&network) == SM_OK);
+  });
+}
+
+// Holds what once(threads) gives, limits by their names; one for all gradients, or each its own.
+template <class Once>
+std::vector<Floats> hold_all(const Case& c, const std::string& what, const char* limit,
+                             const char* grad_limit, const Once& once) {
+  const std::vector<Floats> results = once(1);
+  const Floats& limits = c[grad_limit];
+  hold(what.c_str(), results[0], c["want"], c[limit][0]);
+  for (size_t i = 0; i + 1 < results.size(); ++i) {
+    const std::string name = "want_grad[" + std::to_string(i) + "]";
+    hold((what + " " + name).c_str(), results[i + 1], c[name], limits[limits.size() > 1 ? i : 0]);
   }
   for (const int threads : kThreads) {
-    const std::vector<Floats> again = run_once(c, op, threads);
-    for (size_t i = 0; i < once.size(); ++i) EXPECT(same(again[i], once[i]));
+    const std::vector<Floats> again = once(threads);
+    for (size_t i = 0; i < results.size(); ++i) EXPECT(same(again[i], results[i]));
   }
+  return results;
+}
+
+void run_op(const Case& c, const std::string& op) {
+  hold_all(c, op, "limit", "grad_limit", [&](int threads) { return run_op_once(c, op, threads); });
+}
+
+// bf16 on an instruction set without is fp32.
+void run_training(const Case& c) {
+  const std::string isa = sm_isa();
+  const std::vector<Floats> exact =
+      hold_all(c, "train", "limit", "grad_limit", [&](int threads) { return train_once(c, false, threads); });
+  if (isa.find("bf16") == std::string::npos) {
+    const std::vector<Floats> low = train_once(c, true, 1);
+    for (size_t i = 0; i < exact.size(); ++i) EXPECT(same(low[i], exact[i]));
+    return;
+  }
+  const std::vector<Floats> low = hold_all(c, "bf16 train", "bf16_limit", "bf16_grad_limit",
+                                           [&](int threads) { return train_once(c, true, threads); });
+  EXPECT(error_of(low[0], c["want"]) > c["bf16_limit"][0] / 3);
 }
 
 }  // namespace
@@ -206,6 +264,10 @@ int main(int argc, char** argv) {
       EXPECT(sm_set_isa(sm_usable_isa(isa)) == SM_OK);
       if (c.has("network")) {
         run_network(c);
+        continue;
+      }
+      if (c.has("train")) {
+        run_training(c);
         continue;
       }
       for (const auto& [name, values] : c.arrays)

@@ -1,4 +1,4 @@
-"""Cases for tests/native/case_driver.cc: networks and operators, with what they give in float64."""
+"""Cases for tests/native/case_driver.cc: networks, training, operators, with what they give in float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seemore_fast.network import fold, reference
 from seemore_fast.network.accuracy import relative_l2
 from seemore_fast.network.parameters import flatten
 from seemore_fast.ops._register import OPERATORS
-from tests.support import golden
+from tests.support import golden, rounded
 from tests.support.operators import Case, normal
 
 LIMIT = 1e-5
@@ -91,6 +91,40 @@ def operator(path: Path, case: Case, shape: tuple[int, int, int, int]) -> Path:
         "grad_limit": [GRADIENT_LIMIT],
     }
     for i, (tensor, gradient) in enumerate(zip(tensors, gradients, strict=True)):
+        arrays |= {f"input[{i}]": tensor, f"want_grad[{i}]": gradient}
+    return _write(path, arrays)
+
+
+def training(path: Path, config: Mapping[str, Any], shape: tuple[int, int, int], seed: int = 11) -> Path:
+    """The network's operator, its result and all gradients, on random images: shape (N, H, W)."""
+    n, h, w = shape
+    torch.manual_seed(seed)
+    model = golden.fill(reference.SeemoRe(**config), seed)
+    exact = copy.deepcopy(model).double()
+    x = torch.rand(n, exact.config["in_chans"], h, w)
+    want = golden.run(exact, x.double())
+    grad = torch.randn(want.shape)
+    parameters = list(model.parameters())
+    gradients = rounded.gradients(exact, x, grad)
+    out_limit, *limits = rounded.limits(model, x, grad)
+    given = exact.config
+    sizes = [given[name] for name in ("global_kernel_size", "topk", "recursive", "use_shuffle")]
+    ends = [given[name] for name in ("num_layers", "in_chans", "scale", "img_range")]
+    c, ranks = given["embedding_dim"], reference.expert_ranks(given["num_experts"], given["lr_space"])
+    arrays = {
+        "train": [*sizes, reference.LN_EPS, *ends],
+        "shape": [n, c, h, w],
+        "ranks": ranks,
+        "mean": model.mean,
+        "saved": [n * (5 * c * h * w + len(ranks) + c)] * given["num_layers"] + [n * 2 * c * h * w],
+        "grad": grad,
+        "want": want,
+        "limit": [LIMIT],
+        "grad_limit": [GRADIENT_LIMIT],
+        "bf16_limit": [out_limit],
+        "bf16_grad_limit": limits,
+    }
+    for i, (tensor, gradient) in enumerate(zip((x, *parameters), gradients, strict=True)):
         arrays |= {f"input[{i}]": tensor, f"want_grad[{i}]": gradient}
     return _write(path, arrays)
 

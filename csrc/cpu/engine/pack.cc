@@ -10,13 +10,6 @@ namespace seemore {
 namespace engine {
 namespace {
 
-uint32_t to_bf16(float value) {
-  if (value != value) return 0x7fc0;
-  uint32_t bits;
-  memcpy(&bits, &value, 4);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest even
-}
-
 struct Packer {
   sm_engine& engine;
 

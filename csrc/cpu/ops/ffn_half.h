@@ -9,15 +9,16 @@ namespace SM_ISA {
 namespace ops {
 
 // y + ffn(LN y): the second half of both.  w: norm, ffn.
+template <class Operand>
 struct FfnHalf {
-  static constexpr int kWeights = Norm::kWeights + Ffn::kWeights;
+  static constexpr int kWeights = Norm::kWeights + Ffn<Operand>::kWeights;
   const Geometry& g;
   Norm norm;
-  Ffn ffn;
+  Ffn<Operand> ffn;
   Field normal, grad;
   float* sums;
 
-  static constexpr Sizes<kWeights> sizes(int64_t c) { return join(Norm::sizes(c), Ffn::sizes(c)); }
+  static constexpr Sizes<kWeights> sizes(int64_t c) { return join(Norm::sizes(c), Ffn<Operand>::sizes(c)); }
 
   FfnHalf(Arena& arena, const Geometry& g_, int c, float eps, Weights w)
       : g(g_), norm{w[0], w[1], eps, c}, ffn(arena, g_, c, w + Norm::kWeights) {
@@ -32,7 +33,7 @@ struct FfnHalf {
         normal,
         [&](int r) {
           prepare(r);
-          norm.forward(g, y, normal, r);
+          norm.forward<Operand>(g, y, normal, r);
         },
         [&](int r, const Row& row) {
           each_in_row(g, ffn.c, [&](int c, int x) SM_LAMBDA_INLINE {
@@ -47,7 +48,7 @@ struct FfnHalf {
   template <class Finish>
   void backward(const Field& y, const Field& dout, const Field& dy, Gradients d, const Finish& finish) {
     ffn.backward(
-        normal, [&](int r) { norm.forward(g, y, normal, r); }, dout, grad, d + Norm::kWeights,
+        normal, [&](int r) { norm.forward<Operand>(g, y, normal, r); }, dout, grad, d + Norm::kWeights,
         [&](int r) {
           norm.backward(g, y, grad, dout, dy, sums, r);
           finish(r);

@@ -9,6 +9,7 @@
 #include "cpu/isa/lanes.h"
 #include "cpu/isa/tasks.h"
 #include "cpu/rows/matrix.h"
+#include "cpu/rows/operand.h"
 #include "cpu/rows/row.h"
 
 namespace seemore {
@@ -137,26 +138,61 @@ SM_INLINE void each_vector(const Geometry& g, int channels, const F& f) {
   for (int r = 0; r < g.h; ++r) each_in_row(g, channels, [&](int c, int x) SM_LAMBDA_INLINE { f(c, r, x); });
 }
 
-// What follows is of one row.  GELU(in) to `out`, which may be `in`; its slope takes the place of `in` where
-// kSlopes.
-template <bool kSlopes>
+// What follows is of one row, to `out` as operands of products: in fp32 the row's channels as they are, else
+// units in the places of the first of them, so that `out` may be what it is made from.
+
+// Rows of units that hold channels.
+template <class Operand>
+constexpr int units(int channels) {
+  return (channels + Operand::kPack - 1) / Operand::kPack;
+}
+
+// f(c, x): a vector of channel c.
+template <class Operand, class F>
+SM_INLINE void fill_row(const Geometry& g, const Row& out, int channels, const F& f) {
+  if constexpr (Operand::kPack == 1)
+    each_in_row(g, channels, [&](int c, int x) SM_LAMBDA_INLINE { store(out.at(c, x), f(c, x)); });
+  else
+    for (int c = 0; c < channels; c += 2)
+      for (int x = 0; x < g.padded_w; x += VL) {
+        const vf first = f(c, x), second = c + 1 < channels ? f(c + 1, x) : vf{};
+        Operand::put(out, c, x, first, second);
+      }
+}
+
+// GELU(in); its slope takes the place of `in` where kSlopes.
+template <bool kSlopes, class Operand = Fp32>
 inline void gelu_row(const Geometry& g, const Row& in, const Row& out, int channels) {
-  each_in_row(g, channels, [&](int c, int x) SM_LAMBDA_INLINE {
-    if constexpr (kSlopes) {
-      const GeluAt gelu(load(in.at(c, x)));
-      store(out.at(c, x), gelu.value);
-      store(in.at(c, x), gelu.slope);
-    } else {
-      store(out.at(c, x), exact_gelu(load(in.at(c, x))));
-    }
+  fill_row<Operand>(g, out, channels, [&](int c, int x) SM_LAMBDA_INLINE {
+    const vf at = load(in.at(c, x));
+    if constexpr (!kSlopes) return exact_gelu(at);
+    const GeluAt gelu(at);
+    store(in.at(c, x), gelu.slope);
+    return gelu.value;
   });
 }
 
-// out = a * b; any may be the same.
+// a * b.
+template <class Operand = Fp32>
 inline void multiply_row(const Geometry& g, const Row& a, const Row& b, const Row& out, int channels) {
-  each_in_row(g, channels, [&](int c, int x) SM_LAMBDA_INLINE {
-    store(out.at(c, x), load(a.at(c, x)) * load(b.at(c, x)));
-  });
+  fill_row<Operand>(g, out, channels,
+                    [&](int c, int x) SM_LAMBDA_INLINE { return load(a.at(c, x)) * load(b.at(c, x)); });
+}
+
+// A row of floats as operands: themselves in fp32, else made in `out`.
+template <class Operand>
+inline Row operands(const Geometry& g, const Row& row, const Row& out, int channels) {
+  if constexpr (Operand::kPack == 1) return row;
+  fill_row<Operand>(g, out, channels, [&](int c, int x) SM_LAMBDA_INLINE { return load(row.at(c, x)); });
+  return out;
+}
+
+// All of a field's.
+template <class Operand>
+inline Field operands(const Geometry& g, const Field& field, const Field& out, int channels) {
+  if constexpr (Operand::kPack == 1) return field;
+  for (int r = 0; r < g.h; ++r) operands<Operand>(g, field.row(r), out.row(r), channels);
+  return out;
 }
 
 }  // namespace ops

@@ -9,6 +9,7 @@ namespace SM_ISA {
 namespace ops {
 
 // The halves of GELU(W x + b).  w: W [2 c, c], b.
+template <class Operand>
 struct GeluHalves {
   static constexpr int kWeights = 2;
   const Geometry& g;
@@ -21,39 +22,40 @@ struct GeluHalves {
 
   GeluHalves(Arena& arena, const Geometry& g_, int c_, Weights w) : g(g_), c(c_) {
     for (int half = 0; half < 2; ++half) {
-      to[half] = pack_matrix(arena, c, c, w[0] + half * c * c, w[1] + half * c);
-      back[half] = pack_transposed(arena, c, c, w[0] + half * c * c);
+      to[half] = pack_matrix<Operand>(arena, c, c, w[0] + half * c * c, w[1] + half * c);
+      back[half] = pack_transposed<Operand>(arena, c, c, w[0] + half * c * c);
       arena.fields(g, c, slope[half]);
     }
     room = arena.row(g, c);
   }
 
-  // One row; with the slopes that backward takes, or without.
+  // One row of x's operands; with the slopes that backward takes, or without.
   template <bool kSlopes>
   void forward(const Field& x, const Field& first, const Field& second, int r) const {
     const Field out[2] = {first, second};
     for (int half = 0; half < 2; ++half) {
       const Row in = (kSlopes ? slope : out)[half].row(r);
-      convolve(g, to[half], x.row(r), in);
+      convolve<Operand>(g, to[half], x.row(r), in);
       gelu_row<kSlopes>(g, in, out[half].row(r), c);
     }
   }
 
-  // After forward with slopes: a row of dx from the halves' gradients, which become those of what GELU takes.
+  // After forward with slopes: a row of dx from the halves' gradients, which become those of what GELU takes,
+  // as operands.
   void backward(const Field& first, const Field& second, const Field& dx, int r) const {
     const Field grad[2] = {first, second};
     for (int half = 0; half < 2; ++half)
-      multiply_row(g, grad[half].row(r), slope[half].row(r), grad[half].row(r), c);
-    convolve(g, back[0], first.row(r), room);
-    convolve<Epilogue::kResidual>(g, back[1], second.row(r), dx.row(r), room);
+      multiply_row<Operand>(g, grad[half].row(r), slope[half].row(r), grad[half].row(r), c);
+    convolve<Operand>(g, back[0], first.row(r), room);
+    convolve<Operand, Epilogue::kResidual>(g, back[1], second.row(r), dx.row(r), room);
   }
 
   // Behind the last row.
   void weight_gradients(const Field& x, const Field& first, const Field& second, Gradients d) const {
     const Field grad[2] = {first, second};
     for (int half = 0; half < 2; ++half) {
-      matrix_gradient(g, grad[half], c, x, c, d[0] + half * c * c);
-      bias_gradient(g, grad[half], c, d[1] + half * c);
+      matrix_gradient<Operand>(g, grad[half], c, x, c, d[0] + half * c * c);
+      bias_gradient<Operand>(g, grad[half], c, d[1] + half * c);
     }
   }
 };

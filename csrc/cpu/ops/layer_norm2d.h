@@ -20,29 +20,34 @@ struct Norm {
 
   static constexpr Sizes<kWeights> sizes(int64_t c) { return sizes_of(c, c); }
 
-  // Of the pixels that lanes cover; channels lie `in_step` and `out_step` floats apart.
-  template <class Lanes>
+  // Of the pixels that lanes cover, to operands; channels lie `in_step`, units `out_step` floats apart.
+  template <class Operand = Fp32, class Lanes>
   SM_INLINE void pixels(const float* in, int64_t in_step, float* out, int64_t out_step, Lanes lanes) const {
     constexpr int U = Lanes::vectors;
     vf mean[U], rest[U], scale[U];
     norm_statistics<U>(
         channels, eps, [&](int c, int u) SM_LAMBDA_INLINE { return lanes.get(in + c * in_step, u); }, mean,
         rest, scale);
-    for (int c = 0; c < channels; ++c) {
-      const vf w = splat(weight[c]), b = splat(bias[c]);
+    auto normal = [&](int c, int u) SM_LAMBDA_INLINE {
+      const vf centred = lanes.get(in + c * in_step, u) - mean[u] - rest[u];
+      return centred * scale[u] * splat(weight[c]) + splat(bias[c]);
+    };
+    for (int c = 0; c < channels; c += Operand::kPack)
       for (int u = 0; u < U; ++u) {
-        const vf centred = lanes.get(in + c * in_step, u) - mean[u] - rest[u];
-        lanes.put(out + c * out_step, u, centred * scale[u] * w + b);
+        if constexpr (Operand::kPack == 1)
+          lanes.put(out + c * out_step, u, normal(c, u));
+        else
+          Operand::put({out, out_step}, c, u * VL, normal(c, u), c + 1 < channels ? normal(c + 1, u) : vf{});
       }
-    }
   }
 
   // Row r.
+  template <class Operand = Fp32>
   void forward(const Geometry& g, const Field& in, const Field& out, int r) const {
     over_vectors<4>(g.padded_w, [&](int64_t x, auto lanes) {
-      pixels(in.at(0, r, (int)x), in.pitch, out.at(0, r, (int)x), out.pitch, lanes);
+      pixels<Operand>(in.at(0, r, (int)x), in.pitch, out.at(0, r, (int)x), out.pitch, lanes);
     });
-    zero_columns(out.row(r), channels, g.w, g.padded_w);
+    zero_columns(out.row(r), units<Operand>(channels), g.w, g.padded_w);
   }
 
   // Floats of `sums` below.

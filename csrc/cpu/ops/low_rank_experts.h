@@ -1,5 +1,5 @@
 // One low-rank expert, A ((B x + b) * (C k + c)) + a, at each pixel: three small products chained in the L1
-// cache.
+// cache, always in fp32.
 #pragma once
 
 #include "cpu/isa/tasks.h"
@@ -138,7 +138,7 @@ struct Expert {
       multiply_row(g, room, c_value.row(r), grad_b.row(r), m.rank);
       multiply_row(g, room, b_value.row(r), product.row(r), m.rank);  // of c
       convolve(g, back_c, product.row(r), dk.row(r));
-      convolve<E>(g, back_b, grad_b.row(r), dx.row(r), dy.row(r));
+      convolve<Fp32, E>(g, back_b, grad_b.row(r), dx.row(r), dy.row(r));
     }
     matrix_gradient(g, grad_b, m.rank, x, m.channels, d[0]);
     bias_gradient(g, grad_b, m.rank, d[1]);

@@ -10,58 +10,70 @@ namespace SM_ISA {
 namespace ops {
 
 // Packs weight(row, column, tap) for gemm.h; `bias` may be null.
-template <class F>
+template <class Operand = Fp32, class F>
 Matrix pack(Arena& arena, int rows, int columns, int taps, const float* bias, const F& weight) {
   Matrix out;
   out.m = round_up(rows, 4);
-  out.k = columns;
+  out.k = units<Operand>(columns);
   out.taps = taps;
   Arena& to = arena.weights ? *arena.weights : arena;
   float* const b = to.floats(out.m);
-  float* packed = to.floats((size_t)out.m * columns * taps);
+  float* packed = to.floats((size_t)out.m * out.k * taps);
   out.bias = b;
   out.weight = packed;
   if (!to.base || !to.fresh) return out;
   for (int row = 0; row < out.m; ++row) b[row] = bias && row < rows ? bias[row] : 0.0f;
+  auto value = [&](int row, int column, int tap) {
+    return row < rows && column < columns ? weight(row, column, tap) : 0.0f;
+  };
   for (int block = 0; block < out.m; block += kBlock) {
     const int end = block + kBlock < out.m ? block + kBlock : out.m;
     for (int tap = 0; tap < taps; ++tap)
-      for (int column = 0; column < columns; ++column)
-        for (int row = block; row < end; ++row) *packed++ = row < rows ? weight(row, column, tap) : 0.0f;
+      for (int column = 0; column < columns; column += Operand::kPack)
+        for (int row = block; row < end; ++row)
+          *packed++ = Operand::unit(value(row, column, tap),
+                                    Operand::kPack == 1 ? 0.0f : value(row, column + 1, tap));
   }
   return out;
 }
 
 // A 3x3 convolution's weight [rows, columns, 3, 3], and what its gradient takes.
-inline Matrix pack_3x3(Arena& arena, int rows, int columns, const float* weight, const float* bias) {
-  return pack(arena, rows, columns, 9, bias,
-              [=](int m, int k, int tap) { return weight[(m * columns + k) * 9 + tap]; });
+template <class Operand = Fp32>
+Matrix pack_3x3(Arena& arena, int rows, int columns, const float* weight, const float* bias) {
+  return pack<Operand>(arena, rows, columns, 9, bias,
+                       [=](int m, int k, int tap) { return weight[(m * columns + k) * 9 + tap]; });
 }
 
-inline Matrix pack_3x3_transposed(Arena& arena, int rows, int columns, const float* weight) {
-  return pack(arena, columns, rows, 9, nullptr,
-              [=](int m, int k, int tap) { return weight[(k * columns + m) * 9 + 8 - tap]; });
+template <class Operand = Fp32>
+Matrix pack_3x3_transposed(Arena& arena, int rows, int columns, const float* weight) {
+  return pack<Operand>(arena, columns, rows, 9, nullptr,
+                       [=](int m, int k, int tap) { return weight[(k * columns + m) * 9 + 8 - tap]; });
 }
 
 // weight [rows, columns] as it is, and transposed.
-inline Matrix pack_matrix(Arena& arena, int rows, int columns, const float* weight, const float* bias) {
-  return pack(arena, rows, columns, 1, bias, [=](int m, int k, int) { return weight[m * columns + k]; });
+template <class Operand = Fp32>
+Matrix pack_matrix(Arena& arena, int rows, int columns, const float* weight, const float* bias) {
+  return pack<Operand>(arena, rows, columns, 1, bias,
+                       [=](int m, int k, int) { return weight[m * columns + k]; });
 }
 
-inline Matrix pack_transposed(Arena& arena, int rows, int columns, const float* weight) {
-  return pack(arena, columns, rows, 1, nullptr, [=](int m, int k, int) { return weight[k * columns + m]; });
+template <class Operand = Fp32>
+Matrix pack_transposed(Arena& arena, int rows, int columns, const float* weight) {
+  return pack<Operand>(arena, columns, rows, 1, nullptr,
+                       [=](int m, int k, int) { return weight[k * columns + m]; });
 }
 
-// A row of out = W in + b, and what E adds: 1x1, and 3x3.
-template <Epilogue E = Epilogue::kStore>
+// A row of out = W in + b, and what E adds: 1x1, and 3x3.  What is multiplied are operands.
+template <class Operand = Fp32, Epilogue E = Epilogue::kStore>
 void convolve(const Geometry& g, const Matrix& a, const Row& in, const Row& out,
               const Row& residual = Row()) {
-  matmul<Fp32, E>(a, one_tap(in), 0, g.padded_w, out, residual);
+  matmul<Operand, E>(a, one_tap(in), 0, g.padded_w, out, residual);
 }
 
-inline void convolve_3x3(const Geometry& g, const Matrix& a, const Field& in, int r, const Row& out) {
+template <class Operand = Fp32>
+void convolve_3x3(const Geometry& g, const Matrix& a, const Field& in, int r, const Row& out) {
   const Row rows[3] = {in.row(r - 1), in.row(r), in.row(r + 1)};
-  matmul<Fp32, Epilogue::kStore>(a, nine_taps(rows), 0, g.padded_w, out);
+  matmul<Operand, Epilogue::kStore>(a, nine_taps(rows), 0, g.padded_w, out);
 }
 
 // ---- Sums over pixels ------------------------------------------------------------------------------------
@@ -81,12 +93,15 @@ inline int block_rows(const Geometry& g) {
   return round_up(in_cache > few ? in_cache : few, kSumRows);
 }
 
-// out(i, j) = sum over pixels of y[i] * x[j], for i < count_y, j < count_x.  y(i), x(j): where channel i, or
-// shifted channel j, of row 0 starts; rows follow at the fields' strides.
-template <int kTileY, int kTileX, class Y, class X, class Out>
-void correlate(const Geometry& g, int count_y, ptrdiff_t stride_y, const Y& y, int count_x,
+// out(i, j, part) = sum over pixels of y's channel i times a channel of x: of its unit j, perhaps shifted,
+// the one at `part` of the unit; null where there is none.  y(i), x(j): where unit i of `channels_y`
+// channels, and unit j of count_x, of row 0 start; rows follow at the fields' strides.  Right of the padded
+// width is a margin.
+template <class Operand, int kMostY, int kMostX, class Y, class X, class Out>
+void correlate(const Geometry& g, int channels_y, ptrdiff_t stride_y, const Y& y, int count_x,
                ptrdiff_t stride_x, const X& x, const Out& out) {
-  const int rows = block_rows(g);
+  constexpr int kPack = Operand::kPack, kTileY = kMostY / kPack, kTileX = kMostX / kPack;
+  const int rows = block_rows(g), count_y = units<Operand>(channels_y);
   for (int first = 0; first < g.h; first += rows) {
     const int last = first + rows < g.h ? first + rows : g.h;
     for (int i0 = 0; i0 < count_y; i0 += kTileY) {
@@ -95,63 +110,93 @@ void correlate(const Geometry& g, int count_y, ptrdiff_t stride_y, const Y& y, i
       for (int j0 = 0; j0 < count_x; j0 += kTileX) {
         const float* from_x[kTileX];
         for (int j = 0; j < kTileX; ++j) from_x[j] = x(j0 + j < count_x ? j0 + j : j0);
-        vf total[kTileY][kTileX] = {};
+        vf total[kTileY * kPack][kTileX * kPack] = {};
         for (int r0 = first; r0 < last; r0 += kSumRows) {
           const int end = r0 + kSumRows < last ? r0 + kSumRows : last;
-          vf sum[kTileY][kTileX] = {};
+          vf sum[kTileY * kPack][kTileX * kPack] = {};
           for (int r = r0; r < end; ++r)
-            for (int column = 0; column < g.padded_w; column += VL) {
-              vf vx[kTileX];
-              for (int j = 0; j < kTileX; ++j) vx[j] = load_once(from_x[j] + r * stride_x + column);
+            for (int column = 0; column < g.padded_w; column += kPack * VL) {
+              const int next = column + VL < g.padded_w ? VL : 0;  // y is 0 behind the last vector
+              vf vx[kTileX * kPack];
+              SM_UNROLL(11)
+              for (int j = 0; j < kTileX; ++j)
+                Operand::pixels(from_x[j] + r * stride_x + column, next, vx + j * kPack);
               SM_UNROLL(4)
               for (int i = 0; i < kTileY; ++i) {
-                const vf vy = load_once(from_y[i] + r * stride_y + column);
-                SM_UNROLL(11)
-                for (int j = 0; j < kTileX; ++j) sum[i][j] += vy * vx[j];
+                vf vy[kPack];
+                Operand::pixels(from_y[i] + r * stride_y + column, VL, vy);
+                SM_UNROLL(2)
+                for (int part = 0; part < kPack; ++part) {
+                  vf* const of_channel = sum[i * kPack + part];
+                  SM_UNROLL(11)
+                  for (int j = 0; j < kTileX * kPack; ++j)
+                    of_channel[j] = Operand::multiply_add(of_channel[j], vy[part], vx[j]);
+                }
               }
             }
-          for (int i = 0; i < kTileY; ++i)
-            for (int j = 0; j < kTileX; ++j) total[i][j] += sum[i][j];
+          for (int i = 0; i < kTileY * kPack; ++i)
+            for (int j = 0; j < kTileX * kPack; ++j) total[i][j] += sum[i][j];
         }
-        for (int i = 0; i < kTileY && i0 + i < count_y; ++i)
-          for (int j = 0; j < kTileX && j0 + j < count_x; ++j) {
-            float& to = out(i0 + i, j0 + j);
-            to = (float)(exact_sum(total[i][j]) + (first ? to : 0.0f));
-          }
+        for (int i = 0; i < kTileY * kPack && i0 * kPack + i < channels_y; ++i)
+          for (int j = 0; j < kTileX * kPack && j0 + j / kPack < count_x; ++j)
+            if (float* const to = out(i0 * kPack + i, j0 + j / kPack, j % kPack))
+              *to = (float)(exact_sum(total[i][j]) + (first ? *to : 0.0f));
       }
     }
   }
 }
 
-// Gradient of a 1x1 convolution's weight, out [rows, columns].
-inline void matrix_gradient(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
-                            float* out) {
-  correlate<kMatrixY, kMatrixX>(
-      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, columns, in.stride,
-      [&](int j) { return in.at(j, 0, 0); }, [&](int i, int j) -> float& { return out[i * columns + j]; });
+// Gradient of a 1x1 convolution's weight, in memory where at(row) begins; of operands.
+template <class Operand, class At>
+void matrix_gradient_at(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
+                        const At& at) {
+  correlate<Operand, kMatrixY, kMatrixX>(
+      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, units<Operand>(columns), in.stride,
+      [&](int j) { return in.at(j, 0, 0); },
+      [&](int i, int j, int part) {
+        const int column = j * Operand::kPack + part;
+        return column < columns ? at(i) + column : nullptr;
+      });
 }
 
-// Gradient of a 3x3 convolution's weight, out [rows, columns, 3, 3]; `in` has a halo.
-inline void gradient_3x3(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
-                         float* out) {
-  correlate<kMatrixY, kMatrixX>(
-      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, 9 * columns, in.stride,
+// out [rows, columns].
+template <class Operand = Fp32>
+void matrix_gradient(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
+                     float* out) {
+  matrix_gradient_at<Operand>(g, grad, rows, in, columns, [=](int i) { return out + i * columns; });
+}
+
+// Gradient of a 3x3 convolution's weight, out [rows, columns, 3, 3]; of operands, `in` has a halo.
+template <class Operand = Fp32>
+void gradient_3x3(const Geometry& g, const Field& grad, int rows, const Field& in, int columns, float* out) {
+  correlate<Operand, kMatrixY, kMatrixX>(
+      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, 9 * units<Operand>(columns), in.stride,
       [&](int j) { return in.at(j / 9, j % 9 / 3 - 1, j % 3 - 1); },
-      [&](int i, int j) -> float& { return out[i * 9 * columns + j]; });
+      [&](int i, int j, int part) {
+        const int column = j / 9 * Operand::kPack + part;
+        return column < columns ? out + (i * columns + column) * 9 + j % 9 : nullptr;
+      });
 }
 
-// out [channels] = sums over the pixels of a gradient.
-inline void bias_gradient(const Geometry& g, const Field& grad, int channels, float* out) {
-  for (int c = 0; c < channels; ++c) {
-    vf total = {};
+// out [channels] = sums over the pixels of a gradient, of operands.
+template <class Operand = Fp32>
+void bias_gradient(const Geometry& g, const Field& grad, int channels, float* out) {
+  constexpr int kPack = Operand::kPack;
+  for (int c = 0; c < channels; c += kPack) {
+    vf total[kPack] = {};
     for (int r0 = 0; r0 < g.h; r0 += kSumRows) {
       const int end = r0 + kSumRows < g.h ? r0 + kSumRows : g.h;
-      vf sum[2] = {};
+      vf sum[2][kPack] = {};
       for (int r = r0; r < end; ++r)
-        for (int x = 0; x < g.padded_w; x += VL) sum[x / VL % 2] += load(grad.at(c, r, x));
-      total += sum[0] + sum[1];
+        for (int x = 0; x < g.padded_w; x += VL) {
+          vf values[kPack];
+          Operand::split(load(grad.at(c / kPack, r, x)), values);
+          for (int part = 0; part < kPack; ++part) sum[x / VL % 2][part] += values[part];
+        }
+      for (int part = 0; part < kPack; ++part) total[part] += sum[0][part] + sum[1][part];
     }
-    out[c] = (float)exact_sum(total);
+    for (int part = 0; part < kPack && c + part < channels; ++part)
+      out[c + part] = (float)exact_sum(total[part]);
   }
 }
 

@@ -1,5 +1,5 @@
 // The whole network with its gradients: each image goes through all of it in one thread's memory, so that
-// threads meet only at the end.
+// threads meet only at the end.  The layers' products take operands in fp32 or bf16, all else is in fp32.
 //
 // Forward keeps of an image, for each layer, what RME and SME start from and what their backwards need
 // (`Rme::saved`, `Sme::saved`), one after the other; then the last layer's result and the sum with the skip.
@@ -158,14 +158,17 @@ constexpr int kEnds = 0, kRmes = 1, kSmes = 2;
 template <int kKind>
 struct Part {};
 
+template <class Operand>
 struct Network {
-  static constexpr int kRme = decltype(Rme::sizes(sm_op_params()))::kCount,
-                       kSme = decltype(Sme::sizes(sm_op_params()))::kCount, kLayer = kRme + kSme;
+  using OneRme = Rme<Operand>;
+  using OneSme = Sme<Operand>;
+  static constexpr int kRme = decltype(OneRme::sizes(sm_op_params()))::kCount,
+                       kSme = decltype(OneSme::sizes(sm_op_params()))::kCount, kLayer = kRme + kSme;
 
   static void leaves(const sm_network_op_params& t, NetworkLeaves& found) {
     const int64_t c = t.op.c, outputs = t.in_chans * t.scale * t.scale;
-    const auto rme = Rme::sizes(t.op);
-    const auto sme = Sme::sizes(t.op);
+    const auto rme = OneRme::sizes(t.op);
+    const auto sme = OneSme::sizes(t.op);
     const auto before = sizes_of(9 * c * t.in_chans, c);
     const auto after = sizes_of(c, c, 9 * c * c, c, 9 * c * outputs, outputs);
     auto append = [&](const auto& sizes) {
@@ -187,7 +190,7 @@ struct Network {
       : call(call_),
         t(call.params),
         p(t.op),
-        g(p.h, p.w, Sme::reach(p) > Rme::reach(p) ? Sme::reach(p) : Rme::reach(p)) {
+        g(p.h, p.w, OneSme::reach(p) > OneRme::reach(p) ? OneSme::reach(p) : OneRme::reach(p)) {
     each_part([&]<int kPart>(Part<kPart> part) {
       Arena images = {nullptr}, weights = {nullptr}, rest = {nullptr, &images, &weights};
       make(part, 0, rest, [](auto&) {});
@@ -211,10 +214,10 @@ struct Network {
       Ends ends(arena, g, t, call.weights, layer(t.layers));
       f(ends);
     } else if constexpr (kPart == kRmes) {
-      Rme rme(arena, g, p, layer(i));
+      OneRme rme(arena, g, p, layer(i));
       f(rme);
     } else {
-      Sme sme(arena, g, p, layer(i) + kRme);
+      OneSme sme(arena, g, p, layer(i) + kRme);
       f(sme);
     }
   }
@@ -236,17 +239,19 @@ struct Network {
 };
 
 // One thread's way through the network.
+template <class Operand>
 struct NetworkThread {
-  const Network& net;
+  using Net = Network<Operand>;
+  const Net& net;
   float *memory, *packs;
   float* chain;  // two images of features
 
-  NetworkThread(const Network& net_, float* memory_, float* packs_)
+  NetworkThread(const Net& net_, float* memory_, float* packs_)
       : net(net_), memory(memory_), packs(packs_), chain(memory + net.rooms()) {
-    Network::each_part([&](auto part) { net.with(part, 0, memory, packs, false, true, [](auto&) {}); });
+    Net::each_part([&](auto part) { net.with(part, 0, memory, packs, false, true, [](auto&) {}); });
   }
 
-  static size_t floats(const Network& net) {
+  static size_t floats(const Net& net) {
     return net.rooms() + (net.p.grad ? (2 * net.p.c * net.p.h * net.p.w + 15) / 16 * 16 : 0);
   }
 
@@ -271,12 +276,12 @@ struct NetworkThread {
     });
     for (int64_t i = 0; i < layers; ++i) {
       float *const x = kept(all_kept, i, n), *const y = x + kept_rme();
-      rme(i, [&](Rme& rme) {
+      rme(i, [&](Rme<Operand>& rme) {
         const float* in[] = {x};
         float* made[] = {y, x + f, x + 2 * f, x + 3 * f, x + 3 * f + net.p.experts};
         rme.forward(in, made);
       });
-      sme(i, [&](Sme& sme) {
+      sme(i, [&](Sme<Operand>& sme) {
         const float* in[] = {y};
         float* made[] = {kept(all_kept, i + 1, n), y + f};
         sme.forward(in, made);
@@ -290,7 +295,7 @@ struct NetworkThread {
   // left out.
   void backward(int64_t n, const float* dout, const float* image, float* dimage, const float* const* all_kept,
                 float* gradients) const {
-    const int64_t f = features(), layers = net.t.layers, leaves = Network::kLayer;
+    const int64_t f = features(), layers = net.t.layers, leaves = Net::kLayer;
     const int64_t* const offsets = net.call.offsets;
     auto all = [&](auto& d, int64_t first_leaf, int skip) {
       for (size_t i = skip; i < sizeof d / sizeof *d; ++i) d[i] = gradients + offsets[first_leaf + i - skip];
@@ -301,16 +306,16 @@ struct NetworkThread {
     ends([&](const Ends& ends) { ends.backward_after(dout, last, last + f, chain, d_after); });
     for (int64_t i = layers - 1; i >= net.call.first; --i) {
       const float *const x = kept(all_kept, i, n), *const y = x + kept_rme();
-      sme(i, [&](Sme& sme) {
+      sme(i, [&](Sme<Operand>& sme) {
         const float *in[] = {y}, *saved[] = {y + f};
-        float* d[1 + Network::kSme] = {chain + f};
-        all(d, Ends::kBefore + i * leaves + Network::kRme, 1);
+        float* d[1 + Net::kSme] = {chain + f};
+        all(d, Ends::kBefore + i * leaves + Net::kRme, 1);
         sme.backward(chain, saved, in, d);
       });
-      rme(i, [&](Rme& rme) {
+      rme(i, [&](Rme<Operand>& rme) {
         const float* in[] = {x};
         const float* saved[] = {x + f, x + 2 * f, x + 3 * f, x + 3 * f + net.p.experts};
-        float* d[1 + Network::kRme] = {chain};
+        float* d[1 + Net::kRme] = {chain};
         all(d, Ends::kBefore + i * leaves, 1);
         rme.backward(chain + f, saved, in, d);
       });
@@ -349,16 +354,19 @@ inline int network_slots(const NetworkCall& call) {
   return call.params.op.grad ? (int)least(2 * network_threads(call), call.params.op.n) : 0;
 }
 
-inline int64_t network_memory(const NetworkCall& call) {
-  const Network net(call);
+template <class Operand>
+int64_t network_memory_with(const NetworkCall& call) {
+  const Network<Operand> net(call);
   const int64_t slots = network_slots(call);
-  return net.packs() + network_threads(call) * NetworkThread::floats(net) + slots * (call.floats + 16);
+  return net.packs() + network_threads(call) * NetworkThread<Operand>::floats(net) +
+         slots * (call.floats + 16);
 }
 
-inline void run_network(const NetworkCall& call, float* memory) {
-  const Network net(call);
+template <class Operand>
+void run_network_with(const NetworkCall& call, float* memory) {
+  const Network<Operand> net(call);
   struct Shared {
-    const Network& net;
+    const Network<Operand>& net;
     float *packs, *memory, *apart = nullptr;
     size_t each = 0;
     Turns turns = {1, nullptr};
@@ -374,7 +382,7 @@ inline void run_network(const NetworkCall& call, float* memory) {
     if (net.p.grad) memset(call.gradients, 0, sizeof(float) * call.floats);
     return;
   }
-  all.each = NetworkThread::floats(net);
+  all.each = NetworkThread<Operand>::floats(net);
   all.apart = all.own(threads);
   all.turns = {slots, reinterpret_cast<int64_t*>(all.apart + slots * call.floats)};
   for (int i = 0; i < slots; ++i) all.turns.ready[i] = 0;
@@ -393,7 +401,7 @@ inline void run_network(const NetworkCall& call, float* memory) {
         Shared& s = *static_cast<Shared*>(context);
         const NetworkCall& call = s.net.call;
         const sm_op_params& p = s.net.p;
-        const NetworkThread own(s.net, s.own(thread), s.packs);
+        const NetworkThread<Operand> own(s.net, s.own(thread), s.packs);
         const int64_t pixels = s.net.t.in_chans * p.h * p.w, larger = pixels * s.net.t.scale * s.net.t.scale;
         s.images.run([&](int64_t n) {
           const float* const image = p.inputs[0] + n * pixels;
@@ -408,6 +416,23 @@ inline void run_network(const NetworkCall& call, float* memory) {
         });
       },
       &all);
+}
+
+// f(the operands that are asked for): bf16 where this instruction set multiplies such.
+template <class F>
+auto with_operands([[maybe_unused]] const NetworkCall& call, const F& f) {
+#if defined(SM_HAS_BF16)
+  if (call.params.bf16) return f(Bf16());
+#endif
+  return f(Fp32());
+}
+
+inline int64_t network_memory(const NetworkCall& call) {
+  return with_operands(call, [&]<class Operand>(Operand) { return network_memory_with<Operand>(call); });
+}
+
+inline void run_network(const NetworkCall& call, float* memory) {
+  with_operands(call, [&]<class Operand>(Operand) { run_network_with<Operand>(call, memory); });
 }
 
 }  // namespace ops

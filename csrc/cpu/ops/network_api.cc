@@ -117,6 +117,7 @@ sm_status sm_network_op(const sm_network_op_params* t) {
   if (sm_status status = ops::check_range(p.op, "in_chans * scale * scale", t->in_chans * t->scale * t->scale,
                                           1, ops::kMostChannels))
     return status;
+  if (sm_status status = ops::check_range(p.op, "bf16", t->bf16, 0, 1)) return status;
   if (!t->mean) return fail(SM_ERROR_ARGUMENT, "%s: mean is NULL", p.op);
   const ops::NetworkOp& op = isa->ops->network;
   const Layout layout(*t, op);

@@ -33,8 +33,8 @@ constexpr seemore::ops::Op kOps[] = {
     entry<LayerNorm2d>("layer_norm2d"),
     entry<LowRankExperts>("low_rank_experts"),
     entry<MixExperts>("mix_experts"),
-    entry<Rme>("rme"),
-    entry<Sme>("sme"),
+    entry<Rme<Fp32>>("rme"),
+    entry<Sme<Fp32>>("sme"),
     entry<StripedAttention>("striped_attention"),
     entry<StripedConv2d>("striped_conv2d"),
 };
@@ -42,10 +42,11 @@ constexpr seemore::ops::Op kOps[] = {
 }  // namespace
 
 const seemore::ops::OpsTable* table() {
-  static const seemore::ops::OpsTable table = {kOps,
-                                               sizeof kOps / sizeof *kOps,
-                                               {Ends::kBefore, Network::kRme, Network::kSme, Ends::kAfter,
-                                                Network::leaves, network_memory, run_network}};
+  using Net = Network<Fp32>;
+  static const seemore::ops::OpsTable table = {
+      kOps,
+      sizeof kOps / sizeof *kOps,
+      {Ends::kBefore, Net::kRme, Net::kSme, Ends::kAfter, Net::leaves, network_memory, run_network}};
   return &table;
 }
 

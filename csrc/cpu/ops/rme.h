@@ -14,7 +14,8 @@ namespace seemore {
 namespace SM_ISA {
 namespace ops {
 
-// w: RMEWeights.
+// w: RMEWeights.  Experts stay in fp32.
+template <class Operand>
 struct Rme {
   static constexpr int kImages = 1;
   static constexpr int kConv = Norm::kWeights, kSplit = kConv + 2, kStripes = kSplit + 2,
@@ -25,7 +26,8 @@ struct Rme {
   static auto sizes(const sm_op_params& p) {
     const int64_t c = p.c;
     return join(Norm::sizes(c), sizes_of(9 * c * c, c, 2 * c * c, 2 * c), Stripes::sizes(c, 3),
-                CoarseContext::sizes(c), MixtureWeights::sizes(p), sizes_of(c * c, c), FfnHalf::sizes(c));
+                CoarseContext::sizes(c), MixtureWeights::sizes(p), sizes_of(c * c, c),
+                FfnHalf<Operand>::sizes(c));
   }
   static auto saved(const sm_op_params& p) {
     return sizes_of(p.c * p.h * p.w, p.c * p.h * p.w, p.experts, p.c);
@@ -39,7 +41,7 @@ struct Rme {
   Stripes stripes;
   CoarseContext calibrate;
   Mixture mixture;
-  FfnHalf half;
+  FfnHalf<Operand> half;
   Field x, y, normal, conv_out, value, a, striped, local, context, mixed, dout, grad, grad_conv;
   Row room;
 
@@ -57,21 +59,21 @@ struct Rme {
         stripes(arena, g_, c, 3, w + kStripes),
         calibrate(arena, g_, c, (int)p.recursive, w + kCalibrate),
         mixture(arena, g_, p, w + kMixture),
-        half(arena.lend_fields([&](Arena& own) { return FfnHalf(own, g_, c, p.eps, w + kHalf); })) {
+        half(arena.lend_fields([&](Arena& own) { return FfnHalf<Operand>(own, g_, c, p.eps, w + kHalf); })) {
     const float *const split = w[kSplit], *const bias = w[kSplit + 1];
     const int n = c;
-    conv = pack_3x3(arena, c, c, w[kConv], w[kConv + 1]);
-    back_conv = pack_3x3_transposed(arena, c, c, w[kConv]);
+    conv = pack_3x3<Operand>(arena, c, c, w[kConv], w[kConv + 1]);
+    back_conv = pack_3x3_transposed<Operand>(arena, c, c, w[kConv]);
     for (int h = 0; h < 2; ++h) {
       float* const ordered = arena.floats(c);
       for (int i = 0; arena.base && i < c; ++i) ordered[i] = bias[from(i, h)];
-      (h ? to_k : to_a) =
-          pack(arena, c, c, 1, ordered, [=, this](int m, int j, int) { return split[from(m, h) * n + j]; });
-      (h ? back_k : back_a) =
-          pack(arena, c, c, 1, nullptr, [=, this](int m, int j, int) { return split[from(j, h) * n + m]; });
+      (h ? to_k : to_a) = pack<Operand>(arena, c, c, 1, ordered,
+                                        [=, this](int m, int j, int) { return split[from(m, h) * n + j]; });
+      (h ? back_k : back_a) = pack<Operand>(
+          arena, c, c, 1, nullptr, [=, this](int m, int j, int) { return split[from(j, h) * n + m]; });
     }
-    proj = pack_matrix(arena, c, c, w[kProj], w[kProj + 1]);
-    back_proj = pack_transposed(arena, c, c, w[kProj]);
+    proj = pack_matrix<Operand>(arena, c, c, w[kProj], w[kProj + 1]);
+    back_proj = pack_transposed<Operand>(arena, c, c, w[kProj]);
     // Some in the places of half's, of which its forward works on the third, fourth, seventh and ninth
     // meanwhile.
     arena.fields(g, c, local, striped, mixed, grad_conv, a, context, value, x, conv_out, normal);
@@ -83,16 +85,17 @@ struct Rme {
   void forward(const float* const* in, float* const* out) {
     read_image(g, in[0], c, x);
     first_half<false>([&](int r) {
-      if (r == 0) norm.forward(g, x, normal, 0);
-      if (r + 1 < g.h) norm.forward(g, x, normal, r + 1);
-      convolve_3x3(g, conv, normal, r, conv_out.row(r));
+      if (r == 0) norm.forward<Operand>(g, x, normal, 0);
+      if (r + 1 < g.h) norm.forward<Operand>(g, x, normal, r + 1);
+      convolve_3x3<Operand>(g, conv, normal, r, conv_out.row(r));
       write_row(g, conv_out.row(r), c, out[1], r);
     });
     mixture.route(local);
     mixture.write_routing(out[3], out[4]);
     half.forward(y, out[0], [&](int r) {
       mixture.forward(local, context, r, room);
-      convolve<Epilogue::kResidual>(g, proj, room, y.row(r), x.row(r));
+      convolve<Operand, Epilogue::kResidual>(g, proj, operands<Operand>(g, room, room, c), y.row(r),
+                                             x.row(r));
       write_row(g, y.row(r), c, out[2], r);
     });
   }
@@ -107,28 +110,30 @@ struct Rme {
     read_image(g, in[0], c, x);
     first_half<true>([](int) {});
     mixture.route_as(local, saved[2]);
+    const Field slope = operands<Operand>(g, grad, y, c);
     for (int r = 0; r < g.h; ++r) {
       mixture.forward(local, context, r, mixed.row(r));
-      convolve(g, back_proj, grad.row(r), dout.row(r));  // of mixed
+      operands<Operand>(g, mixed.row(r), mixed.row(r), c);
+      convolve<Operand>(g, back_proj, slope.row(r), dout.row(r));  // of mixed
     }
-    matrix_gradient(g, grad, c, mixed, c, dw[kProj]);
+    matrix_gradient<Operand>(g, slope, c, mixed, c, dw[kProj]);
     bias_gradient(g, grad, c, dw[kProj + 1]);
     mixture.backward(local, context, dout, grad_conv, mixed, dw + kMixture);
     for (int r = 0; r < g.h; ++r) multiply_row(g, grad_conv.row(r), striped.row(r), grad_conv.row(r), c);
     stripes.backward(a, grad_conv, striped, dw + kStripes);  // of a
     calibrate.backward(mixed, mixed, dw + kCalibrate);       // of k
-    split_gradient(striped, 0, dw);
-    split_gradient(mixed, 1, dw);
+    split_gradient(operands<Operand>(g, striped, striped, c), 0, dw);
+    split_gradient(operands<Operand>(g, mixed, mixed, c), 1, dw);
     for (int r = 0; r < g.h; ++r) {
-      convolve(g, back_a, striped.row(r), room);
-      convolve<Epilogue::kResidual>(g, back_k, mixed.row(r), grad_conv.row(r), room);
-      multiply_row(g, grad_conv.row(r), conv_out.row(r), grad_conv.row(r), c);
-      norm.forward(g, x, normal, r);
+      convolve<Operand>(g, back_a, striped.row(r), room);
+      convolve<Operand, Epilogue::kResidual>(g, back_k, mixed.row(r), grad_conv.row(r), room);
+      multiply_row<Operand>(g, grad_conv.row(r), conv_out.row(r), grad_conv.row(r), c);
+      norm.forward<Operand>(g, x, normal, r);
     }
-    gradient_3x3(g, grad_conv, c, normal, c, dw[kConv]);
-    bias_gradient(g, grad_conv, c, dw[kConv + 1]);
+    gradient_3x3<Operand>(g, grad_conv, c, normal, c, dw[kConv]);
+    bias_gradient<Operand>(g, grad_conv, c, dw[kConv + 1]);
     for (int r = 0; r < g.h; ++r) {
-      convolve_3x3(g, back_conv, grad_conv, r, value.row(r));
+      convolve_3x3<Operand>(g, back_conv, grad_conv, r, value.row(r));
       zero_columns(value.row(r), c, g.w, g.padded_w);
       norm.backward(g, x, value, grad, dout, half.sums, r);
     }
@@ -143,9 +148,9 @@ struct Rme {
   void first_half(const Prepare& prepare) {
     for (int r = 0; r < g.h; ++r) {
       prepare(r);
-      gelu_row<kSlopes>(g, conv_out.row(r), value.row(r), c);
-      convolve(g, to_a, value.row(r), a.row(r));
-      convolve(g, to_k, value.row(r), context.row(r));
+      gelu_row<kSlopes, Operand>(g, conv_out.row(r), value.row(r), c);
+      convolve<Operand>(g, to_a, value.row(r), a.row(r));
+      convolve<Operand>(g, to_k, value.row(r), context.row(r));
     }
     mask(g, a, c);
     stripes.forward(a, striped);
@@ -154,13 +159,9 @@ struct Rme {
   }
 
   void split_gradient(const Field& slope, int h, Gradients dw) {
-    const int n = c;
-    correlate<kMatrixY, kMatrixX>(
-        g, c, slope.stride, [&](int i) { return slope.at(i, 0, 0); }, c, value.stride,
-        [&](int j) { return value.at(j, 0, 0); },
-        [&](int i, int j) -> float& { return dw[kSplit][from(i, h) * n + j]; });
+    matrix_gradient_at<Operand>(g, slope, c, value, c, [&](int i) { return dw[kSplit] + from(i, h) * c; });
     float* const bias = half.sums;
-    bias_gradient(g, slope, c, bias);
+    bias_gradient<Operand>(g, slope, c, bias);
     for (int i = 0; i < c; ++i) dw[kSplit + 1][from(i, h)] = bias[i];
   }
 };

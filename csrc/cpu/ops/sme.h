@@ -13,19 +13,21 @@ namespace SM_ISA {
 namespace ops {
 
 // w: SMEWeights.
+template <class Operand>
 struct Sme {
-  static constexpr int kImages = 1, kAttention = Norm::kWeights, kHalf = kAttention + Attention::kWeights;
+  static constexpr int kImages = 1, kAttention = Norm::kWeights,
+                       kHalf = kAttention + Attention<Operand>::kWeights;
   static int64_t reach(const sm_op_params& p) { return p.kernel / 2; }
   static auto sizes(const sm_op_params& p) {
-    return join(Norm::sizes(p.c), Attention::sizes(p.c, p.kernel), FfnHalf::sizes(p.c));
+    return join(Norm::sizes(p.c), Attention<Operand>::sizes(p.c, p.kernel), FfnHalf<Operand>::sizes(p.c));
   }
   static auto saved(const sm_op_params& p) { return sizes_of(p.c * p.h * p.w); }
 
   const Geometry& g;
   int c;
   Norm norm;
-  Attention attention;
-  FfnHalf half;
+  Attention<Operand> attention;
+  FfnHalf<Operand> half;
   Field x, y, normal, dout, grad;
 
   Sme(Arena& arena, const Geometry& g_, const sm_op_params& p, Weights w)
@@ -33,8 +35,8 @@ struct Sme {
         c((int)p.c),
         norm{w[0], w[1], p.eps, c},
         attention(arena.lend_fields(
-            [&](Arena& own) { return Attention(own, g_, c, (int)p.kernel, w + kAttention); })),
-        half(arena.lend_fields([&](Arena& own) { return FfnHalf(own, g_, c, p.eps, w + kHalf); })) {
+            [&](Arena& own) { return Attention<Operand>(own, g_, c, (int)p.kernel, w + kAttention); })),
+        half(arena.lend_fields([&](Arena& own) { return FfnHalf<Operand>(own, g_, c, p.eps, w + kHalf); })) {
     // Half's forward works on the third, fourth, seventh and ninth, attention's `finish` on its fifth and
     // sixth.
     arena.images->used = arena.images->most;
@@ -43,9 +45,9 @@ struct Sme {
 
   void forward(const float* const* in, float* const* out) {
     read_image(g, in[0], c, x);
-    attention.begin<false>(normal, [&](int r) { norm.forward(g, x, normal, r); });
+    attention.template begin<false>(normal, [&](int r) { norm.forward<Operand>(g, x, normal, r); });
     half.forward(y, out[0], [&](int r) {
-      attention.finish<Epilogue::kResidual>(r, y.row(r), x.row(r));
+      attention.template finish<Epilogue::kResidual>(r, y.row(r), x.row(r));
       write_row(g, y.row(r), c, out[1], r);
     });
   }
@@ -57,7 +59,7 @@ struct Sme {
     read_image(g, in[0], c, x);
     half.backward(y, dout, grad, d + 1 + kHalf, [](int) {});  // of y
     attention.backward(
-        normal, [&](int r) { norm.forward(g, x, normal, r); }, grad, y, d + 1 + kAttention,
+        normal, [&](int r) { norm.forward<Operand>(g, x, normal, r); }, grad, y, d + 1 + kAttention,
         [&](int r) { norm.backward(g, x, y, grad, dout, half.sums, r); });
     norm.weight_gradients(half.sums, d[1], d[2]);
     if (d[0]) write_image(g, dout, c, d[0]);

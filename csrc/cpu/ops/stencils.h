@@ -157,10 +157,10 @@ inline void stencil_gradient(const Geometry& g, const Stencil& s, const Field& g
   const int taps = s.taps();
   auto of_weight = [&]<int kTaps>(Vectors<kTaps>) SM_LAMBDA_INLINE {
     for (int c = 0; c < channels; ++c)
-      correlate<1, kTaps>(
+      correlate<Fp32, 1, kTaps>(
           g, 1, grad.stride, [&](int) { return grad.at(c, 0, 0); }, taps, in.stride,
           [&](int tap) { return in.at(c, tap / s.columns - s.rows / 2, tap % s.columns - s.columns / 2); },
-          [&](int, int tap) -> float& { return weight[c * taps + tap]; });
+          [&](int, int tap, int) { return weight + c * taps + tap; });
   };
   // The network's own numbers of taps at once: fewer sums than registers would wait for each other.
   if (taps <= 3)

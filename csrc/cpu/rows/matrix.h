@@ -2,6 +2,9 @@
 // too.
 #pragma once
 
+#include <stdint.h>
+#include <string.h>
+
 namespace seemore {
 
 // Output channels a micro-kernel computes at once.  Matrices are packed for it in blocks of kBlock rows;
@@ -10,6 +13,14 @@ constexpr int kBlock = 12;
 constexpr int kColumnAlign = 16;  // rows are padded to whole vectors of the widest ISA
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+// static: every instruction set compiles its own.
+static inline uint32_t to_bf16(float value) {
+  if (value != value) return 0x7fc0;
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest even
+}
 
 // A convolution as a matrix: M output channels from `taps` rows of K input channels each.
 struct Matrix {

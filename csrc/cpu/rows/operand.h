@@ -1,7 +1,9 @@
-// What matrix products multiply with: rows in fp32, or pairs of channels in bf16.
+// What matrix products multiply with: rows in fp32, or pairs of channels in bf16.  A unit is what lies side
+// by side: kPack channels.
 #pragma once
 
 #include "cpu/isa/simd.h"
+#include "cpu/rows/matrix.h"
 #include "cpu/rows/row.h"
 
 namespace seemore {
@@ -11,6 +13,9 @@ namespace SM_ISA {
 struct Fp32 {
   static constexpr int kPack = 1;
   SM_INLINE static vf multiply_add(vf acc, vf x, float w) { return acc + x * w; }
+  SM_INLINE static vf multiply_add(vf acc, vf x, vf y) { return acc + x * y; }
+  // A weight's unit.
+  SM_INLINE static float unit(float first, float) { return first; }
   // Stores channels c and c + 1 of an operand row.
   SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
     store(row.at(c, x), first);
@@ -21,6 +26,10 @@ struct Fp32 {
     first = load(row.at(c, x));
     second = load(row.at(c + 1, x));
   }
+  // The channels of one vector of units.
+  SM_INLINE static void split(vf units, vf (&channels)[1]) { channels[0] = units; }
+  // What is multiplied to be summed over pixels, of each channel: of kPack vectors of units, `next` apart.
+  SM_INLINE static void pixels(const float* units, int, vf* channels) { channels[0] = load_once(units); }
 };
 
 #if defined(SM_HAS_BF16)
@@ -28,15 +37,24 @@ struct Fp32 {
 struct Bf16 {
   static constexpr int kPack = 2;
 #if defined(__ARM_NEON)
-  SM_INLINE static vf multiply_add(vf acc, vf x, float w) {
-    return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)x, (bfloat16x8_t)splat(w));
+  SM_INLINE static vf multiply_add(vf acc, vf x, vf y) {
+    return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)x, (bfloat16x8_t)y);
   }
+  SM_INLINE static vf multiply_add(vf acc, vf x, float w) { return multiply_add(acc, x, splat(w)); }
   SM_INLINE static void put(const Row& row, int c, int x, vf first, vf second) {
     const uint16x4_t low = (uint16x4_t)vcvt_bf16_f32((float32x4_t)first);
     const uint16x4_t high = (uint16x4_t)vcvt_bf16_f32((float32x4_t)second);
     store(row.at(c / 2, x), (vf)vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
   }
+  SM_INLINE static void pixels(const float* units, int next, vf* channels) {
+    const uint16x8_t a = (uint16x8_t)load(units), b = (uint16x8_t)load(units + next);
+    channels[0] = (vf)vtrn1q_u16(a, b);
+    channels[1] = (vf)vtrn2q_u16(a, b);
+  }
 #else
+  SM_INLINE static vf multiply_add(vf acc, vf x, vf y) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)y);
+  }
   SM_INLINE static vf multiply_add(vf acc, vf x, float w) {
     return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)splat_bits(w));
   }
@@ -47,7 +65,18 @@ struct Bf16 {
                          0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
     store(row.at(c / 2, x), (vf)_mm512_permutexvar_epi16(low, both));
   }
+  SM_INLINE static void pixels(const float* units, int next, vf* channels) {
+    const __m512i a = (__m512i)load(units), b = (__m512i)load(units + next);
+    channels[0] = (vf)_mm512_mask_mov_epi16(a, 0xaaaaaaaa, _mm512_slli_epi32(b, 16));
+    channels[1] = (vf)_mm512_mask_mov_epi16(_mm512_srli_epi32(a, 16), 0xaaaaaaaa, b);
+  }
 #endif
+  SM_INLINE static float unit(float first, float second) {
+    const uint32_t bits = to_bf16(first) | to_bf16(second) << 16;
+    float both;
+    memcpy(&both, &bits, sizeof both);
+    return both;
+  }
   SM_INLINE static void get(const Row& row, int c, int x, vf& first, vf& second) {
     split(load(row.at(c / 2, x)), first, second);
   }
@@ -55,6 +84,7 @@ struct Bf16 {
     first = (vf)((vi)pairs << 16);
     second = (vf)((vi)pairs & (int32_t)0xffff0000);
   }
+  SM_INLINE static void split(vf units, vf (&channels)[2]) { split(units, channels[0], channels[1]); }
 };
 #endif
 
