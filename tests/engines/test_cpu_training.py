@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from seemore_fast import SeemoRe
+from seemore_fast import SeemoRe, load
 from seemore_fast.engines import cpu_training, one_op
 from seemore_fast.network import reference, variants
-from tests.support import golden
+from tests.support import golden, rounded
+from tests.support.isas import HAS_BF16
+
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
 
 ENDS = [(1, 1, 1), (3, 2, 2), (2, 3, 1)]
 """Of colours, scale and layers."""
@@ -116,13 +119,14 @@ def test_gradients_of_gradients() -> None:
             assert golden.relative_l2(a, b) <= 2e-4 or b.norm() < 1e-10
 
 
-def test_opcheck() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_opcheck(bf16: bool) -> None:
     """Schema, fakes and autograd are what torch.library asks for."""
     model = network()
     text = json.dumps(model.config)
     weights = one_op.weights_of(model, one_op.tree_of(text))
     x = torch.rand(2, 3, 16, 17).requires_grad_()
-    torch.library.opcheck(torch.ops.seemore_fast.train.default, (x, weights, text))
+    torch.library.opcheck(torch.ops.seemore_fast.train.default, (x, weights, text, bf16))
 
 
 def test_no_images() -> None:
@@ -142,3 +146,78 @@ def test_tensors_of_another_network_are_refused() -> None:
         cpu_training.forward(torch.rand(1, 3, 16, 16), weights[:-1], model._text)
     with pytest.raises(ValueError, match=r"h and w must be at least 4\^recursive"):
         cpu_training.forward(torch.rand(1, 3, 16, 15), weights, model._text)
+
+
+ODD = {"embedding_dim": 7, "topk": 2}
+"""Channels that make no pairs, and two experts; of L's kind, for T and B shuffle."""
+
+
+def under_autocast(model: SeemoRe, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
+    """The result and all gradients."""
+    given = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(given)
+    assert out.dtype == torch.float32
+    wanted = dict(model.named_parameters())
+    found = torch.autograd.grad((out * cotangent).sum(), [given, *wanted.values()])
+    return dict(zip(["out", "x", *wanted], (out.detach(), *found), strict=True))
+
+
+@pytest.mark.parametrize(("variant", "changes"), [("t-x2", {}), ("l-x2", ODD)], ids=["even", "odd"])
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (19, 17), (9, 33)])
+def test_autocast_rounds_operands_where_the_isa_multiplies_bfloat16(
+    isa, variant: str, changes: dict, h: int, w: int
+) -> None:
+    """Errors are what rounding them costs; elsewhere it changes nothing."""
+    model = network(variant, **{"recursive": 1} | changes)
+    x, cotangent = torch.rand(2, 3, h, w), torch.randn(2, 3, 2 * h, 2 * w)
+    low = under_autocast(model, x, cotangent)
+    plain = {"out": model(x).detach(), **gradients(model, x.clone().requires_grad_(), cotangent)}
+    if not isa.endswith("bf16"):
+        assert all(torch.equal(low[name], value) for name, value in plain.items())
+        return
+    exact = oracle(model)
+    want = {"out": exact(x.double()).detach(), **gradients(exact, x.double().requires_grad_(), cotangent)}
+    limits = dict(zip(want, rounded.limits(exact, x, cotangent), strict=True))
+    for name, limit in limits.items():
+        assert golden.relative_l2(low[name], want[name]) <= limit, name
+        assert golden.relative_l2(plain[name], want[name]) <= 2e-5 or limit == 0, name
+    assert golden.relative_l2(low["x"], want["x"]) > limits["x"] / 3  # they are rounded
+
+
+def test_autocast_trains_the_bundled_weights() -> None:
+    """On any machine: all gradients together err at most 1.5 times as much as rounding operands costs."""
+    model = load("t-x2").train()
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8), size=(32, 32), mode="bicubic").clamp(0, 1)
+    cotangent = torch.randn(1, 3, 64, 64)
+    low = under_autocast(model, x, cotangent)
+    assert all(value.isfinite().all() for value in low.values())
+    del low["out"]
+    exact = oracle(model)
+    want, may = (rounded.gradients(net, x, cotangent) for net in (exact, rounded.of(exact)))
+    got, want, may = (torch.cat([t.double().flatten() for t in found]) for found in (low.values(), want, may))
+    limit = golden.relative_l2(may, want)
+    assert limit <= 5e-3
+    assert golden.relative_l2(got, want) <= 1.5 * limit
+
+
+@needs_bf16
+def test_threads_do_not_matter_in_bfloat16() -> None:
+    model, x, cotangent = network(), torch.rand(5, 3, 16, 17), torch.randn(5, 3, 32, 34)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(under_autocast(model, x, cotangent))
+    assert all(torch.equal(found[0][name], f[name]) for f in found[1:] for name in f)
+
+
+@needs_bf16
+def test_nan_and_infinity_in_bfloat16_spoil_their_image_alone() -> None:
+    model, x, cotangent = network(), torch.rand(3, 3, 16, 17), torch.randn(3, 3, 32, 34)
+    want = under_autocast(model, x, cotangent)
+    for bad in (torch.nan, torch.inf):
+        spoilt = x.clone()
+        spoilt[1, 0, 3, 4] = bad
+        got = under_autocast(model, spoilt, cotangent)
+        assert all(torch.equal(got[name][::2], want[name][::2]) for name in ("out", "x"))
+        assert all(got[name].isnan().any() for name in ("out", "body.0.local_block.block.conv_1.0.weight"))
