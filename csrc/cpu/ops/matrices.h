@@ -93,15 +93,15 @@ inline int block_rows(const Geometry& g) {
   return round_up(in_cache > few ? in_cache : few, kSumRows);
 }
 
-// out(i, j, part) = sum over pixels of y's channel i times a channel of x: of its unit j, perhaps shifted,
-// the one at `part` of the unit; null where there is none.  y(i), x(j): where unit i of `channels_y`
-// channels, and unit j of count_x, of row 0 start; rows follow at the fields' strides.  Right of the padded
-// width is a margin.
+// out(i) [channels_x][taps] = sums over pixels of y's channel i times x's channels, at each tap shifted.
+// y(i), x(j): where unit i of y, and j / taps of x at tap j % taps, of row 0 start; rows follow at the
+// fields' strides. Right of the padded width y is 0.
 template <class Operand, int kMostY, int kMostX, class Y, class X, class Out>
-void correlate(const Geometry& g, int channels_y, ptrdiff_t stride_y, const Y& y, int count_x,
+void correlate(const Geometry& g, int channels_y, ptrdiff_t stride_y, const Y& y, int channels_x, int taps,
                ptrdiff_t stride_x, const X& x, const Out& out) {
   constexpr int kPack = Operand::kPack, kTileY = kMostY / kPack, kTileX = kMostX / kPack;
   const int rows = block_rows(g), count_y = units<Operand>(channels_y);
+  const int count_x = units<Operand>(channels_x) * taps;
   for (int first = 0; first < g.h; first += rows) {
     const int last = first + rows < g.h ? first + rows : g.h;
     for (int i0 = 0; i0 < count_y; i0 += kTileY) {
@@ -137,45 +137,46 @@ void correlate(const Geometry& g, int channels_y, ptrdiff_t stride_y, const Y& y
           for (int i = 0; i < kTileY * kPack; ++i)
             for (int j = 0; j < kTileX * kPack; ++j) total[i][j] += sum[i][j];
         }
-        for (int i = 0; i < kTileY * kPack && i0 * kPack + i < channels_y; ++i)
-          for (int j = 0; j < kTileX * kPack && j0 + j / kPack < count_x; ++j)
-            if (float* const to = out(i0 * kPack + i, j0 + j / kPack, j % kPack))
-              *to = (float)(exact_sum(total[i][j]) + (first ? *to : 0.0f));
+        for (int i = 0; i < kTileY * kPack && i0 * kPack + i < channels_y; ++i) {
+          float* const of_channel = out(i0 * kPack + i);
+          for (int j = 0; j < kTileX * kPack && j0 + j / kPack < count_x; ++j) {
+            int at = j0 + j / kPack;
+            if (kPack > 1) {
+              const int channel = at / taps * kPack + j % kPack;
+              if (channel >= channels_x) continue;
+              at = channel * taps + at % taps;
+            }
+            of_channel[at] = (float)(exact_sum(total[i][j]) + (first ? of_channel[at] : 0.0f));
+          }
+        }
       }
     }
   }
 }
 
-// Gradient of a 1x1 convolution's weight, in memory where at(row) begins; of operands.
-template <class Operand, class At>
-void matrix_gradient_at(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
-                        const At& at) {
+// Gradient of a 1x1 convolution's weight, row i of it to out(i); of operands.
+template <class Operand = Fp32, class Out>
+void matrix_gradient_rows(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
+                          const Out& out) {
   correlate<Operand, kMatrixY, kMatrixX>(
-      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, units<Operand>(columns), in.stride,
-      [&](int j) { return in.at(j, 0, 0); },
-      [&](int i, int j, int part) {
-        const int column = j * Operand::kPack + part;
-        return column < columns ? at(i) + column : nullptr;
-      });
+      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, columns, 1, in.stride,
+      [&](int j) { return in.at(j, 0, 0); }, out);
 }
 
 // out [rows, columns].
 template <class Operand = Fp32>
 void matrix_gradient(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
                      float* out) {
-  matrix_gradient_at<Operand>(g, grad, rows, in, columns, [=](int i) { return out + i * columns; });
+  matrix_gradient_rows<Operand>(g, grad, rows, in, columns, [=](int i) { return out + i * columns; });
 }
 
 // Gradient of a 3x3 convolution's weight, out [rows, columns, 3, 3]; of operands, `in` has a halo.
 template <class Operand = Fp32>
 void gradient_3x3(const Geometry& g, const Field& grad, int rows, const Field& in, int columns, float* out) {
   correlate<Operand, kMatrixY, kMatrixX>(
-      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, 9 * units<Operand>(columns), in.stride,
+      g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, columns, 9, in.stride,
       [&](int j) { return in.at(j / 9, j % 9 / 3 - 1, j % 3 - 1); },
-      [&](int i, int j, int part) {
-        const int column = j / 9 * Operand::kPack + part;
-        return column < columns ? out + (i * columns + column) * 9 + j % 9 : nullptr;
-      });
+      [&](int i) { return out + i * columns * 9; });
 }
 
 // out [channels] = sums over the pixels of a gradient, of operands.

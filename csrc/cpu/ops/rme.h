@@ -159,7 +159,7 @@ struct Rme {
   }
 
   void split_gradient(const Field& slope, int h, Gradients dw) {
-    matrix_gradient_at<Operand>(g, slope, c, value, c, [&](int i) { return dw[kSplit] + from(i, h) * c; });
+    matrix_gradient_rows<Operand>(g, slope, c, value, c, [&](int i) { return dw[kSplit] + from(i, h) * c; });
     float* const bias = half.sums;
     bias_gradient<Operand>(g, slope, c, bias);
     for (int i = 0; i < c; ++i) dw[kSplit + 1][from(i, h)] = bias[i];

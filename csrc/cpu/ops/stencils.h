@@ -158,9 +158,9 @@ inline void stencil_gradient(const Geometry& g, const Stencil& s, const Field& g
   auto of_weight = [&]<int kTaps>(Vectors<kTaps>) SM_LAMBDA_INLINE {
     for (int c = 0; c < channels; ++c)
       correlate<Fp32, 1, kTaps>(
-          g, 1, grad.stride, [&](int) { return grad.at(c, 0, 0); }, taps, in.stride,
+          g, 1, grad.stride, [&](int) { return grad.at(c, 0, 0); }, 1, taps, in.stride,
           [&](int tap) { return in.at(c, tap / s.columns - s.rows / 2, tap % s.columns - s.columns / 2); },
-          [&](int, int tap, int) { return weight + c * taps + tap; });
+          [&](int) { return weight + c * taps; });
   };
   // The network's own numbers of taps at once: fewer sums than registers would wait for each other.
   if (taps <= 3)
