@@ -80,8 +80,9 @@ SM_API sm_status sm_op(const sm_op_params* params);
 /* The whole network as one differentiable operator: every image by itself, the gradients of weights added in
  * an order that depends on nothing but n.  inputs: the image [n, in_chans, h, w], then the weights in the
  * order of the official state dict.  outputs: forward, [n, in_chans, h * scale, w * scale], then what the
- * backward needs, of each layer [n, 5 c h w + experts + c], and behind them [n, 2 c h w]; backward, as ever
- * one per input.  `grad` has the shape of the result. */
+ * backward needs, of each layer [n, 5 f + (experts + c, up to a multiple of 16)], and behind them [n, 2 f],
+ * where f is c, up to a multiple of 4, times h, times w, up to a multiple of 16; backward, as ever one per
+ * input.  `grad` has the shape of the result. */
 typedef struct sm_network_op_params {
   sm_op_params op; /* op, rank and gelu are not looked at; c: C */
   int64_t inputs;  /* how many there are, the image included */

@@ -60,13 +60,18 @@ def _options(config: str) -> dict[str, Any]:
     }
 
 
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
 def _outputs(x: Tensor, config: str) -> list[Tensor]:
     """Memory for the result, and for what the backward needs: csrc/seemore.h, `sm_network_op_params`."""
     given = _given(config)
     n, channels, h, w = x.shape
     scale, c = given["scale"], given["embedding_dim"]
+    features = _up(c, 4) * h * _up(w, 16)
     # Layer by layer: what a step frees serves the next, but large blocks come from the system, page by page.
-    kept = [5 * c * h * w + given["num_experts"] + c] * given["num_layers"] + [2 * c * h * w]
+    kept = [5 * features + _up(given["num_experts"] + c, 16)] * given["num_layers"] + [2 * features]
     return [x.new_empty((n, channels, h * scale, w * scale)), *(x.new_empty((n, size)) for size in kept)]
 
 

@@ -26,9 +26,9 @@ struct FfnHalf {
     sums = arena.floats(Norm::sums(c));
   }
 
-  // To an image's planes.  prepare(r) fills row r of y.
+  // prepare(r) fills row r of y.
   template <class Prepare>
-  void forward(const Field& y, float* out, const Prepare& prepare) {
+  void forward(const Field& y, const Field& out, const Prepare& prepare) {
     ffn.forward(
         normal,
         [&](int r) {
@@ -37,10 +37,8 @@ struct FfnHalf {
         },
         [&](int r, const Row& row) {
           each_in_row(g, ffn.c, [&](int c, int x) SM_LAMBDA_INLINE {
-            float* const at = row.at(c, x);
-            store(at, load(y.at(c, r, x)) + load(at));
+            store(out.at(c, r, x), load(y.at(c, r, x)) + load(row.at(c, x)));
           });
-          write_row(g, row, ffn.c, out, r);
         });
   }
 

@@ -42,6 +42,14 @@ struct Field {
   SM_INLINE Row row(int r) const { return {p + r * stride, pitch}; }
 };
 
+// Rows without margins, for what no stencil reads: [h][channels, padded][padded_w].
+inline size_t rows_floats(const Geometry& g, int channels) {
+  return (size_t)g.h * round_up(channels, 4) * g.padded_w;
+}
+inline Field rows_at(const Geometry& g, int channels, const float* memory) {
+  return {const_cast<float*>(memory), g.padded_w, (ptrdiff_t)round_up(channels, 4) * g.padded_w};
+}
+
 // Hands out parts of a block, undefined but for the zeros around fields; without a block, counts how much is
 // needed.
 struct Arena {
@@ -160,16 +168,22 @@ SM_INLINE void fill_row(const Geometry& g, const Row& out, int channels, const F
       }
 }
 
-// GELU(in); its slope takes the place of `in` where kSlopes.
+// GELU(in); where kSlopes its slope to `slope`, which may be `in`.
 template <bool kSlopes, class Operand = Fp32>
-inline void gelu_row(const Geometry& g, const Row& in, const Row& out, int channels) {
+inline void gelu_row(const Geometry& g, const Row& in, const Row& out, int channels, const Row& slope) {
   fill_row<Operand>(g, out, channels, [&](int c, int x) SM_LAMBDA_INLINE {
     const vf at = load(in.at(c, x));
     if constexpr (!kSlopes) return exact_gelu(at);
     const GeluAt gelu(at);
-    store(in.at(c, x), gelu.slope);
+    store(slope.at(c, x), gelu.slope);
     return gelu.value;
   });
+}
+
+// The same; the slope takes the place of `in`.
+template <bool kSlopes, class Operand = Fp32>
+inline void gelu_row(const Geometry& g, const Row& in, const Row& out, int channels) {
+  gelu_row<kSlopes, Operand>(g, in, out, channels, in);
 }
 
 // a * b.

@@ -1,8 +1,9 @@
 // The whole network with its gradients: each image goes through all of it in one thread's memory, so that
 // threads meet only at the end.  The layers' products take operands in fp32 or bf16, all else is in fp32.
 //
-// Forward keeps of an image, for each layer, what RME and SME start from and what their backwards need
-// (`Rme::saved`, `Sme::saved`), one after the other; then the last layer's result and the sum with the skip.
+// Forward keeps of an image, for each layer, RME's x, conv_out, y, routing weights and mean, then SME's x and
+// y, as rows where no stencil reads them, one after the other; behind them the last layer's result and the
+// sum with the skip.  Parts work on what is kept where it lies.
 #pragma once
 
 #include "cpu/ops/layer_norm2d.h"
@@ -27,7 +28,7 @@ struct Ends {
   int c, colours, outputs;
   Norm norm;
   Matrix head, back_head, conv_2, back_conv_2, up, back_up;
-  Field image, x, normal, sum, pixels, grad, skip, dx, none;
+  Field image, normal, sum, pixels, grad, skip, dx, none;
   Row room;
   float* sums;
 
@@ -44,7 +45,7 @@ struct Ends {
     back_conv_2 = pack_3x3_transposed(arena, c, c, after[2]);
     up = pack_3x3(arena, outputs, c, after[4], after[5]);
     back_up = pack_3x3_transposed(arena, outputs, c, after[4]);
-    arena.fields(g, c, x, normal, sum, grad, dx);
+    arena.fields(g, c, normal, sum, grad, dx);
     image = arena.field(g, colours);
     pixels = arena.field(g, outputs);
     skip = arena.field(g, c);  // kept while the layers work
@@ -64,29 +65,24 @@ struct Ends {
     }
   }
 
-  // From the image that was read, to planes.
-  void before(float* features) const {
-    for (int r = 0; r < g.h; ++r) {
-      convolve_3x3(g, head, image, r, room);
-      write_row(g, room, c, features, r);
-    }
+  // From the image that was read.
+  void before(const Field& features) const {
+    for (int r = 0; r < g.h; ++r) convolve_3x3(g, head, image, r, features.row(r));
   }
 
-  void normalise(const float* features) const {
-    read_image(g, features, c, x);
-    for (int r = 0; r < g.h; ++r) norm.forward(g, x, normal, r);
+  void normalise(const Field& features) const {
+    for (int r = 0; r < g.h; ++r) norm.forward(g, features, normal, r);
   }
 
   // Features of the last layer and the head's; `kept`: their sum behind conv_2.
-  void after(const float* features, const float* first, float* kept, float* out) const {
+  void after(const Field& features, const Field& first, const Field& kept, float* out) const {
     normalise(features);
     for (int r = 0; r < g.h; ++r) {
-      for (int i = 0; i < c; ++i) copy_pixels(first + ((size_t)i * g.h + r) * g.w, grad.at(i, r, 0), g.w);
       const Row rows[3] = {normal.row(r - 1), normal.row(r), normal.row(r + 1)};
-      matmul<Fp32, Epilogue::kResidual>(conv_2, nine_taps(rows), 0, g.padded_w, sum.row(r), grad.row(r));
+      matmul<Fp32, Epilogue::kResidual>(conv_2, nine_taps(rows), 0, g.padded_w, sum.row(r), first.row(r));
       zero_columns(sum.row(r), c, g.w, g.padded_w);
     }
-    write_image(g, sum, c, kept);
+    copy_rows(sum, kept);
     const float per_range = 1.0f / t.img_range;
     for (int r = 0; r < g.h; ++r) {
       convolve_3x3(g, up, sum, r, room);
@@ -98,7 +94,7 @@ struct Ends {
   }
 
   // dout [in_chans, h * scale, w * scale]; `dfeatures`: of the last layer's; that of the head's is in `skip`.
-  void backward_after(const float* dout, const float* features, const float* kept, float* dfeatures,
+  void backward_after(const float* dout, const Field& features, const Field& kept, const Field& dfeatures,
                       Gradients d) const {
     const float per_range = 1.0f / t.img_range;
     for (int r = 0; r < g.h; ++r)
@@ -107,7 +103,7 @@ struct Ends {
         for (int x = 0; x < g.w; ++x) to[x] = from[x * step] * per_range;
       });
     mask(g, pixels, outputs);
-    read_image(g, kept, c, sum);
+    copy_rows(kept, sum);
     gradient_3x3(g, pixels, outputs, sum, c, d[4]);
     bias_gradient(g, pixels, outputs, d[5]);
     for (int r = 0; r < g.h; ++r) convolve_3x3(g, back_up, pixels, r, skip.row(r));
@@ -118,17 +114,15 @@ struct Ends {
     for (int r = 0; r < g.h; ++r) {
       convolve_3x3(g, back_conv_2, skip, r, grad.row(r));
       zero_columns(grad.row(r), c, g.w, g.padded_w);
-      norm.backward(g, x, grad, none, dx, sums, r);
+      norm.backward(g, features, grad, none, dfeatures, sums, r);
     }
     norm.weight_gradients(sums, d[0], d[1]);
-    write_image(g, dx, c, dfeatures);
   }
 
   // After backward_after and read: dfeatures of the first layer's; `dimage` may be null.
-  void backward_before(const float* dfeatures, float* dimage, Gradients d) const {
-    read_image(g, dfeatures, c, dx);
+  void backward_before(const Field& dfeatures, float* dimage, Gradients d) const {
     each_vector(g, c, [&](int i, int r, int at) SM_LAMBDA_INLINE {
-      store(dx.at(i, r, at), load(dx.at(i, r, at)) + load(skip.at(i, r, at)));
+      store(dx.at(i, r, at), load(dfeatures.at(i, r, at)) + load(skip.at(i, r, at)));
     });
     gradient_3x3(g, dx, c, image, colours, d[0]);
     bias_gradient(g, dx, c, d[1]);
@@ -142,6 +136,12 @@ struct Ends {
   }
 
  private:
+  void copy_rows(const Field& from, const Field& to) const {
+    each_vector(g, c, [&](int i, int r, int at) SM_LAMBDA_INLINE {
+      store(to.at(i, r, at), load(from.at(i, r, at)));
+    });
+  }
+
   // f(channel, pixels of row r that it makes, distance between them).
   template <class T, class F>
   SM_INLINE void each_output(T* planes, int r, const F& f) const {
@@ -244,20 +244,21 @@ struct NetworkThread {
   using Net = Network<Operand>;
   const Net& net;
   float *memory, *packs;
-  float* chain;  // two images of features
+  Field chain[2];  // gradients of features
 
-  NetworkThread(const Net& net_, float* memory_, float* packs_)
-      : net(net_), memory(memory_), packs(packs_), chain(memory + net.rooms()) {
+  NetworkThread(const Net& net_, float* memory_, float* packs_) : net(net_), memory(memory_), packs(packs_) {
+    for (int i = 0; i < 2; ++i) chain[i] = rows(memory + net.rooms() + i * features());
     Net::each_part([&](auto part) { net.with(part, 0, memory, packs, false, true, [](auto&) {}); });
   }
 
   static size_t floats(const Net& net) {
-    return net.rooms() + (net.p.grad ? (2 * net.p.c * net.p.h * net.p.w + 15) / 16 * 16 : 0);
+    return net.rooms() + (net.p.grad ? 2 * rows_floats(net.g, (int)net.p.c) : 0);
   }
 
-  int64_t features() const { return net.p.c * net.p.h * net.p.w; }
-  // What forward keeps of an RME and of an SME, their input first.
-  int64_t kept_rme() const { return 3 * features() + net.p.experts + net.p.c; }
+  int64_t features() const { return rows_floats(net.g, (int)net.p.c); }
+  Field rows(const float* at) const { return rows_at(net.g, (int)net.p.c, at); }
+  // What forward keeps of an RME and of a layer.
+  int64_t kept_rme() const { return 3 * features() + round_up((int)(net.p.experts + net.p.c), 16); }
   int64_t kept_layer() const { return kept_rme() + 2 * features(); }
 
   // The place of image n in all_kept[layer], or behind the layers.
@@ -272,23 +273,17 @@ struct NetworkThread {
     float* const first = kept(all_kept, 0, n);
     ends([&](const Ends& ends) {
       ends.read(image);
-      ends.before(first);
+      ends.before(rows(first));
     });
     for (int64_t i = 0; i < layers; ++i) {
-      float *const x = kept(all_kept, i, n), *const y = x + kept_rme();
+      float *const x = kept(all_kept, i, n), *const y = x + kept_rme(), *const routing = x + 3 * f;
       rme(i, [&](Rme<Operand>& rme) {
-        const float* in[] = {x};
-        float* made[] = {y, x + f, x + 2 * f, x + 3 * f, x + 3 * f + net.p.experts};
-        rme.forward(in, made);
+        rme.forward(rows(x), rows(x + f), rows(x + 2 * f), routing, routing + net.p.experts, rows(y));
       });
-      sme(i, [&](Sme<Operand>& sme) {
-        const float* in[] = {y};
-        float* made[] = {kept(all_kept, i + 1, n), y + f};
-        sme.forward(in, made);
-      });
+      sme(i, [&](Sme<Operand>& sme) { sme.forward(rows(y), rows(y + f), rows(kept(all_kept, i + 1, n))); });
     }
     float* const last = kept(all_kept, layers, n);
-    ends([&](const Ends& ends) { ends.after(last, first, last + f, out); });
+    ends([&](const Ends& ends) { ends.after(rows(last), rows(first), rows(last + f), out); });
   }
 
   // To the vector of gradients; those of layers before `call.first`, and of the head without `call.head`, are
@@ -297,35 +292,32 @@ struct NetworkThread {
                 float* gradients) const {
     const int64_t f = features(), layers = net.t.layers, leaves = Net::kLayer;
     const int64_t* const offsets = net.call.offsets;
-    auto all = [&](auto& d, int64_t first_leaf, int skip) {
-      for (size_t i = skip; i < sizeof d / sizeof *d; ++i) d[i] = gradients + offsets[first_leaf + i - skip];
+    auto all = [&](auto& d, int64_t first_leaf) {
+      for (size_t i = 0; i < sizeof d / sizeof *d; ++i) d[i] = gradients + offsets[first_leaf + i];
     };
     const float* const last = kept(all_kept, layers, n);
     float* d_after[Ends::kAfter];
-    all(d_after, Ends::kBefore + layers * leaves, 0);
-    ends([&](const Ends& ends) { ends.backward_after(dout, last, last + f, chain, d_after); });
+    all(d_after, Ends::kBefore + layers * leaves);
+    ends([&](const Ends& ends) { ends.backward_after(dout, rows(last), rows(last + f), chain[0], d_after); });
     for (int64_t i = layers - 1; i >= net.call.first; --i) {
       const float *const x = kept(all_kept, i, n), *const y = x + kept_rme();
       sme(i, [&](Sme<Operand>& sme) {
-        const float *in[] = {y}, *saved[] = {y + f};
-        float* d[1 + Net::kSme] = {chain + f};
-        all(d, Ends::kBefore + i * leaves + Net::kRme, 1);
-        sme.backward(chain, saved, in, d);
+        float* d[Net::kSme];
+        all(d, Ends::kBefore + i * leaves + Net::kRme);
+        sme.backward(chain[0], rows(y), rows(y + f), chain[1], d);
       });
       rme(i, [&](Rme<Operand>& rme) {
-        const float* in[] = {x};
-        const float* saved[] = {x + f, x + 2 * f, x + 3 * f, x + 3 * f + net.p.experts};
-        float* d[1 + Net::kRme] = {chain};
-        all(d, Ends::kBefore + i * leaves, 1);
-        rme.backward(chain + f, saved, in, d);
+        float* d[Net::kRme];
+        all(d, Ends::kBefore + i * leaves);
+        rme.backward(chain[1], rows(x), rows(x + f), rows(x + 2 * f), x + 3 * f, chain[0], d);
       });
     }
     if (!net.call.head) return;
     float* d_before[Ends::kBefore];
-    all(d_before, 0, 0);
+    all(d_before, 0);
     ends([&](const Ends& ends) {
       ends.read(image);
-      ends.backward_before(chain, dimage, d_before);
+      ends.backward_before(chain[0], dimage, d_before);
     });
   }
 

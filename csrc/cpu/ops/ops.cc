@@ -33,8 +33,8 @@ constexpr seemore::ops::Op kOps[] = {
     entry<LayerNorm2d>("layer_norm2d"),
     entry<LowRankExperts>("low_rank_experts"),
     entry<MixExperts>("mix_experts"),
-    entry<Rme<Fp32>>("rme"),
-    entry<Sme<Fp32>>("sme"),
+    entry<RmeOp>("rme"),
+    entry<SmeOp>("sme"),
     entry<StripedAttention>("striped_attention"),
     entry<StripedConv2d>("striped_conv2d"),
 };
