@@ -96,6 +96,7 @@ def kernel_row(card: str, case: run.Case, cost: run.Cost) -> Row:
         "precision": case.precision,
         "kernel": cost.kernel,
         "blocks": cost.blocks,
+        "threads": cost.threads,
         "blocks_per_multiprocessor": together,
         "waves": cost.blocks / (together * on.multiprocessors),
         "registers": cost.registers,

@@ -13,7 +13,6 @@ DRAM_EFFICIENCY = 0.85
 
 GRANULE = 8  # registers of a thread are given out in
 RESERVED = 1024  # bytes of shared memory that the system takes per block
-THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,16 @@ class Work:
     mma: float  # in units of m16n8k16 of 16-bit elements
     dram_bytes: float  # each stream once
     blocks: int
+    threads: int  # of a block
     registers: int
     shared: int
 
 
 def resident(work: Work, card: Card) -> int:
     """Blocks that a multiprocessor holds at once."""
-    registers = math.ceil(work.registers / GRANULE) * GRANULE * THREADS
+    registers = math.ceil(work.registers / GRANULE) * GRANULE * work.threads
     shared = (card.shared_kib << 10) // (work.shared + RESERVED)
-    return min(65536 // registers, shared, card.warps * 32 // THREADS, card.blocks)
+    return min(65536 // registers, shared, card.warps * 32 // work.threads, card.blocks)
 
 
 @dataclass(frozen=True)

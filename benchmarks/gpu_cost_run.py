@@ -65,6 +65,7 @@ class Cost:
 
     kernel: str
     blocks: int
+    threads: int  # of a block
     registers: int
     shared: int
     classes: dict[str, float]
@@ -86,6 +87,7 @@ class Cost:
             mma=self.mma * pixels,
             dram_bytes=self.dram_bytes * pixels,
             blocks=self.blocks,
+            threads=self.threads,
             registers=self.registers,
             shared=self.shared,
         )
@@ -142,6 +144,7 @@ def _streams(kernel: str, case: Case) -> int:
         "mix_ffn": 2 * channels + 2 * _RANKS,
         "sme": 2 * channels,
         "sme11": 2 * channels,
+        "sme11_tall": 2 * channels,
         "ffn": 2 * channels,
         "conv": 3 * channels,
         "upsample": channels + 3 * case.scale**2,
@@ -167,6 +170,7 @@ def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int, case:
     return Cost(
         kernel=name,
         blocks=blocks,
+        threads=launch["threads"],
         registers=one.registers[launch["mangled"]],
         shared=launch["shared"],
         classes=classes,

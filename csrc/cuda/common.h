@@ -16,7 +16,7 @@ using uintptr_t = unsigned long long;
 namespace seemore {
 namespace cuda {
 
-constexpr int kThreads = 256;  // of every block
+constexpr int kThreads = 256;  // of a block, but where plan.cc chooses more
 constexpr int kWarps = kThreads / 32;
 constexpr int kMostExperts = 64;
 

@@ -128,6 +128,37 @@ struct Narrow {
       for (int k = 0; k < KT; ++k) a[k].v[half] = Format::fma(a[k].v[half], factor, shift);
     }
   }
+  // The same but for a number that all channels of a pixel have in addition, and that weights whose rows add
+  // up to nothing take away again (pack.cc). So the mean may be rounded, and goes with the scale. What
+  // float32 loses of a mean far larger than the deviations is less than what the 16 bits of the pixels have
+  // lost.
+  template <int KT>
+  static SM_DEVICE void normalise_but_for_mean(Chunk (&a)[KT], float share) {
+    const unsigned one = Format::kOne;
+    float sum[4], squares[2][4];
+    Format::mma_k16_from(sum, a[0].v, a[1].v, {one, one}, 0.0f);
+    SM_UNROLL
+    for (int k = 2; k + 1 < KT; k += 2) Format::mma_k16(sum, a[k].v, a[k + 1].v, {one, one});
+    if (KT % 2) Format::mma_k8(sum, a[KT - 1].v, one);
+    SM_UNROLL
+    for (int half = 0; half < 2; ++half) {  // by 8 channels: of 16 the registers would have to be neighbours
+      Format::mma_k8_first(squares[half], a[0].v, a[0].v[half]);
+      SM_UNROLL
+      for (int k = 1; k < KT; ++k) Format::mma_k8(squares[half], a[k].v, a[k].v[half]);
+    }
+    const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
+    SM_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float mine = g % 2 ? squares[half][2 * half + 1] : squares[half][2 * half];
+      const float minus = sum[2 * half] * -share;
+      const float scale = rsqrtf(fmaxf(fmaf(-minus, minus, fmaf(mine, share, 1e-6f)), 1e-6f));
+      const Word here = Format::pack(scale, minus * scale);
+      const Word both = __float_as_uint(__shfl_sync(kFullMask, __uint_as_float(here), from));
+      const Word factor = low_twice(both), shift = high_twice(both);
+      SM_UNROLL
+      for (int k = 0; k < KT; ++k) a[k].v[half] = Format::fma(a[k].v[half], factor, shift);
+    }
+  }
   // A layer's bias as the weights of two inputs that are 1, its upper and lower half: a product with them
   // costs less than to load accumulators.
   template <int NT>

@@ -67,9 +67,12 @@ template <class P, int NT>
 constexpr bool kIsSlim = sizeof(typename P::Element) == 2 && NT <= 6;
 
 // For __launch_bounds__, the blocks of a kernel that a multiprocessor is to hold: 2 leave a thread 128
-// registers, 1 all 255 (plan.cc counts on it). tests/cuda/test_build.py watches over spills.
+// registers, 1 all 255 (plan.cc counts on it), as one of twice the threads does. tests/cuda/test_build.py
+// watches over spills.
 template <class P, int NT>
 constexpr int kBlocksOfDense = kIsSlim<P, NT> ? 2 : 1;
+template <class P, int NT>
+constexpr int kMostThreads = kIsSlim<P, NT> ? 2 * kThreads : kThreads;
 
 }  // namespace cuda
 }  // namespace seemore

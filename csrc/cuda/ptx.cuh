@@ -88,6 +88,18 @@ SM_DEVICE unsigned exp2_half2(unsigned a) {
   return d;
 }
 
+// One half of a register in both.
+SM_DEVICE unsigned low_twice(unsigned a) {
+  unsigned d;
+  asm("prmt.b32 %0, %1, %1, 0x1010;" : "=r"(d) : "r"(a));
+  return d;
+}
+SM_DEVICE unsigned high_twice(unsigned a) {
+  unsigned d;
+  asm("prmt.b32 %0, %1, %1, 0x3232;" : "=r"(d) : "r"(a));
+  return d;
+}
+
 // 16 bytes to global memory: the compiler makes four stores of one at times.
 SM_DEVICE void store_global(void* to, uint4 v) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
@@ -103,10 +115,15 @@ SM_DEVICE const T* found_here(const T* p) {
   return p;
 }
 
-// The thread's number, likewise.
+// The thread's number, likewise, and the block's.
 SM_DEVICE int thread_found_here() {
   int x;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+SM_DEVICE unsigned block_found_here() {
+  unsigned x;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(x));
   return x;
 }
 

@@ -58,10 +58,10 @@ using Function = const KernelOnDevice*;
 const char* find_kernel(int device, const Program& program, const char* name, Function* function);
 
 struct Grid {
-  unsigned x, y;
+  unsigned x, y, threads = kThreads;  // threads: of a block
 };
 
-// Starts blocks of kThreads threads, with all the shared memory that a block may have, on a stream of the
+// Starts blocks, with all the shared memory that a block may have, on a stream of the
 // device that is current.
 const char* launch(Function kernel, const void* params, size_t params_bytes, Grid grid, size_t shared_bytes,
                    void* stream);

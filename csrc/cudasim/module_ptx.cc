@@ -48,6 +48,7 @@ py::list measured() {
     launch["kernel"] = m.kernel;
     launch["mangled"] = m.mangled;
     launch["grid"] = py::make_tuple(m.grid.x, m.grid.y);
+    launch["threads"] = m.threads;
     launch["shared"] = m.shared_bytes;
     launch["blocks"] = m.blocks_run;
     launch["lines"] = lines;

@@ -11,12 +11,15 @@ inline float exp2_approx(float x) { return exp2f(x); }
 inline float max_nan(float x, float y) { return x > y || x != x ? x : y; }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
+inline unsigned low_twice(unsigned a) { return (a & 0xffff) | a << 16; }
+inline unsigned high_twice(unsigned a) { return (a & 0xffff0000u) | a >> 16; }
 inline void store_global(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
 template <class T>
 const T* found_here(const T* p) {
   return p;
 }
 inline int thread_found_here() { return threadIdx.x; }
+inline unsigned block_found_here() { return blockIdx.x; }
 
 float round_tf32(float x);
 unsigned pack_half2(float low, float high);

@@ -81,7 +81,7 @@ const char* launch(Function kernel, const void* params, size_t params_bytes, Gri
       return error.c_str();
     }
     error = !compiled ? kernel->name + " is in none of the loaded PTX texts"
-                      : cudasim::ptx::run(*compiled, {grid.x, grid.y, 1}, {kThreads, 1, 1}, shared_bytes,
+                      : cudasim::ptx::run(*compiled, {grid.x, grid.y, 1}, {grid.threads, 1, 1}, shared_bytes,
                                           params, params_bytes, tiles_across(params, params_bytes, grid));
     return error.empty() ? nullptr : error.c_str();
   }
@@ -91,7 +91,7 @@ const char* launch(Function kernel, const void* params, size_t params_bytes, Gri
   }
   error = cudasim::run({kernel->name.c_str(),
                         {grid.x, grid.y, 1},
-                        {kThreads, 1, 1},
+                        {grid.threads, 1, 1},
                         shared_bytes,
                         kernel->body,
                         const_cast<void*>(params),

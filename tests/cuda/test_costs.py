@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import gpu_cost_compile, gpu_cost_model
@@ -42,6 +44,7 @@ def test_floors():
         mma=1e8,
         dram_bytes=6.7e9,
         blocks=300,
+        threads=256,
         registers=100,
         shared=70 << 10,
     )
@@ -53,6 +56,7 @@ def test_floors():
     assert floors.imbalance == pytest.approx(3 / (300 / 132))
     assert floors.modelled == pytest.approx(floors.issue / 0.65 * floors.imbalance)
     assert gpu_cost_model.resident(work, card) == 2  # by registers; 3 by shared memory
+    assert gpu_cost_model.resident(replace(work, threads=512), card) == 1
 
 
 @pytest.mark.full

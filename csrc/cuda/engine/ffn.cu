@@ -2,5 +2,4 @@
 #include "cuda/engine/ffn.cuh"
 #include "cuda/engine/specialise.cuh"
 
-SM_ENTRY(ffn, FfnParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
-         ffn_kernel<SM_PRECISION, SM_WIDTH, false>)
+SM_ENTRY(ffn, FfnParams, (kMostThreads<SM_PRECISION, SM_WIDTH>, 1), ffn_kernel<SM_PRECISION, SM_WIDTH, false>)

@@ -15,6 +15,13 @@ namespace cuda {
 // Rows of a column that a thread filters at once.
 constexpr int kGateRows = 4;
 
+// Whether the experts are known to have more ranks than mix.cuh takes at a time.
+#ifdef SM_RANKS
+constexpr bool kManyRanks = SM_RANKS > 16;
+#else
+constexpr bool kManyRanks = false;
+#endif
+
 template <class P, int NT, bool kMix>
 struct Ffn {
   using Element = typename P::Element;
@@ -22,8 +29,12 @@ struct Ffn {
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
-  // But not all of a's bias, or it spills; of bf16 not of g's either.
-  static constexpr bool kLate = kIsSlim<P, NT> && !kHeld && !kMix, kBothLate = kLate && kIsBf16<P>;
+  // But not what would spill: a's bias; in bf16, and with many ranks, g's; with many ranks also its weights.
+  static constexpr bool kLate = kIsSlim<P, NT> && (kMix ? kHeld && kIsBf16<P> : !kHeld),
+                        kMany = kIsSlim<P, NT> && kMix && !kHeld && kManyRanks,
+                        kBothLate = (kLate && kIsBf16<P> && !kMix) || kMany;
+  // Nor does every fragment get an a, but where that would spill.
+  static constexpr bool kAll = !kHeld && (kMix || !kIsSlim<P, NT>);
 
   const FfnParams& p;
   const Tiling& at;
@@ -49,7 +60,14 @@ struct Ffn {
         out(static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels)),
         rest(reinterpret_cast<unsigned char*>(g + round_to_fragment(region.count()) * stride)) {}
 
-  // a and g from LN y.
+  SM_DEVICE void normalise(Chunk (&v)[NT], float share) const {
+    if constexpr (sizeof(Element) == 2)
+      P::normalise_but_for_mean(v, share);
+    else
+      P::normalise(v, at.dim, share);
+  }
+
+  // a and g from LN y; a but for fragments that have no pixel of the tile.
   SM_DEVICE void first_layer() {
     const bool beyond = region.beyond_image(at);
     const float share = 1.0f / at.dim;
@@ -61,28 +79,38 @@ struct Ffn {
       to_a.fetch(p.a.weight);
       to_g.fetch(p.g.weight);
     }
-    for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
+    // Of fragments that have pixels of the tile.
+    const int least = region.pitch - 14, last = at.tile_h * region.pitch + at.tile_w;
+    Element *here = a + 16 * warp * stride, *beside = g + 16 * warp * stride;
+    for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
+      const int none = first >> 30;  // 0, but ptxas does not know, and fetches nothing ahead
+      if constexpr (kIsSlim<P, NT> && kAll)
+        here = a + first * stride, beside = g + first * stride;  // registers
       Chunk normal[1][NT], v[NT];
       float acc[1][NT][4];
-      P::template read<NT, stride>(normal[0], a + first * stride);
-      P::normalise(normal[0], at.dim, share);
-      if constexpr (kBothLate) bias_g.fetch(p.g.bias + (first >> 30));  // + 0; else ptxas fetches it ahead
+      P::template read<NT, stride>(normal[0], here);
+      normalise(normal[0], share);
+      if constexpr (kBothLate) bias_g.fetch(p.g.bias + none);
       P::begin(acc, bias_g);
       if constexpr (kHeld)
         P::multiply(acc, normal, to_g);
       else
-        multiply_fetched<P>(acc, normal, p.g.weight);
+        multiply_fetched<P>(acc, normal, static_cast<const char*>(p.g.weight) + (kMany ? none : 0));
       gelu_pack<P>(v, acc);
       if (beyond) blank<P>(v, at, region, first);
-      P::template write<NT, stride>(g + first * stride, v);
-      if constexpr (kLate) bias_a.fetch(found_here(p.a.bias));
-      P::begin(acc, bias_a);
-      if constexpr (kHeld)
-        P::multiply(acc, normal, to_a);
-      else
-        multiply_fetched<P>(acc, normal, p.a.weight);
-      gelu_pack<P>(v, acc);
-      P::template write<NT, stride>(a + first * stride, v);
+      P::template write<NT, stride>(beside, v);
+      if (kAll || (first >= least && first <= last)) {
+        if constexpr (kLate) bias_a.fetch(found_here(p.a.bias));
+        P::begin(acc, bias_a);
+        if constexpr (kHeld)
+          P::multiply(acc, normal, to_a);
+        else
+          multiply_fetched<P>(acc, normal, p.a.weight);
+        gelu_pack<P>(v, acc);
+        P::template write<NT, stride>(here, v);
+      }
+      here += 16 * warps() * stride;
+      beside += 16 * warps() * stride;
     }
   }
 
@@ -90,7 +118,7 @@ struct Ffn {
   SM_DEVICE void gate() {
     constexpr int units = kChannels / kUnit<P>;
     const int log = log_width(at), tasks = (units * (at.tile_h / kGateRows)) << log;
-    for (int task = threadIdx.x; task < tasks; task += kThreads) {
+    for (int task = threadIdx.x; task < tasks; task += threads()) {
       const int column = task & (at.tile_w - 1), other = task >> log;
       const int unit = other % units, row = other / units * kGateRows;
       const int start = (row * region.pitch + column) * stride + unit * kUnit<P>;
@@ -131,7 +159,7 @@ struct Ffn {
     bias.fetch(p.out_weight.bias);
     if constexpr (kIsSlim<P, NT>) weight.fetch(p.out_weight.weight);
     const int log = log_width(at) - 4;  // of the fragments in a row
-    for (int i = warp; i < at.tile_h << log; i += kWarps) {
+    for (int i = warp; i < at.tile_h << log; i += warps()) {
       const int row = i >> log, column = (i - (row << log)) * 16;
       Element* here = inner + (row * region.pitch + column) * stride;
       Chunk v[1][NT];

@@ -28,10 +28,12 @@ void visit_kernels(const Network& net, bool sme_rounds, Kernels& k, Visit visit)
   visit("engine/rme", "rme", k.rme);
   visit("engine/mix_ffn", "coarse", k.coarse);
   visit("engine/mix_ffn", "mix_ffn", k.mix_ffn);
-  if (sme_rounds)
+  if (sme_rounds) {
     visit("engine/sme", "sme", k.sme);
-  else
+  } else {
     visit("engine/sme11", "sme11", k.sme11);
+    visit("engine/sme11", "sme11_tall", k.sme11_tall);
+  }
   visit("engine/ffn", "ffn", k.ffn);
   visit("engine/tail", "conv", k.conv);
   if (upsample_pass(net.scale, net.in_chans) == 6)

@@ -126,7 +126,7 @@ struct Mix {
   SM_DEVICE void place_columns() {
     near = column_tap(0).near;
     columns = column_tap(region.pitch - 1).near - near + 1;
-    for (int column = threadIdx.x; column < region.pitch; column += kThreads) {
+    for (int column = threadIdx.x; column < region.pitch; column += threads()) {
       const Tap tap = column_tap(column);
       share[column] = P::splat(tap.weight);
       place[column] = (tap.near - near) * 2 * kRanks;
@@ -136,7 +136,7 @@ struct Mix {
   // Ranks `first` and following of the map, between its rows.
   SM_DEVICE void resize_rows(int first) {
     const auto* map = static_cast<const Element*>(p.map) + (size_t)n * p.map_h * p.map_w * p.ranks + first;
-    for (int task = threadIdx.x; task < region.rows * columns * kRanks / 2; task += kThreads) {
+    for (int task = threadIdx.x; task < region.rows * columns * kRanks / 2; task += threads()) {
       const int pair = task % (kRanks / 2), other = task / (kRanks / 2);
       const int column = other % columns, row = other / columns;
       const Tap y = tap_of(min(max(region.y + row, 0), at.h - 1) + p.top, p.map_h, p.full_h);
@@ -170,7 +170,7 @@ struct Mix {
     }
     const auto* b = static_cast<const Element*>(p.b) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
     const auto* c = static_cast<const Element*>(p.c) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
-    for (int row = warp; row < region.rows; row += kWarps) {
+    for (int row = warp; row < region.rows; row += warps()) {
       const int y = region.y + row;
       if ((unsigned)y >= (unsigned)at.h) continue;
       const Element* line = lines + row * columns * 2 * kRanks + unit * kUnit<P>;
@@ -192,16 +192,17 @@ struct Mix {
   }
 
   // y += P A_e z, with the experts' biases in the first round.
-  SM_DEVICE void add_products(Element* y, const Element* z, int part, bool with_bias) {
+  template <bool kBias>
+  SM_DEVICE void add_products(Element* y, const Element* z, int part) {
     Matrix<P, NT, 2> weight;
     weight.fetch(p.expert_out.weight, part);
     typename P::template Bias<NT> bias;
-    bias.fetch_floats(p.bias + n * 8 * NT);
-    for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
+    if constexpr (kBias) bias.fetch_floats(p.bias + n * 8 * NT);
+    for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
       Chunk v[NT], products[1][2];
       float acc[1][NT][4];
       P::template read<2, stride>(products[0], z + first * stride);
-      if (with_bias) {
+      if constexpr (kBias) {
         P::begin(acc, bias);
       } else {
         SM_UNROLL
@@ -233,7 +234,10 @@ struct Mix {
       __syncthreads();
       products(z, first);
       __syncthreads();
-      add_products(y, z, first / kRanks, first_time);
+      if (first_time)
+        add_products<true>(y, z, first / kRanks);
+      else
+        add_products<false>(y, z, first / kRanks);
       __syncthreads();
       first_time = false;
     }
@@ -244,7 +248,7 @@ struct Mix {
     const Vec zero = {};
     const int all = round_to_fragment(region.count());
     const bool beyond = region.beyond_image(at);
-    for (int i = threadIdx.x + (beyond ? 0 : region.count()); i < all; i += kThreads) {
+    for (int i = threadIdx.x + (beyond ? 0 : region.count()); i < all; i += threads()) {
       if (i < region.count() && region.shows(at, i)) continue;
       SM_UNROLL
       for (int unit = 0; unit < kUnits; ++unit) P::store_vec(z + i * stride + unit * kUnit<P>, zero);

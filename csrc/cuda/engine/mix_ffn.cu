@@ -5,5 +5,5 @@
 
 // One block to a multiprocessor, for else ptxas saves registers and spills.
 SM_ENTRY(coarse, CoarseParams, (kThreads, 1), coarse_kernel<SM_PRECISION, SM_WIDTH>)
-SM_ENTRY(mix_ffn, FfnParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
+SM_ENTRY(mix_ffn, FfnParams, (kMostThreads<SM_PRECISION, SM_WIDTH>, 1),
          ffn_kernel<SM_PRECISION, SM_WIDTH, true>)

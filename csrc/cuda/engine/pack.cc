@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <vector>
 
 namespace seemore {
 namespace cuda {
@@ -135,6 +137,13 @@ struct Packer {
     return to;
   }
 
+  // A number as the format has it.
+  float kept(float x) const {
+    if (precision == SM_CUDA_FP16) return half_value(half_bits(x));
+    if (precision == SM_CUDA_BF16) return bf16_value(bf16_bits(x));
+    return precision == SM_CUDA_TF32 ? tf32_value(x) : x;
+  }
+
   uint32_t pair(float low, float high) const {
     const bool half = precision == SM_CUDA_FP16;
     return (half ? half_bits(low) : bf16_bits(low)) | (uint32_t)(half ? half_bits(high) : bf16_bits(high))
@@ -143,8 +152,7 @@ struct Packer {
 
   // Upper and lower half of a number, which a product with two ones adds up.
   uint32_t halves(float value) const {
-    const bool half = precision == SM_CUDA_FP16;
-    const float high = half ? half_value(half_bits(value)) : bf16_value(bf16_bits(value));
+    const float high = kept(value);
     return pair(value, std::isfinite(high) ? value - high : 0.0f);
   }
 
@@ -209,6 +217,19 @@ struct Packer {
     return all;
   }
 
+  // values: [experts, dim], four experts to a matrix: what the format keeps of a weight, and what it lacks.
+  Dense router(const float* values, int experts, int dim) {
+    const int parts = (experts + 3) / 4;
+    Dense all = matrix(parts, channels / 8, 1, nullptr, 0, [=, this](int part, int out, int in) {
+      const int expert = 4 * part + out / 2;
+      if (expert >= experts || in >= dim) return 0.0f;
+      const float value = values[(size_t)expert * dim + in], upper = kept(value);
+      return out % 2 == 0 ? upper : std::isfinite(upper) ? value - upper : 0.0f;
+    });
+    all.tiles = parts;
+    return all;
+  }
+
   // The upsampler's convolution: of each pass nine matrices.
   Dense passes(const sm_network& net, int outputs) {
     const int pass = upsample_pass(net.scale, net.in_chans), count = round_up(outputs, 8 * pass) / (8 * pass);
@@ -235,13 +256,26 @@ struct Packer {
         .weight;
   }
 
+  // [dim, dim], of a layer behind LayerNorm. In 16 bit its rows add up to 0, so that a number which all
+  // channels have in common makes no difference (normalise_but_for_mean).
+  std::vector<float> without_mean(const sm_layer& w, int dim) const {
+    std::vector<float> rows(w.weight, w.weight + (size_t)dim * dim);
+    for (int out = 0; narrow() && out < dim; ++out) {
+      float* row = rows.data() + (size_t)out * dim;
+      const double mean = std::accumulate(row, row + dim, 0.0) / dim;
+      for (int in = 0; in < dim; ++in) row[in] = (float)(row[in] - mean);
+    }
+    return rows;
+  }
+
   // SME with its stripes as matrices (sme.cuh), 16 channels of q and v to a part.
   void pack_bands(const sm_sme_weights& w, int dim, SmeParams* p) {
     const int kt = channels / 8, parts = (channels + 15) / 16;
     auto of = [dim](const float* weight) {
       return [=](int out, int in) { return out < dim && in < dim ? weight[(size_t)out * dim + in] : 0.0f; };
     };
-    auto q = of(w.to_q.weight), v = of(w.to_v.weight), proj = of(w.proj.weight);
+    const std::vector<float> q_rows = without_mean(w.to_q, dim), v_rows = without_mean(w.to_v, dim);
+    auto q = of(q_rows.data()), v = of(v_rows.data()), proj = of(w.proj.weight);
     // A left operand: of 16 inputs the words are (upper channels, lower inputs), (lower, lower), (upper,
     // upper), (lower, upper), where matrix() would have the second and third change places.
     p->to_q = matrix(parts, kt, 2, nullptr, 0, [=](int part, int out, int in) {
@@ -316,8 +350,13 @@ struct Packer {
 
   FfnParams ffn(const sm_ffn_weights& w, int dim) {
     FfnParams p = {};
-    p.g = product(w.g, dim, dim);
-    p.a = product(w.a, dim, dim);
+    auto first = [&](const sm_layer& layer) {
+      if (wide) return product(layer, dim, dim);
+      const std::vector<float> rows = without_mean(layer, dim);
+      return product({rows.data(), layer.bias}, dim, dim);
+    };
+    p.g = first(w.g);
+    p.a = first(w.a);
     p.out_weight = product(w.out, dim, dim);
     if (wide)
       p.wide_gate = depthwise(w.gate, dim, 9);
@@ -345,6 +384,7 @@ struct Packer {
       r.expert_b = layer(mixture.b, ranks, padded / 8, c);
       r.expert_c = layer(mixture.c, ranks, padded / 8, c);
       r.wide_norm = norm(w.rme.norm, c);
+      r.router = rows(mixture.router, net.num_experts, c);
       r.wide_stripe_h = depthwise(w.rme.stripes.h, c, 3);
       r.wide_stripe_v = depthwise(w.rme.stripes.v, c, 3);
     } else {
@@ -353,9 +393,9 @@ struct Packer {
       r.norm = taps(w.rme.norm, c, 1);
       r.stripe_h = taps(w.rme.stripes.h, c, 3);
       r.stripe_v = taps(w.rme.stripes.v, c, 3);
+      r.logits = router(mixture.router, net.num_experts, c);
     }
     r.aggregate = depthwise(calibrate.aggregate, c, 16);
-    r.router = rows(mixture.router, net.num_experts, c);
 
     g.rme_ffn = ffn(w.rme.ffn, c);
     MixParams& m = g.rme_ffn.mix;

@@ -76,12 +76,13 @@ constexpr int head_bytes(int tile_h, int tile_w, int in_chans, int pixel_bytes) 
          (9 * in_chans + 15) / 16 * 16 * 4;
 }
 
-// Rows whose sum a thread of rme's kernel takes: in float32 fewer, for tiles that fit 99 KB of shared memory.
+// Rows of a column that a thread of rme's kernel filters.
 template <int element_bytes>
-constexpr int kPooledRows = element_bytes == 2 ? 8 : 4;
+constexpr int kStripedRows = element_bytes == 2 ? 8 : 4;
 // Fragments that share weights in that kernel's conv 3x3.
-template <int element_bytes>
-constexpr int kRmeTogether = element_bytes == 2 ? 2 : 1;
+constexpr int rme_together(int width, int element_bytes) {
+  return element_bytes == 4 ? 1 : width <= 5 ? 3 : 2;
+}
 
 struct RmeParams {
   Tiling at;
@@ -96,8 +97,9 @@ struct RmeParams {
   Dense conv, to_x, to_k, proj, expert_b, expert_c;
   Taps stripe_h, stripe_v;
   Depthwise aggregate;
-  const float* router;  // [experts, CP]
+  Dense logits;  // the router: of four experts the upper and the lower half of their weights as 8 outputs
   // Of wide networks.
+  const float* router;  // [experts, CP]
   Norm wide_norm;
   Depthwise wide_stripe_h, wide_stripe_v;
 };
@@ -163,13 +165,18 @@ struct FfnParams {
 
 // Whether the stripes are banded matrices (sme.cuh).
 constexpr bool has_bands(int kernel, int element_bytes) { return kernel == 11 && element_bytes == 2; }
-// Of that kernel: rows of a tile at most; elements of a row of a plane of q, which are the tile's 26 with
-// border, two ones for the bias, and 12 more; of a plane, which has a row more than the tile. Eight rows lie
-// in different banks, and eight planes.
-constexpr int kMostBandRows = 16, kPlanePitch = 40, kPlane = (kMostBandRows + 10 + 1) * kPlanePitch;
+// Of that kernel, which is made for tiles of `rows`, kBandRows or twice as many, at most: elements of a row
+// of a plane of q, which are the tile's 26 with border, two ones for the bias, and 12 more; of a plane, which
+// has a row more than the tile. Eight rows lie in different banks, and eight planes.
+constexpr int kBandRows = 16, kPlanePitch = 40;
+template <int rows>
+constexpr int kPlaneOf = (rows + 10 + 1) * kPlanePitch;
 // What its shared memory begins with: 16 planes, and what a block keeps.
 constexpr int kKeptByBands = 16;
-constexpr int bands_bytes(int element_bytes) { return 16 * kPlane * element_bytes + kKeptByBands; }
+constexpr int bands_bytes(int tile_h, int element_bytes) {
+  return 16 * (tile_h > kBandRows ? kPlaneOf<2 * kBandRows> : kPlaneOf<kBandRows>)*element_bytes +
+         kKeptByBands;
+}
 
 struct SmeParams {
   Tiling at;

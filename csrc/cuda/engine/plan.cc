@@ -3,44 +3,54 @@
 #include "cuda/engine/plan.h"
 
 #include <algorithm>
-#include <initializer_list>
+#include <vector>
 
 namespace seemore {
 namespace cuda {
 namespace {
 
-constexpr int kSides[][2] = {{16, 32}, {16, 16}, {8, 32}, {8, 16}, {4, 16}};
+constexpr int kSides[][2] = {{32, 32}, {32, 16}, {16, 32}, {16, 16}, {8, 32}, {8, 16}, {4, 16}};
 constexpr int kPooledSide = 32;             // of a tile of a wide network whose logits are summed at once
 constexpr size_t kNever = (size_t)1 << 40;  // bytes of a tile that a kernel does not have
 constexpr size_t kReserved = 1024;          // bytes of shared memory that the system takes per block
+constexpr double kAlone = 1.05;             // what a block takes longer that has a multiprocessor to itself
 
 int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
 
-// Warp instructions of a block.
-struct Work {
-  double all = 0, longest = 0;  // of all warps; of those that have most to do
-};
-
-// Part of a kernel between two barriers: tasks that go to a warp each, and the instructions of one.
+// Part of a kernel between two barriers: tasks that go to a warp each, the instructions of one, and those of
+// them that are products (m16n8k16).
 struct Phase {
   size_t tasks;
-  double each;
+  double each, products = 0;
 };
 
-Work work_of(std::initializer_list<Phase> phases) {
-  Work work;
-  for (const Phase& phase : phases) {
-    work.all += phase.tasks * phase.each;
-    work.longest += ceil_divide((int)phase.tasks, kWarps) * phase.each;
-  }
-  return work;
-}
+using Phases = std::vector<Phase>;
 
-// Cycles until `together` blocks on one multiprocessor have ended: four schedulers issue at 65 % of their
-// rate at best, and a warp alone some four cycles apart.
-double cycles(const Work& work, int together) {
-  return std::max(together * work.all / (4 * 0.65), 4 * work.longest);
+struct Work {                   // warp instructions of a block
+  double all = 0, longest = 0;  // of all warps; of those that have most to do
+  double products = 0;          // of all warps
+
+  Work(const Phases& phases, int warps) {
+    for (const Phase& phase : phases) {
+      all += phase.tasks * phase.each;
+      products += phase.tasks * phase.products;
+      longest += ceil_divide((int)phase.tasks, warps) * phase.each;
+    }
+  }
+};
+
+// Cycles of a product on a multiprocessor's tensor cores: 8 on GeForce cards, where a block may ask for no
+// more than 99 KB. Elsewhere they are fast enough.
+double cycles_of_product(const DeviceInfo& device) { return device.shared_limit < 128 << 10 ? 8 : 0; }
+
+// Cycles until `together` blocks on one multiprocessor have ended: four schedulers, and tensor cores, reach
+// 65 % of their rate at best and hide three quarters of what takes less time; a warp alone issues some four
+// cycles apart.
+double cycles(const DeviceInfo& device, const Work& work, int together) {
+  const double issue = work.all / 4, tensor = work.products * cycles_of_product(device);
+  const double shared = std::max(issue, tensor) + std::min(issue, tensor) / 4;
+  return std::max(together * shared / 0.65, 4 * work.longest);
 }
 
 // Blocks of a kernel that share a multiprocessor. More than `most` the registers do not allow.
@@ -48,26 +58,29 @@ int together(const DeviceInfo& device, size_t shared, int most) {
   return std::clamp<int>((int)(device.shared_per_processor / (shared + kReserved)), 1, most);
 }
 
-// The cheapest tile for n images; bytes(th, tw) of shared memory, work(th, tw) of a block.
+// The cheapest tile for n images; bytes(th, tw, threads) of shared memory, work(th, tw) of a block. slim: a
+// multiprocessor's registers hold two blocks, or one of twice the threads.
 template <class Bytes, class Instructions>
-Step choose(const Network& net, const DeviceInfo& device, int most, int n, int h, int w, Bytes bytes,
+Step choose(const Network& net, const DeviceInfo& device, bool slim, int n, int h, int w, Bytes bytes,
             Instructions work) {
   Step best = {};
   double least = 0;
-  for (const auto& [th, tw] : kSides) {
-    const size_t shared = bytes(th, tw);
-    if (shared > device.shared_limit) continue;
-    const Tiling at = {h, w, net.dim, th, tw, ceil_divide(w, tw), ceil_divide(w, tw) * ceil_divide(h, th)};
-    const int share = together(device, shared, most), all = at.count * n;
-    const int wave = device.multiprocessors * share, rest = all % wave;
-    const Work block = work(th, tw);
-    double cost = all / wave * cycles(block, share);
-    if (rest) cost += cycles(block, ceil_divide(rest, device.multiprocessors));
-    if (!best.shared || cost < least) {
-      best = {at, shared};
-      least = cost;
+  for (const auto& [th, tw] : kSides)
+    for (int threads = kThreads; threads <= (slim ? 2 : 1) * kThreads; threads *= 2) {
+      const size_t shared = bytes(th, tw, threads);
+      if (shared > device.shared_limit) continue;
+      const Tiling at = {h, w, net.dim, th, tw, ceil_divide(w, tw), ceil_divide(w, tw) * ceil_divide(h, th)};
+      const int share = together(device, shared, slim ? 2 * kThreads / threads : 1), all = at.count * n;
+      const int wave = device.multiprocessors * share, rest = all % wave;
+      const Work block(work(th, tw), threads / 32);
+      double cost = all / wave * cycles(device, block, share);
+      if (rest) cost += cycles(device, block, ceil_divide(rest, device.multiprocessors));
+      if (share == 1) cost *= kAlone;
+      if (!best.shared || cost < least) {
+        best = {at, shared, (unsigned)threads};
+        least = cost;
+      }
     }
-  }
   return best;
 }
 
@@ -93,12 +106,12 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
   const size_t pixel = (size_t)pixel_stride(channels, element) * element;
   plan.pixel_bytes = (int)pixel;
   const int map_w = plan.low_w[net.recursive - 1];
-  const int most = element == 2 && net.width <= 6 ? 2 : 1;  // see __launch_bounds__
+  const bool slim = element == 2 && net.width <= 6;  // see __launch_bounds__
 
   auto halo = [](size_t th, size_t tw, size_t border) { return (th + 2 * border) * (tw + 2 * border); };
   auto fragments = [](size_t pixels) { return (pixels + 15) / 16; };
   auto tile = [&](auto bytes, auto work, int images) {
-    return choose(net, device, most, images, h, w, bytes, work);
+    return choose(net, device, slim, images, h, w, bytes, work);
   };
   // Rows on their way in, with a border, and out.
   auto in = [&](size_t th, size_t tw, size_t border) {
@@ -106,55 +119,54 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
   };
   auto out = [&](size_t th, size_t tw) { return Phase{th, 15 + 0.7 * (double)(tw * units)}; };
 
-  const size_t shared_weights = element == 2 ? kRmeTogether<2> : kRmeTogether<4>;
-  const size_t pooled = element == 2 ? kPooledRows<2> : kPooledRows<4>;
-  auto rme_bytes = [&](size_t th, size_t tw) {
-    if (th % pooled) return kNever;
+  const size_t shared_weights = rme_together(net.width, element);
+  const size_t striped = element == 2 ? kStripedRows<2> : kStripedRows<4>;
+  auto rme_bytes = [&](size_t th, size_t tw, int) {
+    if (th % striped) return kNever;
     const size_t pitch = tw + 4, padded = round_up((th + 2) * pitch, 16);
-    return (3 * padded + 16 * (shared_weights - 1) + round_up(2 * pitch + 2, 16)) * pixel +
-           (4 + th / pooled * tw * channels) * sizeof(float);
+    return (2 * padded + 16 * (shared_weights - 1) + round_up(2 * pitch + 2, 16)) * pixel + 16;
   };
   // One image, whatever the batch: the order in which logits are summed decides their last bits.
   plan.rme = tile(
       rme_bytes,
       [&](size_t th, size_t tw) {
         const size_t groups = (fragments((th + 2) * (tw + 4)) + shared_weights - 1) / shared_weights;
-        return work_of({in(th, tw, 2),
-                        {fragments(halo(th, tw, 2)), 105},
-                        {groups, 450.0 * shared_weights},
-                        {units * (th / pooled) * tw / 32, 95.0 * pooled},
-                        {th * tw / 16, 210},
-                        out(th, tw)});
+        return Phases({in(th, tw, 2),
+                       {fragments(halo(th, tw, 2)), 105, 8},
+                       {groups, 440.0 * shared_weights, 145.0 * shared_weights},
+                       {units * (th / striped) * tw / 32, 77.0 * striped},
+                       {th * tw / 16, 170, 28},
+                       out(th, tw)});
       },
       1);
   plan.blocks = plan.rme.at.count;
 
-  auto ffn_bytes = [&](size_t th, size_t tw) { return 2 * round_up(halo(th, tw, 1), 16) * pixel; };
+  auto ffn_bytes = [&](size_t th, size_t tw, int) { return 2 * round_up(halo(th, tw, 1), 16) * pixel; };
   plan.ffn = tile(
       ffn_bytes,
       [&](size_t th, size_t tw) {
-        return work_of({in(th, tw, 1),
-                        {fragments(halo(th, tw, 1)), 380},
-                        {units * (th / 4) * tw / 32, 222},
-                        {th * tw / 16, 155},
-                        out(th, tw)});
+        return Phases({in(th, tw, 1),
+                       {fragments(halo(th, tw, 1)), 310, 38},
+                       {units * (th / 4) * tw / 32, 222},
+                       {th * tw / 16, 155, 15},
+                       out(th, tw)});
       },
       n);
   plan.mix_ffn = tile(
-      [&](size_t th, size_t tw) {
+      [&](size_t th, size_t tw, int threads) {
         const size_t lines = (th + 2) * samples(tw, map_w, w) * 2 * 16 * element;
-        return ffn_bytes(th, tw) + lines + (tw + 2) * 2 * sizeof(int);
+        return ffn_bytes(th, tw, threads) + lines + (tw + 2) * 2 * sizeof(int);
       },
       [&](size_t th, size_t tw) {
-        return work_of({in(th, tw, 1),
-                        {(th + 2) * samples(tw, map_w, w) / 4, 110},
-                        {th + 2, 60 + 3.2 * (double)tw},
-                        {fragments(halo(th, tw, 1)), 80},
-                        out(th, tw),
-                        {fragments(halo(th, tw, 1)), 380},
-                        {units * (th / 4) * tw / 32, 222},
-                        {th * tw / 16, 155},
-                        out(th, tw)});
+        return Phases({in(th, tw, 1),
+                       {(th + 2) * samples(tw, map_w, w) / 4, 110},
+                       {th + 2, 60 + 3.2 * (double)tw},
+                       {fragments(halo(th, tw, 1)), 60, 5},
+                       out(th, tw),
+                       {fragments(halo(th, tw, 1)), 310, 38},
+                       {units * (th / 4) * tw / 32, 222},
+                       {th * tw / 16, 155, 15},
+                       out(th, tw)});
       },
       n);
   plan.most_columns = samples(plan.mix_ffn.at.tile_w, map_w, w);
@@ -162,33 +174,37 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
   auto sme_work = [&](size_t th, size_t tw) {
     const size_t border = k / 2, all = halo(th, tw, border);
     const double rounds = (double)((channels + 15) / 16);
-    return work_of({in(th, tw, border),
-                    {fragments(all), 105 + rounds * 100},
-                    {channels, 0.45 * (double)(th + 2 * border) * (double)tw / 2},
-                    {th * tw / 16, rounds * 170},
-                    out(th, tw)});
+    return Phases({in(th, tw, border),
+                   {fragments(all), 65 + rounds * 85, 8 + rounds * 7},
+                   {channels, 0.45 * (double)(th + 2 * border) * (double)tw / 2},
+                   {th * tw / 16, rounds * 150, rounds * 11},
+                   out(th, tw)});
   };
   const bool bands = has_bands((int)k, element);
-  auto sme_bytes = [&](size_t th, size_t tw) {
-    if (th % 8 || (bands && (tw != 16 || th > kMostBandRows))) return kNever;
+  auto sme_bytes = [&](size_t th, size_t tw, int threads) {
+    if (th % 8 || (bands && (tw != 16 || (th > kBandRows) != (threads > kThreads)))) return kNever;
     const size_t all = halo(th, tw, k / 2);
-    return bands ? bands_bytes(element) + round_up(all, 16) * pixel : all * pixel;
+    return bands ? bands_bytes((int)th, element) + round_up(all, 16) * pixel : all * pixel;
   };
   // Bands that begin in another row add up in another order: one image, as above.
   plan.sme = k == 11 ? tile(sme_bytes, sme_work, bands ? 1 : n) : Step{};
   plan.sme_rounds = !plan.sme.shared;
   if (plan.sme_rounds)
     plan.sme = tile(
-        [&](size_t th, size_t tw) {
+        [&](size_t th, size_t tw, int threads) {
+          if (threads > kThreads) return kNever;
           return halo(th, tw, k / 2) * pixel_stride(8, element) * element + th * tw * pixel;
         },
         sme_work, n);
 
   // A 3x3 convolution of one tile, and its result.
   plan.ends = tile(
-      [&](size_t th, size_t tw) { return (round_up(halo(th, tw, 1), 16) + th * tw) * pixel; },
+      [&](size_t th, size_t tw, int) {
+        return th * tw > 512 ? kNever : (round_up(halo(th, tw, 1), 16) + th * tw) * pixel;
+      },
       [&](size_t th, size_t tw) {
-        return work_of({in(th, tw, 1), {fragments(halo(th, tw, 1)), 105}, {th * tw / 32, 560}, out(th, tw)});
+        return Phases(
+            {in(th, tw, 1), {fragments(halo(th, tw, 1)), 105, 8}, {th * tw / 32, 560, 230}, out(th, tw)});
       },
       n);
 }

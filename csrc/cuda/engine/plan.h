@@ -15,6 +15,7 @@ constexpr int kMostRecursive = 8;
 struct Step {
   Tiling at;
   size_t shared;  // bytes; 0: no tile fits
+  unsigned threads;
 };
 
 // A part of the workspace.

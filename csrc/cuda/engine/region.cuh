@@ -65,9 +65,9 @@ SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element
             last = min(at.w - region.x, region.pitch) * units, warp = threadIdx.x / 32;
   const auto* from = image + ((long long)(region.y + warp) * at.w + region.x) * (8 * NT);
   auto* to = memory + warp * region.pitch * kStride<P, NT>;
-  const size_t step = (size_t)kWarps * at.w * (8 * NT);
+  const size_t step = (size_t)warps() * at.w * (8 * NT);
   SM_NO_UNROLL
-  for (int row = warp; row < region.rows; row += kWarps) {
+  for (int row = warp; row < region.rows; row += warps()) {
     const bool there = kInside || (unsigned)(region.y + row) < (unsigned)at.h;
     for (int u = lane_id(); u < end; u += 32 * kBatch) {
       Vec v[kBatch];
@@ -83,7 +83,7 @@ SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element
         if (u + 32 * i < end) P::store_vec(to + place_of_unit<P, NT>(u + 32 * i), v[i]);
     }
     from += step;
-    to += kWarps * region.pitch * kStride<P, NT>;
+    to += warps() * region.pitch * kStride<P, NT>;
   }
 }
 
@@ -96,7 +96,7 @@ SM_DEVICE void stage(typename P::Element* memory, const typename P::Element* ima
     stage_rows<P, NT, false>(memory, image, at, region);
   else
     stage_rows<P, NT, true>(memory, image, at, region);
-  for (int u = threadIdx.x; u < beyond * units; u += kThreads)
+  for (int u = threadIdx.x; u < beyond * units; u += threads())
     P::store_vec(memory + region.count() * kStride<P, NT> + place_of_unit<P, NT>(u), {});
 }
 
@@ -109,12 +109,12 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
   const int end = min(at.tile_w, at.w - place.x) * units, rows = min(at.tile_h, at.h - place.y),
             warp = threadIdx.x / 32;
   const size_t start = ((size_t)(place.y + warp) * at.w + place.x) * (8 * NT),
-               step = (size_t)kWarps * at.w * (8 * NT);
+               step = (size_t)warps() * at.w * (8 * NT);
   auto* to = image + start;
   const auto* also = kAdd ? residual + start : residual;
   const auto* from = memory + warp * pitch * kStride<P, NT>;
   SM_NO_UNROLL
-  for (int row = warp; row < rows; row += kWarps) {
+  for (int row = warp; row < rows; row += warps()) {
     SM_NO_UNROLL
     for (int u = lane_id(); u < end; u += 32 * kBatch) {
       Vec v[kBatch], other[kBatch];
@@ -134,7 +134,7 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
     }
     to += step;
     if constexpr (kAdd) also += step;
-    from += kWarps * pitch * kStride<P, NT>;
+    from += warps() * pitch * kStride<P, NT>;
   }
 }
 

@@ -2,5 +2,4 @@
 #include "cuda/engine/rme.cuh"
 #include "cuda/engine/specialise.cuh"
 
-SM_ENTRY(rme, RmeParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
-         rme_kernel<SM_PRECISION, SM_WIDTH>)
+SM_ENTRY(rme, RmeParams, (kMostThreads<SM_PRECISION, SM_WIDTH>, 1), rme_kernel<SM_PRECISION, SM_WIDTH>)

@@ -1,8 +1,9 @@
 // RME up to the pooling barrier: LN, conv 3x3, GELU, the x and k halves, stripes of 3, the projections that
 // the second half needs, the first aggregation, and the router's logits of the block's pixels.
 //
-// Shared memory: the normalised input with a border of 2, over which come the stripes' results and then P x;
-// x and k with a border of 1; sums of x. All have the pitch of the first.
+// Shared memory: the normalised input with a border of 2, over which comes x with a border of 1, a round of
+// all warps after another; k with a border of 1, over which come the stripes' results and then P x. Both have
+// the pitch of the first.
 #pragma once
 
 #include "cuda/engine/region.cuh"
@@ -18,12 +19,14 @@ struct Rme {
   using Chunk = typename P::Chunk;
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, kUnits = kChannels / kUnit<P>, stride = kStride<P, NT>;
-  static constexpr int kRows = kPooledRows<sizeof(Element)>;
+  static constexpr int kRows = kStripedRows<sizeof(Element)>;
 
-  // What shared memory begins with: the tile's place, and where x and k lie.
+  // What shared memory begins with: the tile's place, where k lies, and whether the tile with a border of 1
+  // reaches out of the image.
   struct alignas(16) Kept {
     Place place;
-    int x, k;  // elements behind normal()
+    int k;  // elements behind normal()
+    int beyond;
   };
 
   const RmeParams& p;
@@ -42,11 +45,10 @@ struct Rme {
   SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(memory); }
   SM_DEVICE Place place() const { return kept()->place; }  // of the tile
   SM_DEVICE Element* normal() const { return reinterpret_cast<Element*>(kept() + 1); }
-  SM_DEVICE Element* x() const { return normal() + kept()->x; }
+  SM_DEVICE Element* x() const { return normal(); }
   SM_DEVICE Element* k() const { return normal() + kept()->k; }
-  SM_DEVICE float* sums() const {  // [th / kRows, tw, CP]
-    return reinterpret_cast<float*>(normal() + (normal_pixels() + 2 * padded()) * stride);
-  }
+  SM_DEVICE Element* striped() const { return k(); }
+  SM_DEVICE bool reaches_out() const { return kept()->beyond; }
   SM_DEVICE int warp() const { return threadIdx.x / 32; }
 
   SM_DEVICE const Element* in() const {
@@ -55,7 +57,10 @@ struct Rme {
 
   SM_DEVICE void normalise() {
     const Place place = place_of(at, blockIdx.x);
-    if (threadIdx.x == 0) *kept() = {place, normal_pixels() * stride, (normal_pixels() + padded()) * stride};
+    if (threadIdx.x == 0) {
+      const Region narrow(at, place, 1, at.tile_w + 2);
+      *kept() = {place, normal_pixels() * stride, narrow.beyond_image(at)};
+    }
     const Region wide(at, place, 2, pitch());
     stage<P, NT>(normal(), in(), at, wide, normal_pixels() - wide.count());
     __syncthreads();
@@ -71,7 +76,7 @@ struct Rme {
       bias[c][i] = __ldg(static_cast<const Word*>(p.norm.bias) + word);
     }
     Element* here = normal() + 16 * warp() * stride;
-    for (int first = 16 * warp(); first < wide.count(); first += 16 * kWarps) {
+    for (int first = 16 * warp(); first < wide.count(); first += 16 * warps()) {
       Chunk v[NT];
       P::template read<NT, stride>(v, here);
       P::normalise(v, at.dim, share);
@@ -81,59 +86,65 @@ struct Rme {
         v[c].v[i] = P::fma(v[c].v[i], weight[c][i % words], bias[c][i % words]);
       if (beyond) blank<P>(v, at, wide, first);
       P::template write<NT, stride>(here, v);
-      here += 16 * kWarps * stride;
+      here += 16 * warps() * stride;
     }
   }
 
-  // t = GELU(conv); x = to_x t, k = to_k t.
+  // t = GELU(conv); x = to_x t, k = to_k t. x comes over pixels that no later round reads.
   SM_DEVICE void convolve() {
     typename P::template Bias<NT> bias;
-    for (int first = 16 * MT * warp(); first < inner(); first += 16 * MT * kWarps) {
-      float acc[MT][NT][4];
-      bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
-      P::begin(acc, bias);
-      convolve3x3<P, NT>(acc, normal() + first * stride, 16 * stride, pitch(), p.conv.weight, 0);
+    // As long as the first warp has pixels; registers are scarce.
+    for (int first = 16 * MT * warp(); first - 16 * MT * (thread_found_here() / 32) < inner();
+         first += 16 * MT * warps()) {
       Chunk t[MT][NT];
-      SM_UNROLL
-      for (int m = 0; m < MT; ++m) SM_UNROLL
-      for (int c = 0; c < NT; ++c) t[m][c] = P::gelu(acc[m][c]);
-      half<true>(x(), t, p.to_x, first);
-      half<false>(k(), t, p.to_k, first);
+      if (first < inner()) {
+        float acc[MT][NT][4];
+        bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
+        P::begin(acc, bias);
+        convolve3x3<P, NT>(acc, normal() + first * stride, 16 * stride, pitch(), p.conv.weight, 0);
+        SM_UNROLL
+        for (int m = 0; m < MT; ++m) SM_UNROLL
+        for (int c = 0; c < NT; ++c) t[m][c] = P::gelu(acc[m][c]);
+        half<false>(t, p.to_k, first);
+      }
+      __syncthreads();
+      if (first < inner()) half<true>(t, p.to_x, first);
     }
   }
 
-  // One half of the 1x1 convolution; kBlank: zero outside the image.
-  template <bool kBlank>
-  SM_DEVICE void half(Element* to, const Chunk (&t)[MT][NT], const Dense& layer, int first) {
+  // One half of the 1x1 convolution, x or k; x is zero outside the image.
+  template <bool kX>
+  SM_DEVICE void half(const Chunk (&t)[MT][NT], const Dense& layer, int first) {
+    constexpr bool kHeld = sizeof(Element) == 2;
+    Matrix<P, NT, NT> matrix;
     typename P::template Bias<NT> bias;
-    float acc[MT][NT][4];
     const void* weight = found_here(layer.weight);
+    if constexpr (kHeld) matrix.fetch(weight);
     bias.fetch(found_here(layer.bias));
-    P::begin(acc, bias);
-    multiply_fetched<P>(acc, t, weight);
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
       if (first + 16 * m >= inner()) break;
+      float acc[1][NT][4];
+      const Chunk(&one)[1][NT] = reinterpret_cast<const Chunk(&)[1][NT]>(t[m]);
+      P::begin(acc, bias);
+      if constexpr (kHeld)
+        P::multiply(acc, one, matrix);
+      else
+        multiply_fetched<P>(acc, one, weight);
       Chunk v[NT];
       SM_UNROLL
-      for (int c = 0; c < NT; ++c) v[c] = P::exact(acc[m][c]);
-      if (kBlank && reaches_out()) blank<P>(v, at, Region(at, place(), 1, pitch()), first + 16 * m);
-      P::template write<NT, stride>(to + (first + 16 * m) * stride, v);
+      for (int c = 0; c < NT; ++c) v[c] = P::exact(acc[0][c]);
+      if (kX && reaches_out()) blank<P>(v, at, Region(at, place(), 1, pitch()), first + 16 * m);
+      P::template write<NT, stride>((kX ? x() : k()) + (first + 16 * m) * stride, v);
     }
   }
 
-  // Whether the tile with a border of 1 reaches out of the image.
-  SM_DEVICE bool reaches_out() const {
-    const Place place = this->place();
-    return place.y == 0 || place.x == 0 || place.y + at.tile_h >= at.h || place.x + at.tile_w >= at.w;
-  }
-
-  // The first aggregation of k: tiles are aligned to it. By the last warps, for stripes() begins with the
+  // The first aggregation of k: tiles are aligned to it. By the last warps, for store_ranks() begins with the
   // first.
   SM_DEVICE void aggregate() {
     const Place place = this->place();
     const int rows = at.tile_h / 4, columns = at.tile_w / 4;
-    for (int task = kThreads - 1 - threadIdx.x; task < rows * columns * kUnits; task += kThreads) {
+    for (int task = threads() - 1 - (int)threadIdx.x; task < rows * columns * kUnits; task += threads()) {
       const int unit = task % kUnits, i = task / kUnits, r = i / columns, c = i % columns;
       const int y = place.y / 4 + r, px = place.x / 4 + c, channel = unit * kUnit<P>;
       if (y >= p.low_h || px >= p.low_w) continue;
@@ -165,15 +176,14 @@ struct Rme {
     }
   }
 
-  // x = GELU(stripes x) to where the normalised input was, zero outside the image, and its sums over kRows
-  // rows. A thread has one column of one unit of channels.
+  // GELU(stripes x), zero outside the image. A thread has kRows rows of a column of one unit of channels.
   template <bool kBeyond>
   SM_DEVICE void stripes() {
     const Place place = this->place();
     const int log = log_width(at), tasks = (kUnits * (at.tile_h / kRows)) << log;
-    for (int task = threadIdx.x; task < tasks; task += kThreads) {
+    for (int task = threadIdx.x; task < tasks; task += threads()) {
       const int column = task & (at.tile_w - 1), other = task >> log;
-      const int unit = other % kUnits, part = other / kUnits, row = part * kRows;
+      const int unit = other % kUnits, row = other / kUnits * kRows;
       const int start = (row * pitch() + column) * stride + unit * kUnit<P>;
       Vec h[3], v[3];
       SM_UNROLL
@@ -183,7 +193,6 @@ struct Rme {
       }
       const Vec bias_h = P::fetch_vec(p.stripe_h.bias, unit), bias_v = P::fetch_vec(p.stripe_v.bias, unit);
       Vec sum[3];  // of the rows that are not complete
-      float total[kUnit<P>] = {};
       SM_UNROLL
       for (int r = 0; r < kRows + 2; ++r) {
         Vec line = bias_h;
@@ -211,15 +220,9 @@ struct Rme {
         for (int i = 0; i < 4; ++i) {
           done.w[i] = P::gelu_word(done.w[i]);
           if (kBeyond) done.w[i] = P::keep(done.w[i], there ? 0xffffffffu : 0);
-          const float2 both = P::unpack(done.w[i]);
-          total[P::kChannelsPerWord * i] += both.x;
-          if (P::kChannelsPerWord == 2) total[(P::kChannelsPerWord * i + 1) % kUnit<P>] += both.y;
         }
-        P::store_vec(normal() + start + (r - 2) * pitch() * stride, done);
+        P::store_vec(striped() + start + (r - 2) * pitch() * stride, done);
       }
-      float* to = sums() + (part * at.tile_w + column) * kChannels + unit * kUnit<P>;
-      SM_UNROLL
-      for (int i = 0; i < kUnit<P>; ++i) to[i] = total[i];
     }
   }
 
@@ -228,7 +231,7 @@ struct Rme {
   template <class F>
   SM_DEVICE void for_fragments(Element* memory, F f) {
     const int log = log_width(at) - 4;
-    for (int i = warp(); i < at.tile_h << log; i += kWarps) {
+    for (int i = warp(); i < at.tile_h << log; i += warps()) {
       const int row = i >> log, column = (i - (row << log)) * 16;
       f(memory + (row * pitch() + column) * stride, row, column);
     }
@@ -268,16 +271,48 @@ struct Rme {
     }
   }
 
-  // P x in place of x.
+  // Logits of four experts, summed over pixels: a column of weights has the upper half of an expert's, the
+  // next one the lower half.
+  struct Logits {
+    Matrix<P, 1, NT> weight;
+    float sum[1][1][4] = {};
+
+    SM_DEVICE Logits(const Dense& router, int tile) { weight.fetch(router.weight, tile); }
+    SM_DEVICE void add(const Chunk (&a)[1][NT]) { P::multiply(sum, a, weight); }
+    // to: [4]
+    SM_DEVICE void store(float* to) {
+      const float (&v)[4] = sum[0][0];
+      float all = (v[0] + v[2]) + (v[1] + v[3]);
+      for (int distance = 4; distance < 32; distance *= 2) all += __shfl_xor_sync(kFullMask, all, distance);
+      if (lane_id() < 4) to[lane_id()] = all;
+    }
+  };
+  // Of the warps' shares of logits: [warps(), 4 tiles of the router], where x was.
+  SM_DEVICE float* logits(int warp) const {
+    return reinterpret_cast<float*>(normal()) + 4 * p.logits.tiles * warp;
+  }
+
+  // P x in place of x, and the warp's share of the logits.
   SM_DEVICE void project() {
+    for (int tile = 1; tile < p.logits.tiles; ++tile) {
+      Logits more(p.logits, tile);
+      for_fragments(striped(), [&](Element* here, int, int) {
+        Chunk a[1][NT];
+        P::template read<NT, stride>(a[0], here);
+        more.add(a);
+      });
+      more.store(logits(warp()) + 4 * tile);
+    }
     Matrix<P, NT, NT> proj;
     typename P::template Bias<NT> bias;
+    Logits first(p.logits, 0);
     if constexpr (kIsSlim<P, NT>) proj.fetch(p.proj.weight);
     bias.fetch(p.proj.bias);
-    for_fragments(normal(), [&](Element* here, int, int) {
+    for_fragments(striped(), [&](Element* here, int, int) {
       Chunk a[1][NT], v[NT];
       float acc[1][NT][4];
       P::template read<NT, stride>(a[0], here);
+      first.add(a);
       P::begin(acc, bias);
       if constexpr (kIsSlim<P, NT>)
         P::multiply(acc, a, proj);
@@ -287,22 +322,16 @@ struct Rme {
       for (int t = 0; t < NT; ++t) v[t] = P::exact(acc[0][t]);
       P::template write<NT, stride>(here, v);
     });
+    first.store(logits(warp()));
   }
 
   // The tile's part of the logits.
   SM_DEVICE void route() {
-    const int thread = thread_found_here();
-    for (int channel = thread; channel < kChannels; channel += kThreads) {
-      float sum = 0;
-      for (int i = 0; i < at.tile_h / kRows * at.tile_w; ++i) sum += sums()[i * kChannels + channel];
-      sums()[channel] = sum;
-    }
-    __syncthreads();
-    if (thread >= p.experts) return;
-    float logit = 0;
-    for (int channel = 0; channel < kChannels; ++channel)
-      logit = fmaf(__ldg(p.router + thread * kChannels + channel), sums()[channel], logit);
-    p.partial[((size_t)blockIdx.y * gridDim.x + blockIdx.x) * p.experts + thread] = logit;
+    const int expert = thread_found_here();
+    if (expert >= p.experts) return;
+    float sum = 0;
+    for (int warp = 0; warp < warps(); ++warp) sum += logits(warp)[expert];
+    p.partial[((size_t)blockIdx.y * gridDim.x + block_found_here()) * p.experts + expert] = sum;
   }
 
   SM_DEVICE void run() {
@@ -311,25 +340,29 @@ struct Rme {
     convolve();
     __syncthreads();
     aggregate();
+    store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c);
+    __syncthreads();
     if (reaches_out())
       stripes<true>();
     else
       stripes<false>();
     __syncthreads();
-    store_ranks(p.b, normal(), p.expert_b);
-    store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c);
+    store_ranks(p.b, striped(), p.expert_b);
     project();
     __syncthreads();
     copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.y, kChannels), in(),
-                          normal(), pitch(), at, place());
+                          striped(), pitch(), at, place());
     route();
   }
 };
 
 template <class P, int NT>
+constexpr int kRmeTogether = rme_together(NT, sizeof(typename P::Element));
+
+template <class P, int NT>
 SM_DEVICE void rme_kernel(const RmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
-  Rme<P, NT, kRmeTogether<sizeof(typename P::Element)>>(p, memory).run();
+  Rme<P, NT, kRmeTogether<P, NT>>(p, memory).run();
 }
 
 }  // namespace cuda

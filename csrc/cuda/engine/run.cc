@@ -98,7 +98,8 @@ void Run::after_pooling(const Network::Group& g) {
   sme.at = plan.sme.at;
   sme.in = even;
   sme.out = odd;
-  start(plan.sme_rounds ? kernels.sme : kernels.sme11, sme, plan.sme);
+  const bool tall = plan.sme.threads > kThreads;
+  start(plan.sme_rounds ? kernels.sme : tall ? kernels.sme11_tall : kernels.sme11, sme, plan.sme);
 
   FfnParams second = g.sme_ffn;
   second.at = plan.ffn.at;

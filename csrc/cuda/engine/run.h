@@ -56,15 +56,16 @@ struct Run {
   int channels() const { return 8 * net.width; }  // CP
 
   template <class Params>
-  void start(const Kernel<Params>& kernel, const Params& p, unsigned blocks, size_t shared) {
+  void start(const Kernel<Params>& kernel, const Params& p, unsigned blocks, size_t shared,
+             unsigned threads = kThreads) {
     if (error || (params.launches && started == params.launches)) return;
-    error = kernel.start(p, {blocks, images()}, shared, params.stream);
+    error = kernel.start(p, {blocks, images(), threads}, shared, params.stream);
     ++started;
   }
 
   template <class Params>
   void start(const Kernel<Params>& kernel, const Params& p, const Step& step) {
-    start(kernel, p, (unsigned)step.at.count, step.shared);
+    start(kernel, p, (unsigned)step.at.count, step.shared, step.threads);
   }
 
   // Blocks that have a thread, or a warp, for each task of an image.

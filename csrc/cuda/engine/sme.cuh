@@ -14,7 +14,8 @@
 namespace seemore {
 namespace cuda {
 
-template <class P, int NT>
+// kRows: of a tile at most, two to a warp.
+template <class P, int NT, int kRows>
 struct Sme {
   using Element = typename P::Element;
   using Word = typename P::Word;
@@ -23,16 +24,18 @@ struct Sme {
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>, kBorder = 5;
   static constexpr int kPitch = 16 + 2 * kBorder;  // of all tiles
   static constexpr int kColumns = kPlanePitch;     // of a plane
-  static constexpr int kRounds = (kChannels + 15) / 16,
-                       kMost = kMostBandRows / kWarps;  // rounds; rows of the tile that are a warp's
+  static constexpr int kPlane = kPlaneOf<kRows>;
+  static constexpr int kRounds = (kChannels + 15) / 16, kMost = 2;  // rounds; rows that are a warp's
+  static constexpr int kWarps = kRows / kMost, kThreads = 32 * kWarps;
 
-  // Of the block; and a zero that the compiler does not know.
+  // Of the block: its place, whether its region reaches out of the image; a zero that the compiler does not
+  // know.
   struct Kept {
     Place place;
-    unsigned zero;
+    unsigned zero, beyond;
   };
   static_assert(sizeof(Kept) <= kKeptByBands);
-  static constexpr int kBegin = bands_bytes(sizeof(Element));  // of the rest
+  static constexpr int kBegin = 16 * kPlane * sizeof(Element) + kKeptByBands;  // of the rest
 
   const SmeParams& p;
   const Tiling& at;
@@ -55,8 +58,8 @@ struct Sme {
 
   SM_DEVICE void normalise() {
     const Place place = place_of(at, blockIdx.x);
-    if (threadIdx.x == 0) *kept() = {place, 0};
     const Region region(at, place, kBorder, kPitch);
+    if (threadIdx.x == 0) *kept() = {place, 0, region.beyond_image(at)};
     stage<P, NT>(normal, in(), at, region, round_to_fragment(region.count()) - region.count());
     __syncthreads();
     const float share = 1.0f / at.dim;
@@ -65,7 +68,7 @@ struct Sme {
     for (int first = 16 * warp(); first < region.count(); first += 16 * kWarps) {
       Chunk v[NT];
       P::template read<NT, stride>(v, here);
-      P::normalise(v, at.dim, share);
+      P::normalise_but_for_mean(v, share);
       P::template write<NT, stride>(here, v);
       here += 16 * kWarps * stride;
     }
@@ -78,9 +81,21 @@ struct Sme {
         *reinterpret_cast<Word*>(q + row * kColumns + column) = column == kPitch ? Format::kOne : 0;
   }
 
-  // Planes of channels 16 round and following: GELU(to_q LN y); kBeyond: zero outside the image.
-  template <bool kBeyond>
+  // Whether all 16 channels of a round are computed, or 8.
+  static SM_DEVICE bool is_whole(int round) { return kChannels % 16 == 0 || round + 1 < kRounds; }
+
   SM_DEVICE void compute_q(int round) {
+    const bool beyond = kept()->beyond;
+    if (is_whole(round))
+      beyond ? planes<true, true>(round) : planes<false, true>(round);
+    else
+      beyond ? planes<true, false>(round) : planes<false, false>(round);
+  }
+
+  // Planes of channels 16 round and following, 8 of them if not kWhole: GELU(to_q LN y); kBeyond: zero
+  // outside the image.
+  template <bool kBeyond, bool kWhole>
+  SM_DEVICE void planes(int round) {
     const int g = lane_id() / 4, t = lane_id() % 4;
     const Region region = this->region();
     Matrix<P, 2, NT> weight;  // of channels g and g + 8, in the order of left operands
@@ -115,15 +130,13 @@ struct Sme {
           Format::mma_k8(acc, left, last[j]);
         }
         const int i = first + 8 * j + 2 * t;
-        Chunk v = P::gelu(acc);
-        if constexpr (kBeyond) {
-          const unsigned mask = P::mask(region.shows(at, i), region.shows(at, i + 1));
-          v.v[0] &= mask, v.v[1] &= mask;
-        }
         // Pixels after the last are in the plane's last row, which has no others.
         Element* here = to + 8 * j + region.row_of(i) * (kColumns - kPitch);
-        *reinterpret_cast<Word*>(here) = v.v[0];
-        *reinterpret_cast<Word*>(here + 8 * kPlane) = v.v[1];
+        const unsigned mask = kBeyond ? P::mask(region.shows(at, i), region.shows(at, i + 1)) : 0xffffffffu;
+        SM_UNROLL
+        for (int upper = 0; upper < (kWhole ? 2 : 1); ++upper)
+          *reinterpret_cast<Word*>(here + upper * 8 * kPlane) =
+              Format::gelu_pack(acc[2 * upper], acc[2 * upper + 1]) & mask;
       }
       from += 16 * kWarps * stride;
       last_chunk += 16 * kWarps * stride;
@@ -159,34 +172,41 @@ struct Sme {
     Element* plane = q + warp() * kPlane;
     SM_NO_UNROLL
     for (int channel = warp(); channel < count; channel += kWarps) {
-      const Band horizontal(__ldg(bands_h), zero);
-      unsigned line[4][2];  // of 8 rows each, columns g and g + 8: rows 2t, 2t + 1
-      SM_UNROLL
-      for (int b = 0; b < 4; ++b) {
+      const Band horizontal(__ldg(bands_h), zero), vertical(__ldg(bands_v), zero);
+      // Of 32 rows, 8 at a time, columns g and g + 8: rows 2t, 2t + 1.
+      unsigned line[4][2];
+      auto filter_rows = [&](int b, int first) {
         // Rows after the last stand for what the second pass multiplies by zero.
-        const int row = b < 2 ? 8 * b + (lane_id() & 7) : min(8 * b + (lane_id() & 7), last);
         unsigned rows[4];
-        ldmatrix_x4(rows, plane + row * kColumns + (lane_id() & 24));
+        ldmatrix_x4(rows, plane + min(first + (lane_id() & 7), last) * kColumns + (lane_id() & 24));
         float acc[4];
         horizontal.multiply(acc, {rows[0], rows[1]}, {rows[2], rows[3]});
         line[b][0] = Format::pack(acc[0], acc[1]);
         line[b][1] = Format::pack(acc[2], acc[3]);
         if constexpr (kBeyond) {
-          const int y = place.y - kBorder + 8 * b + 2 * t;
+          const int y = place.y - kBorder + first + 2 * t;
           const unsigned mask = P::mask((unsigned)y < (unsigned)at.h, (unsigned)(y + 1) < (unsigned)at.h);
           line[b][0] &= mask, line[b][1] &= mask;
         }
-      }
-      if (t == 1) line[3][0] = line[3][1] = Format::kOne;  // for the bias
-      const Band vertical(__ldg(bands_v), zero);
-      __syncwarp();  // all lanes have read the plane
-      SM_UNROLL
-      for (int j = 0; j < 2; ++j) {
-        float acc[4];
-        vertical.multiply(acc, {line[0][j], line[1][j]}, {line[2][j], line[3][j]});
-        Element* to = plane + g * kColumns + 8 * j + 2 * t;
-        *reinterpret_cast<Word*>(to) = Format::pack(acc[0], acc[1]);
-        if (at.tile_h > 8) *reinterpret_cast<Word*>(to + 8 * kColumns) = Format::pack(acc[2], acc[3]);
+      };
+      // 16 rows of the tile come from 26 of the plane, the first 16 of which may have been filtered before.
+      filter_rows(0, 0);
+      filter_rows(1, 8);
+      SM_NO_UNROLL
+      for (int from = 0; from < (kRows > kBandRows ? at.tile_h : 1); from += kBandRows) {
+        filter_rows(2, from + 16);
+        filter_rows(3, from + 24);
+        __syncwarp();  // all lanes have read what results come over
+        SM_UNROLL
+        for (int j = 0; j < 2; ++j) {
+          float acc[4];
+          const unsigned end = t == 1 ? Format::kOne : line[3][j];  // for the bias
+          vertical.multiply(acc, {line[0][j], line[1][j]}, {line[2][j], end});
+          Element* to = plane + (from + g) * kColumns + 8 * j + 2 * t;
+          *reinterpret_cast<Word*>(to) = Format::pack(acc[0], acc[1]);
+          if (at.tile_h > 8) *reinterpret_cast<Word*>(to + 8 * kColumns) = Format::pack(acc[2], acc[3]);
+          line[0][j] = line[2][j], line[1][j] = line[3][j];
+        }
       }
       bands_h += kWarps * 32;
       bands_v += kWarps * 32;
@@ -199,6 +219,7 @@ struct Sme {
   }
 
   // sum += proj (stripes q * v), the round's channels.
+  template <bool kWhole>
   SM_DEVICE void project(int round, float (&sum)[kMost][NT][4]) {
     Matrix<P, 2, NT> to_v;
     Matrix<P, NT, 2> proj;
@@ -215,12 +236,15 @@ struct Sme {
       float acc[1][2][4];
       P::template read<NT, stride>(a[0], tile_row(row));
       dense<P>(acc, a, to_v, bias);
-      gelu_pack<P>(v[0], acc);
       unsigned striped[4];
       ldmatrix_x4_transposed(striped, planes + row * kColumns);
       SM_UNROLL
       for (int c = 0; c < 2; ++c) SM_UNROLL
-      for (int half = 0; half < 2; ++half) v[0][c].v[half] = P::mul(v[0][c].v[half], striped[2 * c + half]);
+      for (int half = 0; half < 2; ++half)
+        v[0][c].v[half] = kWhole || c == 0
+                              ? P::mul(Format::gelu_pack(acc[0][c][2 * half], acc[0][c][2 * half + 1]),
+                                       striped[2 * c + half])
+                              : 0;
       float (&one)[1][NT][4] = reinterpret_cast<float (&)[1][NT][4]>(sum[m]);
       P::multiply(one, v, proj);
     }
@@ -236,17 +260,17 @@ struct Sme {
     SM_NO_UNROLL
     for (int round = 0; round < kRounds; ++round) {
       __syncthreads();
-      if (region().beyond_image(at))
-        compute_q<true>(round);
-      else
-        compute_q<false>(round);
+      compute_q(round);
       __syncthreads();
-      if (region().beyond_image(at))
+      if (kept()->beyond)
         stripes<true>(round);
       else
         stripes<false>(round);
       __syncthreads();
-      project(round, sum);
+      if (is_whole(round))
+        project<true>(round, sum);
+      else
+        project<false>(round, sum);
     }
     SM_UNROLL
     for (int m = 0; m < kMost; ++m) {
@@ -263,10 +287,10 @@ struct Sme {
   }
 };
 
-template <class P, int NT>
+template <class P, int NT, int kRows>
 SM_DEVICE void sme_kernel(const SmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
-  Sme<P, NT>(p, memory).run();
+  Sme<P, NT, kRows>(p, memory).run();
 }
 
 }  // namespace cuda

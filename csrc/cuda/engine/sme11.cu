@@ -12,9 +12,15 @@ constexpr bool kHasBands = has_bands(11, sizeof(typename P::Element));
 template <class P, int NT>
 SM_DEVICE void sme11_kernel(const SmeParams& p) {
   if constexpr (kHasBands<P>)
-    sme_kernel<P, NT>(p);
+    sme_kernel<P, NT, kBandRows>(p);
   else
     sme_lines_kernel<P, NT, NT, 11>(p);
+}
+
+// With blocks of twice the threads.
+template <class P, int NT>
+SM_DEVICE void sme11_tall_kernel(const SmeParams& p) {
+  if constexpr (kIsSlim<P, NT>) sme_kernel<P, NT, 2 * kBandRows>(p);
 }
 
 }  // namespace cuda
@@ -22,3 +28,4 @@ SM_DEVICE void sme11_kernel(const SmeParams& p) {
 
 SM_ENTRY(sme11, SmeParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
          sme11_kernel<SM_PRECISION, SM_WIDTH>)
+SM_ENTRY(sme11_tall, SmeParams, (2 * kThreads, 1), sme11_tall_kernel<SM_PRECISION, SM_WIDTH>)

@@ -55,6 +55,7 @@ SM_DEVICE void specialise(HeadParams& p) {
 SM_DEVICE void specialise(RmeParams& p) {
   known(p.at.dim, SM_DIM);
   known(p.experts, SM_EXPERTS);
+  known(p.logits.tiles, (SM_EXPERTS + 3) / 4);
   known(p.conv.tiles, SM_WIDTH);
   known(p.to_x.tiles, SM_WIDTH);
   known(p.to_k.tiles, SM_WIDTH);

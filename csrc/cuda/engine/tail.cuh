@@ -49,7 +49,7 @@ struct Staged {
       weight[c][i] = __ldg(static_cast<const Word*>(norm.weight) + word);
       bias[c][i] = __ldg(static_cast<const Word*>(norm.bias) + word);
     }
-    for (int first = 16 * warp; first < region.count(); first += 16 * kWarps) {
+    for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
       Chunk v[NT];
       P::template read<NT, stride>(v, memory + first * stride);
       P::normalise(v, at.dim, share);
@@ -89,7 +89,7 @@ SM_DEVICE void conv_kernel(const ConvParams& p) {
   tile.normalise(p.norm);
   Element* result = tile.memory + tile.padded() * stride;
   const int fragments = at.tile_h * at.tile_w / 16;
-  for (int i = tile.warp * MT; i < fragments; i += kWarps * MT) {
+  for (int i = tile.warp * MT; i < fragments; i += warps() * MT) {
     float acc[MT][NT][4];
     tile.convolve(acc, p.conv, 0, i);
     SM_UNROLL
@@ -180,7 +180,7 @@ SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
   const float factor = 1.0f / p.range;
   const int fragments = at.tile_h * at.tile_w / 16;
   for (int pass = 0; pass < p.conv.tiles / OT; ++pass)
-    for (int i = tile.warp * MT; i < fragments; i += kWarps * MT) {
+    for (int i = tile.warp * MT; i < fragments; i += warps() * MT) {
       float acc[MT][OT][4];
       tile.convolve(acc, p.conv, pass, i);
       SM_UNROLL

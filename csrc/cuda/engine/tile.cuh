@@ -7,6 +7,10 @@
 namespace seemore {
 namespace cuda {
 
+// Of a block: plan.cc chooses between kThreads and twice as many, where kMostThreads allows it.
+SM_DEVICE int threads() { return blockDim.x; }
+SM_DEVICE int warps() { return blockDim.x / 32; }
+
 // A tile's place in the image.
 struct Place {
   int y, x;  // of its first pixel

@@ -336,7 +336,7 @@ std::string run(const Program& program, Dim3 grid, Dim3 block, size_t shared_byt
   work(0);
   for (std::thread& other : others) other.join();
   if (most_blocks) {
-    Measured m{program.name, program.mangled, grid, shared, (uint32_t)order.size(), {}};
+    Measured m{program.name, program.mangled, grid, block.x, shared, (uint32_t)order.size(), {}};
     for (size_t i = 0; i < counts.size(); ++i)
       m.lines.push_back({program.steps[i].line, program.opcodes[i], counts[i]});
     launches.push_back(std::move(m));

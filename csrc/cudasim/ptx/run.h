@@ -42,6 +42,7 @@ struct Line {
 struct Measured {
   std::string kernel, mangled;
   Dim3 grid;
+  uint32_t threads;  // of a block
   size_t shared_bytes;
   uint32_t blocks_run;
   std::vector<Line> lines;
