@@ -49,7 +49,13 @@ struct Rme {
   SM_DEVICE Element* k() const { return normal() + kept()->k; }
   SM_DEVICE Element* striped() const { return k(); }
   SM_DEVICE bool reaches_out() const { return kept()->beyond; }
-  SM_DEVICE int warp() const { return threadIdx.x / 32; }
+  SM_DEVICE int warp() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1000
+    return thread_found_here() / 32;  // else ptxas spills it
+#else
+    return threadIdx.x / 32;
+#endif
+  }
 
   SM_DEVICE const Element* in() const {
     return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
