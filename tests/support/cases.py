@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seemore_fast.engines import cpu_training
 from seemore_fast.network import fold, reference
 from seemore_fast.network.accuracy import relative_l2
 from seemore_fast.network.parameters import flatten
@@ -116,7 +118,7 @@ def training(path: Path, config: Mapping[str, Any], shape: tuple[int, int, int],
         "shape": [n, c, h, w],
         "ranks": ranks,
         "mean": model.mean,
-        "saved": [n * (5 * c * h * w + len(ranks) + c)] * given["num_layers"] + [n * 2 * c * h * w],
+        "saved": [kept.numel() for kept in cpu_training._outputs(x, json.dumps(given))[1:]],
         "grad": grad,
         "want": want,
         "limit": [LIMIT],
