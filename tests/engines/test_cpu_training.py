@@ -119,6 +119,20 @@ def test_gradients_of_gradients() -> None:
             assert golden.relative_l2(a, b) <= 2e-4 or b.norm() < 1e-10
 
 
+@pytest.mark.parametrize("channels", [12, 13])
+def test_no_part_of_what_is_kept_is_left_undefined(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose rows and channels are padded: compiled and eager runs are compared in all of it."""
+    model = network(embedding_dim=channels)
+    weights = one_op.weights_of(model, one_op.tree_of(model._text))
+    x, found = torch.rand(2, 3, 16, 17), []
+    for value in (1.0, torch.nan):
+        monkeypatch.setattr(
+            torch.Tensor, "new_empty", lambda of, size, value=value: torch.full(size, value, dtype=of.dtype)
+        )
+        found.append(torch.ops.seemore_fast.train.default(x, weights, model._text, False))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_opcheck(bf16: bool) -> None:
     """Schema, fakes and autograd are what torch.library asks for."""

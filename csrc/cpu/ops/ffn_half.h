@@ -36,7 +36,7 @@ struct FfnHalf {
           norm.forward<Operand>(g, y, normal, r);
         },
         [&](int r, const Row& row) {
-          each_in_row(g, ffn.c, [&](int c, int x) SM_LAMBDA_INLINE {
+          each_in_row(g, round_up(ffn.c, 4), [&](int c, int x) SM_LAMBDA_INLINE {
             store(out.at(c, r, x), load(y.at(c, r, x)) + load(row.at(c, x)));
           });
         });

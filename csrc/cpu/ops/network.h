@@ -137,7 +137,7 @@ struct Ends {
 
  private:
   void copy_rows(const Field& from, const Field& to) const {
-    each_vector(g, c, [&](int i, int r, int at) SM_LAMBDA_INLINE {
+    each_vector(g, round_up(c, 4), [&](int i, int r, int at) SM_LAMBDA_INLINE {
       store(to.at(i, r, at), load(from.at(i, r, at)));
     });
   }
@@ -257,8 +257,9 @@ struct NetworkThread {
 
   int64_t features() const { return rows_floats(net.g, (int)net.p.c); }
   Field rows(const float* at) const { return rows_at(net.g, (int)net.p.c, at); }
+  int64_t routed() const { return net.p.experts + net.p.c; }
   // What forward keeps of an RME and of a layer.
-  int64_t kept_rme() const { return 3 * features() + round_up((int)(net.p.experts + net.p.c), 16); }
+  int64_t kept_rme() const { return 3 * features() + round_up((int)routed(), 16); }
   int64_t kept_layer() const { return kept_rme() + 2 * features(); }
 
   // The place of image n in all_kept[layer], or behind the layers.
@@ -277,6 +278,7 @@ struct NetworkThread {
     });
     for (int64_t i = 0; i < layers; ++i) {
       float *const x = kept(all_kept, i, n), *const y = x + kept_rme(), *const routing = x + 3 * f;
+      for (float* unused = routing + routed(); unused < y; ++unused) *unused = 0.0f;
       rme(i, [&](Rme<Operand>& rme) {
         rme.forward(rows(x), rows(x + f), rows(x + 2 * f), routing, routing + net.p.experts, rows(y));
       });
