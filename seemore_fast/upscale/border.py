@@ -5,9 +5,9 @@ frame (up to 67 of 255 away from the middle, t-x3 on green); with mirrored pixel
 and middle differ by 1 at most, for all eight corners of the colour cube.  More than 16 pixels change nothing:
 what is left (2 of 255 on green, t-x4) is the network's own error on that colour, alike everywhere.
 
-Zero stays the default: it is what papers measure, and on photographs mirroring gains nothing (Set5, PSNR: x2
-37.26 with both, x4 31.32 with both; of the outer 8 pixels 37.13 and 37.11, 30.70 and 30.69), for 16 more
-pixels to compute on each side.
+Zero stays the default: it is what papers measure, and on photographs mirroring gains nothing (Set5, PSNR:
+the first t-x2 37.26 with both, x4 31.32 with both; of the outer 8 pixels 37.13 and 37.11, 30.70 and 30.69),
+for 16 more pixels to compute on each side.
 """
 
 from __future__ import annotations
