@@ -50,7 +50,7 @@ struct Ends {
     pixels = arena.field(g, outputs);
     skip = arena.field(g, c);  // kept while the layers work
     none = arena.zeros(g);
-    room = arena.row(g, c > outputs ? c : outputs);
+    room = arena.row(g, outputs);
     sums = arena.floats(Norm::sums(c));
   }
 
