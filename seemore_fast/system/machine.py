@@ -83,7 +83,7 @@ def spare_address_space() -> None:
 def let_idle_threads_sleep() -> None:
     """Has PyTorch's threads, GNU OpenMP's, sleep after 0.1 ms without work; before torch is imported.
 
-    By themselves they spin for milliseconds, on the cores that the engine's threads are to run on
+    By themselves they spin for milliseconds, on the cores that decoders and encoders are to run on
     (docs/performance.md, "Other threads").  Who has said how they are to wait is obeyed.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

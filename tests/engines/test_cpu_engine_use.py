@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -265,6 +266,53 @@ def test_the_engine_survives_fork():
     process = child(code)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
+
+
+# `team`: the threads that PyTorch's OpenMP has started, one less than `cpus`.
+OPENMP = (
+    "import os, signal, torch; from seemore_fast import SeemoRe, ops\n"
+    "def threads(): return set(os.listdir('/proc/self/task'))\n"
+    "cpus = max(2, len(os.sched_getaffinity(0)))\n"
+    "torch.set_num_threads(cpus)\n"
+    "before = threads()\n"
+    "double = torch.ones(1 << 20).mul_(2)\n"
+    "team = threads() - before\n"
+    "assert len(team) == cpus - 1, team\n"
+    "x, weight = torch.rand(2, 8, 100, 100), torch.ones(8)\n"
+    "def normalise(): return ops.layer_norm2d(x, weight, weight, backend='cpu').numpy().tobytes()\n"
+)
+needs_openmp = pytest.mark.skipif(
+    sys.platform != "linux" or "parallel backend: OpenMP" not in torch.__config__.parallel_info(),
+    reason="PyTorch works without OpenMP, or not on Linux",
+)
+
+
+@needs_openmp
+def test_idle_threads_of_openmp_end():
+    """There are no processors for them beside ours.  PyTorch starts others."""
+    code = OPENMP + (
+        "model = SeemoRe(num_layers=1, embedding_dim=12, backend='cpu').eval()\n"
+        "with torch.inference_mode(): model(torch.ones(1, 3, 40, 50))\n"
+        "assert not team & threads(), team\n"
+        "assert torch.equal(torch.ones(1 << 20).mul_(2), double)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_openmp
+@pytest.mark.parametrize("before", ["normalise(); torch.ones(1 << 20).mul_(2)", ""], ids=["known", "new"])
+def test_a_child_does_not_wait_for_openmp_threads_that_its_parent_has(before):
+    """Whether the library was at work before fork() or not."""
+    code = OPENMP + (
+        f"{before}\n"
+        "assert len(threads()) >= cpus\n"
+        "child = os.fork()\n"
+        "if child == 0: signal.alarm(60); normalise(); os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ def test_the_thread_pool_under_stress(sanitizer, tmp_path):
     flags = ["-O1", "-g", "-std=c++20", "-pthread", "-Icsrc", "-DSM_ISA=stress"]
     if sanitizer:
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
-    run(tool("g++"), *flags, "tests/native/pool_stress.cc", "csrc/cpu/isa/pool.cc", "-o", program)
+    sources = ["tests/native/pool_stress.cc", "csrc/cpu/isa/pool.cc", "csrc/cpu/isa/openmp.cc"]
+    run(tool("g++"), *flags, *sources, "-ldl", "-o", program)
     run(program, *(["without-fork"] if sanitizer == "thread" else []))
 
 

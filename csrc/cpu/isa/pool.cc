@@ -3,6 +3,8 @@
 // deadlock.
 #include "cpu/isa/pool.h"
 
+#include "cpu/isa/openmp.h"
+
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
@@ -133,6 +135,7 @@ void parallel(int threads, void (*fn)(void* ctx, int thread, int threads), void*
   const int wanted = threads - 1 < kMaxWorkers ? threads - 1 : kMaxWorkers;
   const int count = wanted > 0 ? pool().lease(wanted, leased) : 0;
   const Job job = {fn, ctx, count + 1};
+  if (count) end_idle_openmp_threads(count + 1);
   for (int i = 0; i < count; ++i) {
     leased[i]->thread = i + 1;
     leased[i]->job.store(&job, std::memory_order_release);

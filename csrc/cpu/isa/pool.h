@@ -1,6 +1,7 @@
 // The library's thread pool, and how threads of one parallel() call wait for each other.
 //
-// No OpenMP: torch brings its own, and two OpenMP runtimes in one process fight over the cores.
+// No OpenMP: torch brings its own, and two OpenMP runtimes in one process fight over the cores.  That one's
+// idle threads are told to end first (openmp.h).
 // Per-ISA files include this, so it holds declarations only.
 #pragma once
 
