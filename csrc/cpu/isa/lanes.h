@@ -40,13 +40,15 @@ struct TailLanes {
 #endif
 };
 
-// Blocks of U vectors, then single vectors, then the tail.
+// Blocks of U vectors, then of half as many down to one, then the tail.
 template <int U, class F>
-SM_INLINE void over_vectors(int64_t n, const F& f) {
-  int64_t i = 0;
+SM_INLINE void over_vectors(int64_t n, const F& f, int64_t i = 0) {
   for (; i + U * VL <= n; i += U * VL) f(i, WholeVectors<U>{});
-  for (; i + VL <= n; i += VL) f(i, WholeVectors<1>{});
-  if (i < n) f(i, TailLanes{(int)(n - i)});
+  if constexpr (U > 1) {
+    over_vectors<U / 2>(n, f, i);
+  } else if (i < n) {
+    f(i, TailLanes{(int)(n - i)});
+  }
 }
 
 }  // namespace SM_ISA
