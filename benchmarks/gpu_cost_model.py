@@ -24,17 +24,18 @@ class Card:
     ghz: float
     terabytes: float  # of DRAM per second
     mma: float  # m16n8k16 with float32 sums that a multiprocessor multiplies per cycle, as mma.sync gets them
+    half_sums: int  # how many times as many with sums of float16
     shared_kib: int  # of a multiprocessor; a block may ask for 1 less
     warps: int  # that a multiprocessor holds
     blocks: int
 
 
 CARDS = {
-    "H100": Card(90, 132, 1.90, 3.35, 0.62, 228, 64, 32),
-    "H200": Card(90, 132, 1.90, 4.80, 0.62, 228, 64, 32),
-    "RTX4090": Card(89, 128, 2.52, 1.01, 0.125, 100, 48, 24),
-    "RTX5090": Card(120, 170, 2.41, 1.79, 0.125, 100, 48, 24),
-    "A100": Card(80, 108, 1.41, 2.04, 0.5, 164, 64, 32),
+    "H100": Card(90, 132, 1.90, 3.35, 0.62, 1, 228, 64, 32),
+    "H200": Card(90, 132, 1.90, 4.80, 0.62, 1, 228, 64, 32),
+    "RTX4090": Card(89, 128, 2.52, 1.01, 0.125, 2, 100, 48, 24),
+    "RTX5090": Card(120, 170, 2.41, 1.79, 0.125, 2, 100, 48, 24),
+    "A100": Card(80, 108, 1.41, 2.04, 0.5, 1, 164, 64, 32),
 }
 
 
@@ -45,6 +46,7 @@ class Work:
     instructions: float  # of warps
     wavefronts: float  # of the LSU: shared memory's, and lines of global memory
     mma: float  # in units of m16n8k16 of 16-bit elements
+    half_sums: float  # of these with sums of float16
     dram_bytes: float  # each stream once
     blocks: int
     threads: int  # of a block
@@ -82,7 +84,7 @@ def floors(work: Work, card: Card) -> Floors:
     return Floors(
         issue=work.instructions / (4 * cycles),
         lsu=work.wavefronts / cycles,
-        tensor=work.mma / (card.mma * cycles),
+        tensor=(work.mma - work.half_sums * (1 - 1 / card.half_sums)) / (card.mma * cycles),
         dram=work.dram_bytes / (card.terabytes * 1e9),
         imbalance=math.ceil(each) / each,
     )

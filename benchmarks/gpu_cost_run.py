@@ -74,6 +74,7 @@ class Cost:
     global_wavefronts: float  # lines of 128 bytes
     sectors: float
     mma: float  # m16n8k16, or as much of other shapes
+    half_sums: float  # of these with sums of float16
     dram_bytes: float
 
     @property
@@ -85,6 +86,7 @@ class Cost:
             instructions=self.instructions * pixels,
             wavefronts=(self.shared_wavefronts + self.global_wavefronts) * pixels,
             mma=self.mma * pixels,
+            half_sums=self.half_sums * pixels,
             dram_bytes=self.dram_bytes * pixels,
             blocks=self.blocks,
             threads=self.threads,
@@ -165,8 +167,9 @@ def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int, case:
 
     name = launch["mangled"]
     # k8 of 16 bits is half as much; that of tf32 takes as long as k16 of 16 bits.
-    mma = total(2, "mma") - total(2, "mma.sync.aligned.m16n8k8.row.col.f32.f16") / 2
-    mma -= total(2, "mma.sync.aligned.m16n8k8.row.col.f32.bf16") / 2
+    k8, k16 = (f"mma.sync.aligned.m16n8{depth}.row.col." for depth in ("k8", "k16"))
+    short = [k8 + kinds for kinds in ("f16.f16", "f32.f16", "f32.bf16")]
+    half_sums = total(2, k16 + "f16") + total(2, k8 + "f16") / 2
     return Cost(
         kernel=name,
         blocks=blocks,
@@ -178,7 +181,8 @@ def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int, case:
         shared_ideal=total(5, *ON_CHIP),
         global_wavefronts=total(4, *OFF_CHIP),
         sectors=total(6, *OFF_CHIP),
-        mma=mma,
+        mma=total(2, "mma") - total(2, *short) / 2,
+        half_sums=half_sums,
         dram_bytes=_streams(name, case) * case.element if case else 0,
     )
 

@@ -5,6 +5,50 @@
 
 namespace seemore {
 namespace cuda {
+
+// A layer's bias as the weights of two inputs that are 1, its upper and lower half: a product with them
+// costs less than to load accumulators.
+template <class Format, int NT>
+struct ProductBias {
+  unsigned w[NT];
+  SM_DEVICE void fetch(const float* bias) {
+    SM_UNROLL
+    for (int n = 0; n < NT; ++n)
+      w[n] = __ldg(reinterpret_cast<const unsigned*>(bias) + 8 * n + lane_id() / 4);
+  }
+  SM_DEVICE void fetch_floats(const float* bias, unsigned = 0) {
+    SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const float b = __ldg(bias + 8 * n + lane_id() / 4);
+      const float high = Format::unpack(Format::pack(b, 0)).x;
+      w[n] = Format::pack(b, fabsf(b) <= 65504.0f ? b - high : 0.0f);  // else high may be infinite
+    }
+  }
+};
+
+// The bias of a layer that adds up in pairs of halves (pack.cc): in two registers, as sums of a lane's two
+// pixels begin.
+template <int NT>
+struct PairBias {
+  unsigned w[NT][2];
+
+  SM_DEVICE void fetch(const float* bias) {
+    SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const uint2 both = __ldg(reinterpret_cast<const uint2*>(bias) + 4 * n + lane_id() % 4);
+      w[n][0] = both.x, w[n][1] = both.y;
+    }
+  }
+  // zero: not known to the compiler, which else would need a move for each of a product's two registers.
+  SM_DEVICE void fetch_floats(const float* bias, unsigned zero) {
+    SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const float2 both = __ldg(reinterpret_cast<const float2*>(bias) + 4 * n + lane_id() % 4);
+      w[n][0] = pack_half2(both.x, both.y), w[n][1] = w[n][0] ^ zero;
+    }
+  }
+};
+
 // float16 and bfloat16: Format converts and multiplies.
 template <class Format>
 struct Narrow {
@@ -15,6 +59,12 @@ struct Narrow {
     unsigned v[2];
   };
   using Vec = VecOf<Word>;
+  using Sum = typename Format::Sum;
+  template <int NT>
+  using Bias = ProductBias<Format, NT>;
+  template <int NT>
+  using SumBias = typename Format::template SumBias<NT>;
+  using RowBias = typename Format::RowBias;
   static constexpr int kFragment = 32;
   static constexpr int kChunkWords = 2, kChannelsPerWord = 2, kWordsPerTile = 1;
 
@@ -27,6 +77,7 @@ struct Narrow {
   static SM_DEVICE Word from_floats(float a, float b) { return Format::pack(a, b); }
   static SM_DEVICE unsigned mask(bool a, bool b) { return (a ? 0xffffu : 0) | (b ? 0xffff0000u : 0); }
   static SM_DEVICE Chunk exact(const float (&c)[4]) { return pack(c); }
+  static SM_DEVICE Chunk exact(const unsigned (&c)[2]) { return {{c[0], c[1]}}; }
   static SM_DEVICE float2 unpack(Word a) { return Format::unpack(a); }
   static SM_DEVICE Vec load_vec(const Element* p) {
     const uint4 q = *reinterpret_cast<const uint4*>(p);
@@ -47,6 +98,7 @@ struct Narrow {
   static SM_DEVICE Chunk gelu(const float (&c)[4]) {
     return {{Format::gelu_pack(c[0], c[1]), Format::gelu_pack(c[2], c[3])}};
   }
+  static SM_DEVICE Chunk gelu(const unsigned (&c)[2]) { return {{gelu_word(c[0]), gelu_word(c[1])}}; }
 
   template <int KT, int stride>
   static SM_DEVICE void read(Chunk (&a)[KT], const Element* memory) {
@@ -90,7 +142,7 @@ struct Narrow {
   static SM_DEVICE void normalise(Chunk (&a)[KT], int dim, float share) {
     const unsigned one = Format::kOne;
     float sum[4];
-    Format::mma_k16_from(sum, a[0].v, a[1].v, {one, one}, 0.0f);
+    Format::mma_k16_first(sum, a[0].v, a[1].v, {one, one});
     SM_UNROLL
     for (int k = 2; k + 1 < KT; k += 2) Format::mma_k16(sum, a[k].v, a[k + 1].v, {one, one});
     if (KT % 2) Format::mma_k8(sum, a[KT - 1].v, one);
@@ -108,7 +160,7 @@ struct Narrow {
     float squares[2][4];
     SM_UNROLL
     for (int half = 0; half < 2; ++half) {
-      Format::mma_k16_from(squares[half], a[0].v, a[1].v, {a[0].v[half], a[1].v[half]}, 0.0f);
+      Format::mma_k16_first(squares[half], a[0].v, a[1].v, {a[0].v[half], a[1].v[half]});
       SM_UNROLL
       for (int k = 2; k + 1 < KT; k += 2)
         Format::mma_k16(squares[half], a[k].v, a[k + 1].v, {a[k].v[half], a[k + 1].v[half]});
@@ -136,7 +188,7 @@ struct Narrow {
   static SM_DEVICE void normalise_but_for_mean(Chunk (&a)[KT], float share) {
     const unsigned one = Format::kOne;
     float sum[4], squares[2][4];
-    Format::mma_k16_from(sum, a[0].v, a[1].v, {one, one}, 0.0f);
+    Format::mma_k16_first(sum, a[0].v, a[1].v, {one, one});
     SM_UNROLL
     for (int k = 2; k + 1 < KT; k += 2) Format::mma_k16(sum, a[k].v, a[k + 1].v, {one, one});
     if (KT % 2) Format::mma_k8(sum, a[KT - 1].v, one);
@@ -159,24 +211,6 @@ struct Narrow {
       for (int k = 0; k < KT; ++k) a[k].v[half] = Format::fma(a[k].v[half], factor, shift);
     }
   }
-  // A layer's bias as the weights of two inputs that are 1, its upper and lower half: a product with them
-  // costs less than to load accumulators.
-  template <int NT>
-  struct Bias {
-    Word w[NT];
-    SM_DEVICE void fetch(const float* bias) {
-      SM_UNROLL
-      for (int n = 0; n < NT; ++n) w[n] = __ldg(reinterpret_cast<const Word*>(bias) + 8 * n + lane_id() / 4);
-    }
-    SM_DEVICE void fetch_floats(const float* bias) {
-      SM_UNROLL
-      for (int n = 0; n < NT; ++n) {
-        const float b = __ldg(bias + 8 * n + lane_id() / 4);
-        const float high = Format::unpack(Format::pack(b, 0)).x;
-        w[n] = Format::pack(b, fabsf(b) <= 65504.0f ? b - high : 0.0f);  // else high may be infinite
-      }
-    }
-  };
   template <int MT, int NT>
   static SM_DEVICE void begin(float (&acc)[MT][NT][4], const Bias<NT>& bias) {
     const Word one = lane_id() % 4 == 0 ? Format::kOne : 0;
@@ -185,9 +219,15 @@ struct Narrow {
     for (int m = 0; m < MT; ++m) SM_UNROLL
     for (int n = 0; n < NT; ++n) Format::mma_k8_first(acc[m][n], ones, bias.w[n]);
   }
+  template <int MT, int NT>
+  static SM_DEVICE void begin(unsigned (&acc)[MT][NT][2], const PairBias<NT>& bias) {
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) SM_UNROLL
+    for (int n = 0; n < NT; ++n) acc[m][n][0] = bias.w[n][0], acc[m][n][1] = bias.w[n][1];
+  }
 
-  template <int MT, int NT, int KT>
-  static SM_DEVICE void multiply(float (&acc)[MT][NT][4], const Chunk (&a)[MT][KT],
+  template <int MT, int NT, int KT, class Acc>
+  static SM_DEVICE void multiply(Acc (&acc)[MT][NT], const Chunk (&a)[MT][KT],
                                  const Matrix<Narrow, NT, KT>& w) {
     SM_UNROLL
     for (int k = 0; k + 1 < KT; k += 2) SM_UNROLL
@@ -249,18 +289,38 @@ struct Narrow {
 
 struct HalfFormat {
   static constexpr unsigned kOne = 0x3c003c00u;
+  using Sum = unsigned[2];
+  template <int NT>
+  using SumBias = PairBias<NT>;
+
+  struct RowBias {
+    unsigned w[2];
+    SM_DEVICE void fetch(const float* bias) {
+      SM_UNROLL
+      for (int i = 0; i < 2; ++i)
+        w[i] = low_twice(__ldg(reinterpret_cast<const unsigned*>(bias) + 8 * i + lane_id() / 4));
+    }
+    SM_DEVICE void begin(Sum& acc) const { acc[0] = w[0], acc[1] = w[1]; }
+  };
   static SM_DEVICE unsigned pack(float low, float high) { return pack_half2(low, high); }
   static SM_DEVICE float2 unpack(unsigned both) { return unpack_half2(both); }
   static SM_DEVICE void mma_k16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) {
     mma_k16_half(d, a0, a1, b);
   }
   static SM_DEVICE void mma_k8(float (&d)[4], const unsigned (&a)[2], unsigned b) { mma_k8_half(d, a, b); }
+  static SM_DEVICE void mma_k16(Sum& d, const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) {
+    mma_k16_half(d, a0, a1, b);
+  }
+  static SM_DEVICE void mma_k8(Sum& d, const unsigned (&a)[2], unsigned b) { mma_k8_half(d, a, b); }
+  static SM_DEVICE void mma_k16_first(Sum& d, const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) {
+    mma_k16_half_first(d, a0, a1, b);
+  }
   static SM_DEVICE void mma_k8_first(float (&d)[4], const unsigned (&a)[2], unsigned b) {
     mma_k8_half_first(d, a, b);
   }
-  static SM_DEVICE void mma_k16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
-                                     float c) {
-    mma_k16_half_from(d, a0, a1, b, c);
+  static SM_DEVICE void mma_k16_first(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2],
+                                      uint2 b) {
+    mma_k16_half_first(d, a0, a1, b);
   }
   static SM_DEVICE unsigned fma(unsigned a, unsigned b, unsigned c) { return fma_half2(a, b, c); }
   static SM_DEVICE unsigned add(unsigned a, unsigned b) { return add_half2(a, b); }
@@ -271,6 +331,19 @@ struct HalfFormat {
 
 struct Bf16Format {
   static constexpr unsigned kOne = 0x3f803f80u;
+  using Sum = float[4];
+  template <int NT>
+  using SumBias = ProductBias<Bf16Format, NT>;
+
+  struct RowBias {
+    unsigned w[2];  // of lanes that hold the first two columns of a left operand
+    SM_DEVICE void fetch(const float* bias) {
+      SM_UNROLL
+      for (int i = 0; i < 2; ++i)
+        w[i] = lane_id() % 4 ? 0 : __ldg(reinterpret_cast<const unsigned*>(bias) + 8 * i + lane_id() / 4);
+    }
+    SM_DEVICE void begin(Sum& acc) const { mma_k8_first(acc, w, lane_id() % 4 ? 0 : kOne); }
+  };
   static SM_DEVICE unsigned pack(float low, float high) { return pack_bf162(low, high); }
   static SM_DEVICE float2 unpack(unsigned both) { return unpack_bf162(both); }
   static SM_DEVICE void mma_k16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) {
@@ -280,9 +353,9 @@ struct Bf16Format {
   static SM_DEVICE void mma_k8_first(float (&d)[4], const unsigned (&a)[2], unsigned b) {
     mma_k8_bf16_first(d, a, b);
   }
-  static SM_DEVICE void mma_k16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
-                                     float c) {
-    mma_k16_bf16_from(d, a0, a1, b, c);
+  static SM_DEVICE void mma_k16_first(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2],
+                                      uint2 b) {
+    mma_k16_bf16_first(d, a0, a1, b);
   }
   // sm_80 has no sum or product of its own.
   static SM_DEVICE unsigned fma(unsigned a, unsigned b, unsigned c) { return fma_bf162(a, b, c); }

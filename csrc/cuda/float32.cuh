@@ -14,6 +14,7 @@ struct Wide {
     float v[4];
   };
   using Vec = VecOf<Word>;
+  using Sum = float[4];
   static constexpr int kFragment = 64;  // words of an 8 x 8 block of weights
   static constexpr int kChunkWords = 4, kChannelsPerWord = 1;
 
@@ -105,8 +106,10 @@ struct Wide {
       for (int n = 0; n < NT; ++n)
         w[n] = __ldg(reinterpret_cast<const float2*>(bias + 8 * n + 2 * (lane_id() % 4)));
     }
-    SM_DEVICE void fetch_floats(const float* bias) { fetch(bias); }
+    SM_DEVICE void fetch_floats(const float* bias, unsigned = 0) { fetch(bias); }
   };
+  template <int NT>
+  using SumBias = Bias<NT>;
   template <int MT, int NT>
   static SM_DEVICE void begin(float (&acc)[MT][NT][4], const Bias<NT>& bias) {
     SM_UNROLL

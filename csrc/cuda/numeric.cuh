@@ -9,7 +9,10 @@
 //   read<KT, stride>(a, memory)           those of 16 pixels one after another, the first at `memory`
 //   write<NT, stride>(memory, a)          and back
 //   normalise(a, dim, 1 / dim)            LayerNorm's statistics applied: (v - mean) / sqrt(variance + 1e-6)
-//   Bias<NT>::fetch(b), fetch_floats(b)   a layer's bias as pack.cc has it beside such weights, or as floats
+//   Sum                                   a lane's 4 elements of what 1x1 layers add up: float[4], but in
+//                                         fp16 unsigned[2], pairs of halves that products round to
+//   SumBias<NT>::fetch(b), fetch_floats(b, 0)  the bias of such a layer as pack.cc has it beside the weights,
+//                                         or as floats; Bias<NT> of one with sums of float32
 //   begin(acc, bias), multiply(acc, a, w) acc = bias; acc[m] += a[m] W: 16 MT pixels, 8 KT channels to 8 NT
 //   multiply<MT, NT, KT>(acc, a, w, tiles, first)  the same, NT tiles of 8 outputs from `first` on of more in
 //                                         memory (wide networks)
@@ -27,8 +30,8 @@ namespace cuda {
 
 // acc = bias + a W.
 template <class P, int MT, int NT, int KT>
-SM_DEVICE void dense(float (&acc)[MT][NT][4], const typename P::Chunk (&a)[MT][KT],
-                     const Matrix<P, NT, KT>& w, const typename P::template Bias<NT>& bias) {
+SM_DEVICE void dense(typename P::Sum (&acc)[MT][NT], const typename P::Chunk (&a)[MT][KT],
+                     const Matrix<P, NT, KT>& w, const typename P::template SumBias<NT>& bias) {
   P::begin(acc, bias);
   P::multiply(acc, a, w);
 }
@@ -42,7 +45,7 @@ constexpr int kInputsAtOnce = P::kWordsPerTile * NT * KT <= 100 || KT % 2 ? KT
 
 // acc += a W, W in memory.
 template <class P, int MT, int NT, int KT>
-SM_DEVICE void multiply_fetched(float (&acc)[MT][NT][4], const typename P::Chunk (&a)[MT][KT],
+SM_DEVICE void multiply_fetched(typename P::Sum (&acc)[MT][NT], const typename P::Chunk (&a)[MT][KT],
                                 const void* weight) {
   constexpr int K = kInputsAtOnce<P, NT, KT>;
   SM_NO_UNROLL

@@ -198,17 +198,34 @@ SM_DEVICE void stmatrix_x2(void*, const unsigned (&)[2]) {}
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                    \
         : "r"(a[0]), "r"(a[1]), "r"(b), "f"(0.0f));                                                         \
   }                                                                                                         \
-  /* d = A B + c */                                                                                         \
-  SM_DEVICE void mma_k16_##name##_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2],     \
-                                       uint2 b, float c) {                                                  \
+  SM_DEVICE void mma_k16_##name##_first(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2],    \
+                                        uint2 b) {                                                          \
     asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                              \
         ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"                          \
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                    \
-        : "r"(a0[0]), "r"(a0[1]), "r"(a1[0]), "r"(a1[1]), "r"(b.x), "r"(b.y), "f"(c));                      \
+        : "r"(a0[0]), "r"(a0[1]), "r"(a1[0]), "r"(a1[1]), "r"(b.x), "r"(b.y), "f"(0.0f));                   \
   }
 SM_MMA_16BIT(half, "f16")
 SM_MMA_16BIT(bf16, "bf16")
 #undef SM_MMA_16BIT
+
+// The same with sums of float16, rounded after each product: two to a register.
+SM_DEVICE void mma_k16_half(unsigned (&d)[2], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %3, %4, %5}, {%6, %7}, {%0, %1};"
+      : "+r"(d[0]), "+r"(d[1])
+      : "r"(a0[0]), "r"(a0[1]), "r"(a1[0]), "r"(a1[1]), "r"(b.x), "r"(b.y));
+}
+SM_DEVICE void mma_k8_half(unsigned (&d)[2], const unsigned (&a)[2], unsigned b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %3}, {%4}, {%0, %1};"
+      : "+r"(d[0]), "+r"(d[1])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+SM_DEVICE void mma_k16_half_first(unsigned (&d)[2], const unsigned (&a0)[2], const unsigned (&a1)[2],
+                                  uint2 b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %3, %4, %5}, {%6, %7}, {%8, %8};"
+      : "=r"(d[0]), "=r"(d[1])
+      : "r"(a0[0]), "r"(a0[1]), "r"(a1[0]), "r"(a1[1]), "r"(b.x), "r"(b.y), "r"(0));
+}
 
 // d += A B in TensorFloat-32, k = 8. Lane holds of A (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4), and of B
 // (t, g), (t + 4, g).

@@ -126,6 +126,26 @@ __global__ void multiply_half() {
                  [](auto& d, auto& a, unsigned b) { mma_k8_half(d, a, b); });
 }
 
+// product(sums as pairs of halves), rounded after it.
+template <class Product>
+SM_DEVICE void with_half_sums(float (&d)[4], Product product) {
+  unsigned sums[2] = {pack_half2(d[0], d[1]), pack_half2(d[2], d[3])};
+  product(sums);
+  for (int i = 0; i < 2; ++i) {
+    const float2 both = unpack_half2(sums[i]);
+    d[2 * i] = both.x, d[2 * i + 1] = both.y;
+  }
+}
+
+__global__ void multiply_half_sums() {
+  multiply_16bit(
+      [](float x, float y) { return pack_half2(x, y); },
+      [](auto& d, auto& a, auto& b, uint2 c) {
+        with_half_sums(d, [&](auto& sums) { mma_k16_half(sums, a, b, c); });
+      },
+      [](auto& d, auto& a, unsigned b) { with_half_sums(d, [&](auto& sums) { mma_k8_half(sums, a, b); }); });
+}
+
 __global__ void multiply_bf16() {
   multiply_16bit([](float x, float y) { return pack_bf162(x, y); },
                  [](auto& d, auto& a, auto& b, uint2 c) { mma_k16_bf16(d, a, b, c); },
@@ -199,6 +219,7 @@ const Fault kFaults[] = {
     {"misaligned read", 1, [](void*) { misaligned(); }},
     {"partial mask", 1, [](void*) { partial_mask(); }},
     {"mma half", 1, [](void*) { multiply_half(); }},
+    {"mma half sums", 1, [](void*) { multiply_half_sums(); }},
     {"mma bf16", 1, [](void*) { multiply_bf16(); }},
     {"mma tf32", 1, [](void*) { multiply_tf32(); }},
     {"ldmatrix", 1, [](void*) { load_matrices(); }},

@@ -183,14 +183,26 @@ void mma_k8_bf16(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
   mma_k8<unpack_bf162>(d, a, b, line);
 }
 
-void mma_k16_half_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
-                       int line) {
-  for (float& x : d) x = c;
+namespace {
+
+// A product that adds to pairs of halves: in float32, and rounded.
+template <class Product>
+void rounded_sums(unsigned (&d)[2], Product product) {
+  const float2 upper = unpack_half2(d[0]), lower = unpack_half2(d[1]);
+  float sums[4] = {upper.x, upper.y, lower.x, lower.y};
+  product(sums);
+  d[0] = pack_half2(sums[0], sums[1]);
+  d[1] = pack_half2(sums[2], sums[3]);
+}
+
+}  // namespace
+
+void mma_k16_half_first(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
+  for (float& x : d) x = 0;
   mma_k16_half(d, a0, a1, b, line);
 }
-void mma_k16_bf16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
-                       int line) {
-  for (float& x : d) x = c;
+void mma_k16_bf16_first(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
+  for (float& x : d) x = 0;
   mma_k16_bf16(d, a0, a1, b, line);
 }
 void mma_k8_half_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
@@ -200,6 +212,18 @@ void mma_k8_half_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int li
 void mma_k8_bf16_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line) {
   for (float& x : d) x = 0;
   mma_k8_bf16(d, a, b, line);
+}
+
+void mma_k16_half(unsigned (&d)[2], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, int line) {
+  rounded_sums(d, [&](auto& sums) { mma_k16_half(sums, a0, a1, b, line); });
+}
+void mma_k8_half(unsigned (&d)[2], const unsigned (&a)[2], unsigned b, int line) {
+  rounded_sums(d, [&](auto& sums) { mma_k8_half(sums, a, b, line); });
+}
+void mma_k16_half_first(unsigned (&d)[2], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                        int line) {
+  d[0] = d[1] = 0;
+  mma_k16_half(d, a0, a1, b, line);
 }
 
 void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b, int line) {

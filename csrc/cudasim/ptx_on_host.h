@@ -48,12 +48,17 @@ void mma_k16_bf16(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2
                   int line = __builtin_LINE());
 void mma_k8_half(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
 void mma_k8_bf16(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
-void mma_k16_half_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
-                       int line = __builtin_LINE());
-void mma_k16_bf16_from(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b, float c,
-                       int line = __builtin_LINE());
+void mma_k16_half_first(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                        int line = __builtin_LINE());
+void mma_k16_bf16_first(float (&d)[4], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                        int line = __builtin_LINE());
 void mma_k8_half_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
 void mma_k8_bf16_first(float (&d)[4], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
+void mma_k16_half(unsigned (&d)[2], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                  int line = __builtin_LINE());
+void mma_k8_half(unsigned (&d)[2], const unsigned (&a)[2], unsigned b, int line = __builtin_LINE());
+void mma_k16_half_first(unsigned (&d)[2], const unsigned (&a0)[2], const unsigned (&a1)[2], uint2 b,
+                        int line = __builtin_LINE());
 void mma_k8_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float2 b,
                  int line = __builtin_LINE());
 

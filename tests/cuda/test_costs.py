@@ -42,6 +42,7 @@ def test_floors():
         instructions=4e9,
         wavefronts=5e8,
         mma=1e8,
+        half_sums=4e7,
         dram_bytes=6.7e9,
         blocks=300,
         threads=256,
@@ -52,6 +53,8 @@ def test_floors():
     assert floors.issue == pytest.approx(4e9 / (4 * 132 * 1.9e6))
     assert floors.lsu == pytest.approx(5e8 / (132 * 1.9e6))
     assert floors.tensor == pytest.approx(1e8 / (0.62 * 132 * 1.9e6))
+    geforce = gpu_cost_model.CARDS["RTX4090"]
+    assert gpu_cost_model.floors(work, geforce).tensor == pytest.approx(8e7 / (0.125 * 128 * 2.52e6))
     assert floors.dram == pytest.approx(2)
     assert floors.imbalance == pytest.approx(3 / (300 / 132))
     assert floors.modelled == pytest.approx(floors.issue / 0.65 * floors.imbalance)

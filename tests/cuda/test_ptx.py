@@ -229,6 +229,23 @@ def test_matrix_products(shape, kind, dtype):
     assert torch.equal(got, 1 + a.float() @ b.float().T)
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_matrix_products_with_sums_of_float16(depth):
+    """Rounded once, behind all of a product: from 2048 on float16 has even numbers only."""
+    a, b = (torch.randint(-4, 5, size).to(torch.float16) for size in ((16, depth), (8, depth)))
+    left, right = fragments(a, 2), fragments(b, 2)
+    names = [f"%r{i + 4}" for i in range(len(left) + len(right))]
+    loads = "".join(f"ld.global.b32 {name}, [%rd3+{128 * i}];\n" for i, name in enumerate(names))
+    a_words, b_words = ", ".join(names[: len(left)]), ", ".join(names[len(left) :])
+    multiply = f"mma.sync.aligned.m16n8k{depth}.row.col.f16.f16.f16.f16"
+    body = f"""{loads}
+    mov.u32 %r2, 0x67ff67ff; mov.u32 %r3, %r2;
+    {multiply} {{%r2, %r3}}, {{{a_words}}}, {{{b_words}}}, {{%r2, %r3}};
+    st.global.b32 [%rd4], %r2; st.global.b32 [%rd4+128], %r3;"""
+    got = result(body, torch.cat([left, right]), size=64).view(torch.float16).view(16, 8)
+    assert torch.equal(got, (2047 + a.float() @ b.float().T).half())
+
+
 @pytest.mark.parametrize("transposed", ["", ".trans"])
 def test_ldmatrix(transposed):
     """Two matrices from shared memory, the second's rows in reverse order."""

@@ -19,7 +19,17 @@ def says(kernel: str, seed: int = 0, check: bool = True) -> str:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     "kernel",
-    ["neighbours", "warp barrier", "warp sums", "mma half", "mma bf16", "mma tf32", "ldmatrix", "rounding"],
+    [
+        "neighbours",
+        "warp barrier",
+        "warp sums",
+        "mma half",
+        "mma half sums",
+        "mma bf16",
+        "mma tf32",
+        "ldmatrix",
+        "rounding",
+    ],
 )
 def test_right_kernels(kernel, seed):
     assert says(kernel, seed) == ""

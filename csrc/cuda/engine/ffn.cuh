@@ -29,10 +29,12 @@ struct Ffn {
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
-  // But not what would spill: a's bias; in bf16, and with many ranks, g's; with many ranks also its weights.
-  static constexpr bool kLate = kIsSlim<P, NT> && (kMix ? kHeld && kIsBf16<P> : !kHeld),
+  // But not what would spill: a's bias, of the experts' kernel in bf16 with 40 channels and in fp16, whose
+  // biases take more registers, with 48. With a's bias also g's, but where bf16 has experts; with many ranks
+  // both, and g's weights.
+  static constexpr bool kLate = kIsSlim<P, NT> && (kMix ? kHeld == kIsBf16<P> : !kHeld),
                         kMany = kIsSlim<P, NT> && kMix && !kHeld && kManyRanks,
-                        kBothLate = (kLate && kIsBf16<P> && !kMix) || kMany;
+                        kBothLate = (kLate && kIsBf16<P> != kMix) || kMany;
   // Nor does every fragment get an a, but where that would spill.
   static constexpr bool kAll = !kHeld && (kMix || !kIsSlim<P, NT>);
 
@@ -72,7 +74,7 @@ struct Ffn {
     const bool beyond = region.beyond_image(at);
     const float share = 1.0f / at.dim;
     Matrix<P, NT, NT> to_a, to_g;
-    typename P::template Bias<NT> bias_a, bias_g;
+    typename P::template SumBias<NT> bias_a, bias_g;
     if constexpr (!kBothLate) bias_g.fetch(p.g.bias);
     if constexpr (!kLate) bias_a.fetch(p.a.bias);
     if constexpr (kHeld) {
@@ -87,7 +89,7 @@ struct Ffn {
       if constexpr (kIsSlim<P, NT> && kAll)
         here = a + first * stride, beside = g + first * stride;  // registers
       Chunk normal[1][NT], v[NT];
-      float acc[1][NT][4];
+      typename P::Sum acc[1][NT];
       P::template read<NT, stride>(normal[0], here);
       normalise(normal[0], share);
       if constexpr (kBothLate) bias_g.fetch(p.g.bias + none);
@@ -155,7 +157,7 @@ struct Ffn {
   // GELU(out a), in place.
   SM_DEVICE void last_layer() {
     Matrix<P, NT, NT> weight;
-    typename P::template Bias<NT> bias;
+    typename P::template SumBias<NT> bias;
     bias.fetch(p.out_weight.bias);
     if constexpr (kIsSlim<P, NT>) weight.fetch(p.out_weight.weight);
     const int log = log_width(at) - 4;  // of the fragments in a row
@@ -163,7 +165,7 @@ struct Ffn {
       const int row = i >> log, column = (i - (row << log)) * 16;
       Element* here = inner + (row * region.pitch + column) * stride;
       Chunk v[1][NT];
-      float acc[1][NT][4];
+      typename P::Sum acc[1][NT];
       P::template read<NT, stride>(v[0], here);
       P::begin(acc, bias);
       if constexpr (kIsSlim<P, NT>)

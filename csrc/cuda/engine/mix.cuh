@@ -196,18 +196,18 @@ struct Mix {
   SM_DEVICE void add_products(Element* y, const Element* z, int part) {
     Matrix<P, NT, 2> weight;
     weight.fetch(p.expert_out.weight, part);
-    typename P::template Bias<NT> bias;
-    if constexpr (kBias) bias.fetch_floats(p.bias + n * 8 * NT);
+    typename P::template SumBias<NT> bias;
+    if constexpr (kBias) bias.fetch_floats(p.bias + n * 8 * NT, region.count() >> 30);
     for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
       Chunk v[NT], products[1][2];
-      float acc[1][NT][4];
+      typename P::Sum acc[1][NT];
       P::template read<2, stride>(products[0], z + first * stride);
       if constexpr (kBias) {
         P::begin(acc, bias);
       } else {
         SM_UNROLL
         for (int k = 0; k < NT; ++k) SM_UNROLL
-        for (int i = 0; i < 4; ++i) acc[0][k][i] = 0;
+        for (auto& x : acc[0][k]) x = 0;
       }
       P::multiply(acc, products, weight);
       P::template read<NT, stride>(v, y + first * stride);

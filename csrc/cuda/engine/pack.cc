@@ -156,19 +156,22 @@ struct Packer {
     return pair(value, std::isfinite(high) ? value - high : 0.0f);
   }
 
-  // A bias beside such matrices. In 16 bit it is the weights of two inputs that are 1.
-  const float* matrix_bias(const float* values, int n, int padded) {
+  // A bias beside such matrices. In 16 bit it is the weights of two inputs that are 1; of a layer that may
+  // add up in float16, there pairs of channels, each twice.
+  const float* matrix_bias(const float* values, int n, int padded, bool half_sums = false) {
     if (!narrow()) return copy(values, n, padded);
     const float* device;
     uint32_t* here = reinterpret_cast<uint32_t*>(room(padded, &device));
-    for (int i = 0; here && i < padded; ++i) here[i] = halves(i < n ? values[i] : 0.0f);
+    auto at = [&](int i) { return i < n ? values[i] : 0.0f; };
+    for (int i = 0; here && i < padded; ++i)
+      here[i] = half_sums && precision == SM_CUDA_FP16 ? pair(at(i & ~1), at(i | 1)) : halves(at(i));
     return device;
   }
 
   // `parts` matrices of 8 kt inputs and 8 nt outputs, value(part, output, input), as Matrix of numeric.cuh
   // has them: of each part [vector][lane][4 words], a lane's words in the order of the products.
   template <class F>
-  Dense matrix(int parts, int kt, int nt, const float* bias, int outputs, F value) {
+  Dense matrix(int parts, int kt, int nt, F value) {
     const int per_tile = narrow() ? 1 : precision == SM_CUDA_TF32 ? 2 : 4;
     const size_t vectors = (per_tile * kt * nt + 3) / 4;
     const uint32_t* words;
@@ -196,23 +199,25 @@ struct Packer {
           }
         while (count < 4 * vectors) put(0);
       }
-    return {words, matrix_bias(bias, outputs, 8 * nt), nt};
+    return {words, nullptr, nt};
   }
 
   // w: [outputs, dim] or [outputs, dim, 3, 3], for all channels.
   Dense fused(const sm_layer& w, int outputs, int nt, int dim, int taps = 1) {
-    return matrix(taps, channels / 8, nt, w.bias, outputs, [=](int tap, int out, int in) {
+    Dense all = matrix(taps, channels / 8, nt, [=](int tap, int out, int in) {
       return out < outputs && in < dim ? w.weight[((size_t)out * dim + in) * taps + tap] : 0.0f;
     });
+    all.bias = matrix_bias(w.bias, outputs, 8 * nt, taps == 1);
+    return all;
   }
 
   // w: [ranks, dim], 16 rows to a matrix.
   Dense expert_rows(const sm_layer& w, int ranks, int padded, int dim) {
-    Dense all = matrix(padded / 16, channels / 8, 2, nullptr, 0, [=](int part, int out, int in) {
+    Dense all = matrix(padded / 16, channels / 8, 2, [=](int part, int out, int in) {
       const int rank = 16 * part + out;
       return rank < ranks && in < dim ? w.weight[(size_t)rank * dim + in] : 0.0f;
     });
-    all.bias = matrix_bias(w.bias, ranks, padded);
+    all.bias = matrix_bias(w.bias, ranks, padded, true);
     all.tiles = padded / 8;
     return all;
   }
@@ -220,7 +225,7 @@ struct Packer {
   // values: [experts, dim], four experts to a matrix: what the format keeps of a weight, and what it lacks.
   Dense router(const float* values, int experts, int dim) {
     const int parts = (experts + 3) / 4;
-    Dense all = matrix(parts, channels / 8, 1, nullptr, 0, [=, this](int part, int out, int in) {
+    Dense all = matrix(parts, channels / 8, 1, [=, this](int part, int out, int in) {
       const int expert = 4 * part + out / 2;
       if (expert >= experts || in >= dim) return 0.0f;
       const float value = values[(size_t)expert * dim + in], upper = kept(value);
@@ -235,7 +240,7 @@ struct Packer {
     const int pass = upsample_pass(net.scale, net.in_chans), count = round_up(outputs, 8 * pass) / (8 * pass);
     const int dim = net.dim;
     const float* w = net.ends.upsampler.weight;
-    Dense all = matrix(9 * count, channels / 8, pass, nullptr, 0, [=](int part, int out, int in) {
+    Dense all = matrix(9 * count, channels / 8, pass, [=](int part, int out, int in) {
       const int output = part / 9 * 8 * pass + out;
       return output < outputs && in < dim ? w[((size_t)output * dim + in) * 9 + part % 9] : 0.0f;
     });
@@ -248,7 +253,7 @@ struct Packer {
   const void* head_product(const sm_network& net) {
     const int inputs = 9 * net.in_chans, dim = net.dim;
     const float* w = net.ends.head.weight;
-    return matrix((inputs + 15) / 16, 2, channels / 8, nullptr, 0,
+    return matrix((inputs + 15) / 16, 2, channels / 8,
                   [=](int part, int out, int in) {
                     const int input = 16 * part + in;
                     return out < dim && input < inputs ? w[(size_t)out * inputs + input] : 0.0f;
@@ -278,16 +283,15 @@ struct Packer {
     auto q = of(q_rows.data()), v = of(v_rows.data()), proj = of(w.proj.weight);
     // A left operand: of 16 inputs the words are (upper channels, lower inputs), (lower, lower), (upper,
     // upper), (lower, upper), where matrix() would have the second and third change places.
-    p->to_q = matrix(parts, kt, 2, nullptr, 0, [=](int part, int out, int in) {
+    p->to_q = matrix(parts, kt, 2, [=](int part, int out, int in) {
       if (in / 16 < kt / 2 && (out / 8 != in / 8 % 2)) out ^= 8, in ^= 8;
       return q(16 * part + out, in);
     });
-    p->to_v =
-        matrix(parts, kt, 2, nullptr, 0, [=](int part, int out, int in) { return v(16 * part + out, in); });
-    p->proj = matrix(parts, 2, kt, w.proj.bias, dim,
-                     [=](int part, int out, int in) { return proj(out, 16 * part + in); });
+    p->to_v = matrix(parts, kt, 2, [=](int part, int out, int in) { return v(16 * part + out, in); });
+    p->proj = matrix(parts, 2, kt, [=](int part, int out, int in) { return proj(out, 16 * part + in); });
     p->to_q.bias = matrix_bias(w.to_q.bias, dim, 16 * parts);
-    p->to_v.bias = matrix_bias(w.to_v.bias, dim, 16 * parts);
+    p->to_v.bias = matrix_bias(w.to_v.bias, dim, 16 * parts, true);
+    p->proj.bias = matrix_bias(w.proj.bias, dim, channels, true);
     p->bands_h = bands(w.stripes.h, dim, 16 * parts);
     p->bands_v = bands(w.stripes.v, dim, 16 * parts);
   }
@@ -375,6 +379,7 @@ struct Packer {
     r.experts = net.num_experts;
     const sm_mixture_weights& mixture = w.rme.mixture;
     const sm_calibrate_weights& calibrate = w.rme.calibrate;
+    const Depthwise aggregate = depthwise(calibrate.aggregate, c, 16);
     r.conv = product(w.rme.conv, c, c, 9);
     if (!wide) r.conv.bias = copy(w.rme.conv.bias, c, channels);  // see rme.cuh
     r.to_x = product(w.rme.to_x, c, c);
@@ -387,16 +392,16 @@ struct Packer {
       r.router = rows(mixture.router, net.num_experts, c);
       r.wide_stripe_h = depthwise(w.rme.stripes.h, c, 3);
       r.wide_stripe_v = depthwise(w.rme.stripes.v, c, 3);
+      r.wide_aggregate = aggregate;
     } else {
       r.expert_b = expert_rows(mixture.b, ranks, padded, c);
       r.expert_c = expert_rows(mixture.c, ranks, padded, c);
       r.norm = taps(w.rme.norm, c, 1);
       r.stripe_h = taps(w.rme.stripes.h, c, 3);
       r.stripe_v = taps(w.rme.stripes.v, c, 3);
+      r.aggregate = taps(calibrate.aggregate, c, 16);
       r.logits = router(mixture.router, net.num_experts, c);
     }
-    r.aggregate = depthwise(calibrate.aggregate, c, 16);
-
     g.rme_ffn = ffn(w.rme.ffn, c);
     MixParams& m = g.rme_ffn.mix;
     m.experts = net.num_experts;
@@ -404,7 +409,7 @@ struct Packer {
     m.ranks = padded;
     m.rank_of = rank_of;
     m.bias_out = rows(mixture.out.bias, net.num_experts, c);
-    m.aggregate = r.aggregate;
+    m.aggregate = aggregate;
     m.low_conv = depthwise(calibrate.conv, c, 9);
     m.low_proj = transposed(calibrate.proj.weight, ranks, c, padded, channels);
     m.low_proj_bias = copy(calibrate.proj.bias, ranks, padded);
@@ -413,8 +418,8 @@ struct Packer {
       const int rank = 16 * part + input;
       return output < c && rank < ranks ? out[(size_t)output * ranks + rank] : 0.0f;
     };
-    m.expert_out = wide ? dense(padded / 16, 16, tiles, nullptr, 0, value)
-                        : matrix(padded / 16, 2, tiles, nullptr, 0, value);
+    m.expert_out =
+        wide ? dense(padded / 16, 16, tiles, nullptr, 0, value) : matrix(padded / 16, 2, tiles, value);
 
     g.sme.kernel = net.kernel;
     if (!wide && has_bands(net.kernel, narrow() ? 2 : 4)) {

@@ -96,12 +96,12 @@ struct RmeParams {
   Taps norm;    // LayerNorm's affine part: one tap
   Dense conv, to_x, to_k, proj, expert_b, expert_c;
   Taps stripe_h, stripe_v;
-  Depthwise aggregate;
+  Taps aggregate;
   Dense logits;  // the router: of four experts the upper and the lower half of their weights as 8 outputs
   // Of wide networks.
   const float* router;  // [experts, CP]
   Norm wide_norm;
-  Depthwise wide_stripe_h, wide_stripe_v;
+  Depthwise wide_stripe_h, wide_stripe_v, wide_aggregate;
 };
 
 // A depthwise convolution on its own: stripes and gates of wide networks, levels of aggregation of all.
@@ -165,7 +165,7 @@ struct FfnParams {
 
 // Whether the stripes are banded matrices (sme.cuh).
 constexpr bool has_bands(int kernel, int element_bytes) { return kernel == 11 && element_bytes == 2; }
-// Of that kernel, which is made for tiles of `rows`, kBandRows or twice as many, at most: elements of a row
+// Of that kernel, which is made for tiles of `rows`, kBandRows and fewer, or twice as many: elements of a row
 // of a plane of q, which are the tile's 26 with border, two ones for the bias, and 12 more; of a plane, which
 // has a row more than the tile. Eight rows lie in different banks, and eight planes.
 constexpr int kBandRows = 16, kPlanePitch = 40;

@@ -30,9 +30,10 @@ struct Region {
     const int row = row_of(i);
     return (unsigned)(y + row) < (unsigned)at.h && (unsigned)(x + i - row * pitch) < (unsigned)at.w;
   }
-  SM_DEVICE bool beyond_image(const Tiling& at) const {
-    return y < 0 || x < 0 || y + rows > at.h || x + pitch > at.w;
-  }
+  // Whether pixels are left or right of the image, above or below it; either.
+  SM_DEVICE bool beyond_columns(const Tiling& at) const { return x < 0 || x + pitch > at.w; }
+  SM_DEVICE bool beyond_rows(const Tiling& at) const { return y < 0 || y + rows > at.h; }
+  SM_DEVICE bool beyond_image(const Tiling& at) const { return beyond_columns(at) || beyond_rows(at); }
 };
 
 // log2 of a tile's width, which is 16 or 32.
@@ -184,7 +185,7 @@ SM_DEVICE void convolve3x3(float (&acc)[MT][OT][4], const typename P::Element* f
 
 // pack(GELU(acc)), for one fragment.
 template <class P, int NT>
-SM_DEVICE void gelu_pack(typename P::Chunk (&a)[NT], const float (&acc)[1][NT][4]) {
+SM_DEVICE void gelu_pack(typename P::Chunk (&a)[NT], const typename P::Sum (&acc)[1][NT]) {
   SM_UNROLL
   for (int n = 0; n < NT; ++n) a[n] = P::gelu(acc[0][n]);
 }

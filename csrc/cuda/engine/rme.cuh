@@ -123,14 +123,14 @@ struct Rme {
   SM_DEVICE void half(const Chunk (&t)[MT][NT], const Dense& layer, int first) {
     constexpr bool kHeld = sizeof(Element) == 2;
     Matrix<P, NT, NT> matrix;
-    typename P::template Bias<NT> bias;
+    typename P::template SumBias<NT> bias;
     const void* weight = found_here(layer.weight);
     if constexpr (kHeld) matrix.fetch(weight);
     bias.fetch(found_here(layer.bias));
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
       if (first + 16 * m >= inner()) break;
-      float acc[1][NT][4];
+      typename P::Sum acc[1][NT];
       const Chunk(&one)[1][NT] = reinterpret_cast<const Chunk(&)[1][NT]>(t[m]);
       P::begin(acc, bias);
       if constexpr (kHeld)
@@ -149,36 +149,29 @@ struct Rme {
   // first.
   SM_DEVICE void aggregate() {
     const Place place = this->place();
-    const int rows = at.tile_h / 4, columns = at.tile_w / 4;
-    for (int task = threads() - 1 - (int)threadIdx.x; task < rows * columns * kUnits; task += threads()) {
-      const int unit = task % kUnits, i = task / kUnits, r = i / columns, c = i % columns;
-      const int y = place.y / 4 + r, px = place.x / 4 + c, channel = unit * kUnit<P>;
+    const int log = log_width(at) - 2, tasks = (kUnits * (at.tile_h / 4)) << log;
+    for (int task = threads() - 1 - (int)threadIdx.x; task < tasks; task += threads()) {
+      const int unit = task % kUnits, i = task / kUnits, r = i >> log, c = i - (r << log);
+      const int y = place.y / 4 + r, px = place.x / 4 + c;
       if (y >= p.low_h || px >= p.low_w) continue;
-      const Element* from = k() + ((4 * r + 1) * pitch() + 4 * c + 1) * stride + channel;
-      float acc[kUnit<P>];
-      SM_UNROLL
-      for (int j = 0; j < kUnit<P>; ++j) acc[j] = __ldg(p.aggregate.bias + channel + j);
+      const Element* from = k() + ((4 * r + 1) * pitch() + 4 * c + 1) * stride + unit * kUnit<P>;
+      Vec sum = P::fetch_vec(p.aggregate.bias, unit);
+      SM_NO_UNROLL
       for (int dy = 0; dy < 4; ++dy) SM_UNROLL
       for (int dx = 0; dx < 4; ++dx) {
         const Vec v = P::load_vec(from + (dy * pitch() + dx) * stride);
-        const float* weight = p.aggregate.weight + (4 * dy + dx) * kChannels + channel;
-        float w[kUnit<P>];
+        const Vec w = P::fetch_vec(p.aggregate.weight, (4 * dy + dx) * kUnits + unit);
         SM_UNROLL
-        for (int j = 0; j < kUnit<P>; j += 4) {
-          const float4 four = __ldg(reinterpret_cast<const float4*>(weight + j));
-          w[j] = four.x, w[j + 1] = four.y, w[j + 2] = four.z, w[j + 3] = four.w;
-        }
-        SM_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          constexpr int per = P::kChannelsPerWord;
-          const float2 both = P::unpack(v.w[j]);
-          acc[per * j] = fmaf(w[per * j], both.x, acc[per * j]);
-          if (per == 2) acc[per * j + per - 1] = fmaf(w[per * j + per - 1], both.y, acc[per * j + per - 1]);
-        }
+        for (int j = 0; j < 4; ++j) sum.w[j] = P::fma(w.w[j], v.w[j], sum.w[j]);
       }
-      float* out = p.low + (((size_t)blockIdx.y * p.low_h + y) * p.low_w + px) * kChannels + channel;
+      float* out = p.low + (((size_t)blockIdx.y * p.low_h + y) * p.low_w + px) * kChannels + unit * kUnit<P>;
+      constexpr int per = P::kChannelsPerWord;
       SM_UNROLL
-      for (int j = 0; j < kUnit<P>; ++j) out[j] = gelu(acc[j]);
+      for (int j = 0; j < 4; ++j) {
+        const float2 both = P::unpack(P::gelu_word(sum.w[j]));
+        out[per * j] = both.x;
+        if (per == 2) out[per * j + per - 1] = both.y;
+      }
     }
   }
 
@@ -251,12 +244,12 @@ struct Rme {
     auto* image = static_cast<Element*>(stream) + image_start(at, blockIdx.y, ranks) + 2 * (lane_id() % 4);
     for (int part = 0; part < ranks / 16; ++part) {
       Matrix<P, 2, NT> weight;
-      typename P::template Bias<2> bias;
+      typename P::template SumBias<2> bias;
       weight.fetch(layer.weight, part);
       bias.fetch(layer.bias + 16 * part);
       for_fragments(memory, [&](Element* here, int row, int column) {
         Chunk a[1][NT];
-        float acc[1][2][4];
+        typename P::Sum acc[1][2];
         P::template read<NT, stride>(a[0], here);
         dense<P>(acc, a, weight, bias);
         const int y = place.y + row, x = place.x + column + g;
@@ -310,13 +303,13 @@ struct Rme {
       more.store(logits(warp()) + 4 * tile);
     }
     Matrix<P, NT, NT> proj;
-    typename P::template Bias<NT> bias;
+    typename P::template SumBias<NT> bias;
     Logits first(p.logits, 0);
     if constexpr (kIsSlim<P, NT>) proj.fetch(p.proj.weight);
     bias.fetch(p.proj.bias);
     for_fragments(striped(), [&](Element* here, int, int) {
       Chunk a[1][NT], v[NT];
-      float acc[1][NT][4];
+      typename P::Sum acc[1][NT];
       P::template read<NT, stride>(a[0], here);
       first.add(a);
       P::begin(acc, bias);

@@ -77,7 +77,7 @@ MixParams Run::mix_of(const Network::Group& g) const {
 
 void Run::pooled(const Network::Group& g) {
   if (net.wide) return wide_pooled(g);
-  for (int level = 1; level < net.recursive - 1; ++level) aggregate(g.rme.aggregate, level);
+  for (int level = 1; level < net.recursive - 1; ++level) aggregate(g.rme_ffn.mix.aggregate, level);
   const CoarseParams coarse = {plan.mix_ffn.at, mix_of(g)};
   const int across = (coarse.mix.map_w + kCoarseColumns - 1) / kCoarseColumns;
   start(kernels.coarse, coarse, (unsigned)(coarse.mix.map_h * across),

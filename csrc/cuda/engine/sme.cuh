@@ -14,13 +14,14 @@
 namespace seemore {
 namespace cuda {
 
-// kRows: of a tile at most, two to a warp.
+// kRows: of a tile, two to a warp; tiles of kBandRows may have fewer.
 template <class P, int NT, int kRows>
 struct Sme {
   using Element = typename P::Element;
   using Word = typename P::Word;
   using Chunk = typename P::Chunk;
   using Format = typename P::WordFormat;
+  using Sum = typename P::Sum;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>, kBorder = 5;
   static constexpr int kPitch = 16 + 2 * kBorder;  // of all tiles
   static constexpr int kColumns = kPlanePitch;     // of a plane
@@ -28,12 +29,13 @@ struct Sme {
   static constexpr int kRounds = (kChannels + 15) / 16, kMost = 2;  // rounds; rows that are a warp's
   static constexpr int kWarps = kRows / kMost, kThreads = 32 * kWarps;
 
-  // Of the block: its place, whether its region reaches out of the image; a zero that the compiler does not
-  // know.
+  // Of the block: its place; a zero that the compiler does not know; which way its region reaches out of the
+  // image.
   struct Kept {
     Place place;
     unsigned zero, beyond;
   };
+  static constexpr unsigned kSideways = 1, kUpOrDown = 2;
   static_assert(sizeof(Kept) <= kKeptByBands);
   static constexpr int kBegin = 16 * kPlane * sizeof(Element) + kKeptByBands;  // of the rest
 
@@ -49,7 +51,8 @@ struct Sme {
 
   // Found where they are needed: registers are scarce.
   SM_DEVICE int warp() const { return threadIdx.x / 32; }
-  SM_DEVICE int rows() const { return at.tile_h + 2 * kBorder; }
+  SM_DEVICE int tile_h() const { return kRows > kBandRows ? kRows : at.tile_h; }
+  SM_DEVICE int rows() const { return tile_h() + 2 * kBorder; }
   SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(q + 16 * kPlane); }
   SM_DEVICE Region region() const { return Region(at, kept()->place, kBorder, kPitch); }
   SM_DEVICE const Element* in() const {
@@ -59,7 +62,9 @@ struct Sme {
   SM_DEVICE void normalise() {
     const Place place = place_of(at, blockIdx.x);
     const Region region(at, place, kBorder, kPitch);
-    if (threadIdx.x == 0) *kept() = {place, 0, region.beyond_image(at)};
+    if (threadIdx.x == 0)
+      *kept() = {place, 0,
+                 (region.beyond_columns(at) ? kSideways : 0) | (region.beyond_rows(at) ? kUpOrDown : 0)};
     stage<P, NT>(normal, in(), at, region, round_to_fragment(region.count()) - region.count());
     __syncthreads();
     const float share = 1.0f / at.dim;
@@ -85,7 +90,7 @@ struct Sme {
   static SM_DEVICE bool is_whole(int round) { return kChannels % 16 == 0 || round + 1 < kRounds; }
 
   SM_DEVICE void compute_q(int round) {
-    const bool beyond = kept()->beyond;
+    const bool beyond = kept()->beyond & kSideways;
     if (is_whole(round))
       beyond ? planes<true, true>(round) : planes<false, true>(round);
     else
@@ -93,17 +98,15 @@ struct Sme {
   }
 
   // Planes of channels 16 round and following, 8 of them if not kWhole: GELU(to_q LN y); kBeyond: zero
-  // outside the image.
+  // left and right of the image.
   template <bool kBeyond, bool kWhole>
   SM_DEVICE void planes(int round) {
     const int g = lane_id() / 4, t = lane_id() % 4;
     const Region region = this->region();
     Matrix<P, 2, NT> weight;  // of channels g and g + 8, in the order of left operands
     weight.fetch(p.to_q.weight, round);
-    typename P::template Bias<2> bias;
+    typename P::RowBias bias;
     bias.fetch(p.to_q.bias + 16 * round);
-    const unsigned one = t == 0 ? Format::kOne : 0;
-    if (t) bias.w[0] = bias.w[1] = 0;
     // Right operands: of two chunks of channels pixels 0 to 7, then pixels 8 to 15.
     const Element* from =
         normal + (16 * warp() + (lane_id() & 7) + (lane_id() >> 4) * 8) * stride + (lane_id() >> 3 & 1) * 8;
@@ -117,8 +120,8 @@ struct Sme {
       if (NT % 2) ldmatrix_x2(last, last_chunk);
       SM_UNROLL
       for (int j = 0; j < 2; ++j) {
-        float acc[4];
-        Format::mma_k8_first(acc, bias.w, one);
+        Sum acc;
+        bias.begin(acc);
         SM_UNROLL
         for (int k = 0; k < NT / 2; ++k) {
           const unsigned left[2] = {weight.word(4 * k), weight.word(4 * k + 1)},
@@ -131,12 +134,17 @@ struct Sme {
         }
         const int i = first + 8 * j + 2 * t;
         // Pixels after the last are in the plane's last row, which has no others.
-        Element* here = to + 8 * j + region.row_of(i) * (kColumns - kPitch);
-        const unsigned mask = kBeyond ? P::mask(region.shows(at, i), region.shows(at, i + 1)) : 0xffffffffu;
+        const int row = region.row_of(i);
+        Element* here = to + 8 * j + row * (kColumns - kPitch);
+        unsigned mask = 0xffffffffu;
+        if constexpr (kBeyond) {  // both pixels are of one row
+          const int x = region.x + i - row * kPitch;
+          mask = P::mask((unsigned)x < (unsigned)at.w, (unsigned)(x + 1) < (unsigned)at.w);
+        }
+        const Chunk both = P::gelu(acc);
         SM_UNROLL
         for (int upper = 0; upper < (kWhole ? 2 : 1); ++upper)
-          *reinterpret_cast<Word*>(here + upper * 8 * kPlane) =
-              Format::gelu_pack(acc[2 * upper], acc[2 * upper + 1]) & mask;
+          *reinterpret_cast<Word*>(here + upper * 8 * kPlane) = both.v[upper] & mask;
       }
       from += 16 * kWarps * stride;
       last_chunk += 16 * kWarps * stride;
@@ -150,17 +158,19 @@ struct Sme {
     unsigned near[2][2], far[2][2];
 
     SM_DEVICE Band(const uint4& blocks, unsigned zero)
-        : near{{blocks.w, zero}, {blocks.y ^ zero, blocks.w ^ zero}},
+        : near{{blocks.w ^ zero, blocks.w & zero}, {blocks.y ^ zero, blocks.w | zero}},
           far{{blocks.x, blocks.y}, {blocks.z, blocks.x | blocks.z}} {}
 
     // 16 outputs of 8 lines.
-    SM_DEVICE void multiply(float (&acc)[4], uint2 first, uint2 second) const {
-      Format::mma_k16_from(acc, near[0], near[1], first, 0.0f);
+    SM_DEVICE Chunk multiply(uint2 first, uint2 second) const {
+      Sum acc;
+      Format::mma_k16_first(acc, near[0], near[1], first);
       Format::mma_k16(acc, far[0], far[1], second);
+      return P::exact(acc);
     }
   };
 
-  // Both stripes of the round's planes, in place; kBeyond: the first's are zero outside the image.
+  // Both stripes of the round's planes, in place; kBeyond: the first's are zero above and below the image.
   template <bool kBeyond>
   SM_DEVICE void stripes(int round) {
     const int g = lane_id() / 4, t = lane_id() % 4, last = rows() - 1;
@@ -179,10 +189,9 @@ struct Sme {
         // Rows after the last stand for what the second pass multiplies by zero.
         unsigned rows[4];
         ldmatrix_x4(rows, plane + min(first + (lane_id() & 7), last) * kColumns + (lane_id() & 24));
-        float acc[4];
-        horizontal.multiply(acc, {rows[0], rows[1]}, {rows[2], rows[3]});
-        line[b][0] = Format::pack(acc[0], acc[1]);
-        line[b][1] = Format::pack(acc[2], acc[3]);
+        const Chunk filtered = horizontal.multiply({rows[0], rows[1]}, {rows[2], rows[3]});
+        line[b][0] = filtered.v[0];
+        line[b][1] = filtered.v[1];
         if constexpr (kBeyond) {
           const int y = place.y - kBorder + first + 2 * t;
           const unsigned mask = P::mask((unsigned)y < (unsigned)at.h, (unsigned)(y + 1) < (unsigned)at.h);
@@ -192,19 +201,18 @@ struct Sme {
       // 16 rows of the tile come from 26 of the plane, the first 16 of which may have been filtered before.
       filter_rows(0, 0);
       filter_rows(1, 8);
-      SM_NO_UNROLL
-      for (int from = 0; from < (kRows > kBandRows ? at.tile_h : 1); from += kBandRows) {
+      SM_UNROLL
+      for (int from = 0; from < kRows; from += kBandRows) {
         filter_rows(2, from + 16);
         filter_rows(3, from + 24);
         __syncwarp();  // all lanes have read what results come over
         SM_UNROLL
         for (int j = 0; j < 2; ++j) {
-          float acc[4];
           const unsigned end = t == 1 ? Format::kOne : line[3][j];  // for the bias
-          vertical.multiply(acc, {line[0][j], line[1][j]}, {line[2][j], end});
+          const Chunk out = vertical.multiply({line[0][j], line[1][j]}, {line[2][j], end});
           Element* to = plane + (from + g) * kColumns + 8 * j + 2 * t;
-          *reinterpret_cast<Word*>(to) = Format::pack(acc[0], acc[1]);
-          if (at.tile_h > 8) *reinterpret_cast<Word*>(to + 8 * kColumns) = Format::pack(acc[2], acc[3]);
+          *reinterpret_cast<Word*>(to) = out.v[0];
+          if (tile_h() > 8) *reinterpret_cast<Word*>(to + 8 * kColumns) = out.v[1];
           line[0][j] = line[2][j], line[1][j] = line[3][j];
         }
       }
@@ -220,10 +228,10 @@ struct Sme {
 
   // sum += proj (stripes q * v), the round's channels.
   template <bool kWhole>
-  SM_DEVICE void project(int round, float (&sum)[kMost][NT][4]) {
+  SM_DEVICE void project(int round, Sum (&sum)[kMost][NT]) {
     Matrix<P, 2, NT> to_v;
     Matrix<P, NT, 2> proj;
-    typename P::template Bias<2> bias;
+    typename P::template SumBias<2> bias;
     to_v.fetch(p.to_v.weight, round);
     proj.fetch(p.proj.weight, round);
     bias.fetch(p.to_v.bias + 16 * round);
@@ -231,21 +239,21 @@ struct Sme {
     SM_UNROLL
     for (int m = 0; m < kMost; ++m) {
       const int row = warp() + m * kWarps;
-      if (row >= at.tile_h) break;
+      if (row >= tile_h()) break;
       Chunk a[1][NT], v[1][2];
-      float acc[1][2][4];
+      Sum acc[1][2];
       P::template read<NT, stride>(a[0], tile_row(row));
       dense<P>(acc, a, to_v, bias);
       unsigned striped[4];
       ldmatrix_x4_transposed(striped, planes + row * kColumns);
       SM_UNROLL
-      for (int c = 0; c < 2; ++c) SM_UNROLL
-      for (int half = 0; half < 2; ++half)
-        v[0][c].v[half] = kWhole || c == 0
-                              ? P::mul(Format::gelu_pack(acc[0][c][2 * half], acc[0][c][2 * half + 1]),
-                                       striped[2 * c + half])
-                              : 0;
-      float (&one)[1][NT][4] = reinterpret_cast<float (&)[1][NT][4]>(sum[m]);
+      for (int c = 0; c < 2; ++c) {
+        const Chunk gate = P::gelu(acc[0][c]);
+        SM_UNROLL
+        for (int half = 0; half < 2; ++half)
+          v[0][c].v[half] = kWhole || c == 0 ? P::mul(gate.v[half], striped[2 * c + half]) : 0;
+      }
+      Sum(&one)[1][NT] = reinterpret_cast<Sum(&)[1][NT]>(sum[m]);
       P::multiply(one, v, proj);
     }
   }
@@ -253,8 +261,8 @@ struct Sme {
   SM_DEVICE void run() {
     write_behind_rows();
     normalise();
-    float sum[kMost][NT][4];
-    typename P::template Bias<NT> bias;
+    Sum sum[kMost][NT];
+    typename P::template SumBias<NT> bias;
     bias.fetch(p.proj.bias);
     P::begin(sum, bias);
     SM_NO_UNROLL
@@ -262,7 +270,7 @@ struct Sme {
       __syncthreads();
       compute_q(round);
       __syncthreads();
-      if (kept()->beyond)
+      if (kept()->beyond & kUpOrDown)
         stripes<true>(round);
       else
         stripes<false>(round);
@@ -275,7 +283,7 @@ struct Sme {
     SM_UNROLL
     for (int m = 0; m < kMost; ++m) {
       const int row = warp() + m * kWarps;
-      if (row >= at.tile_h) break;
+      if (row >= tile_h()) break;
       Chunk v[NT];
       SM_UNROLL
       for (int n = 0; n < NT; ++n) v[n] = P::exact(sum[m][n]);

@@ -71,7 +71,7 @@ struct Stages {
     convolve(9, g.conv, plane[0], plane[1], {.gelu = true});
     dense(g.to_k, plane[1], plane[3]);
     dense(g.expert_c, plane[3], memory.c);
-    FilterParams first = filter_of(4, 4, g.aggregate, plane[3], memory.low[0]);
+    FilterParams first = filter_of(4, 4, g.wide_aggregate, plane[3], memory.low[0]);
     first.out_h = at.h / 4;
     first.out_w = at.w / 4;
     first.stride = 4;
@@ -106,7 +106,7 @@ struct Stages {
   // The map and the routing of an image.
   void pooled(const Network::Group& g) {
     const int last = net.recursive - 1;
-    for (int level = 1; level <= last; ++level) run.aggregate(g.rme.aggregate, level);
+    for (int level = 1; level <= last; ++level) run.aggregate(g.rme_ffn.mix.aggregate, level);
     const WideMixParams p = experts(g);
     FilterParams low = filter_of(3, 3, p.mix.low_conv, memory.low[last], memory.mixed);
     low.in_h = low.out_h = p.mix.map_h;
