@@ -109,7 +109,8 @@ def _train(x: Tensor, weights: list[Tensor], config: str, bf16: bool) -> list[Te
 
 def _gradients(x: Tensor, weights: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     pairs = zip((x, *weights), needs, strict=True)
-    return [t.new_empty(t.shape) if need else None for t, need in pairs]
+    dense = torch.contiguous_format  # empty_like takes half of new_empty's time, of some 400 tensors
+    return [torch.empty_like(t, memory_format=dense) if need else None for t, need in pairs]
 
 
 def _train_backward(

@@ -64,7 +64,8 @@ def _names(module: nn.Module) -> Tree:
 def weights_of(module: nn.Module, tree: Tree) -> list[Tensor]:
     """A module's parameters and buffers that have these names."""
     leaves, children = tree
-    found = [getattr(module, name) for name in leaves]
+    own: Any = module._parameters  # faster than attributes; buffers and what is parametrized are not there
+    found = [own[name] if name in own else getattr(module, name) for name in leaves]
     for name, child in children:
         found += weights_of(getattr(module, name), child)
     return found
