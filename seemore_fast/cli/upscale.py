@@ -69,7 +69,7 @@ def command(
             "--model",
             "-n",
             help="Weights by name, or a file of them: ours, or any that spandrel reads.",
-            show_default="t-x4; with --outscale up to 2 t-x2",
+            show_default="t-x4; with --outscale up to 2 t-x2, up to 3 t-x3",
         ),
     ] = None,
     device: DeviceOption = "auto",

@@ -126,8 +126,8 @@ class Size:
 
 def network_for(scale: float) -> str:
     """Which of the bundled networks loses least at an enlargement by ``scale``: measured on Set5
-    (docs/guide.md), t-x2 up to 2, and t-x4, as often as it takes, beyond it, also for 3."""
-    return "t-x2" if scale <= 2 else "t-x4"
+    (docs/guide.md), t-x2 up to 2, t-x3 up to 3, and t-x4, as often as it takes, beyond it."""
+    return "t-x2" if scale <= 2 else "t-x3" if scale <= 3 else "t-x4"
 
 
 def wished(

@@ -302,7 +302,8 @@ def test_bfloat16_and_clipping_train(job: Path) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "options/train").rglob("*.yml")), ids=lambda path: path.stem)
 def test_the_repositorys_train_files_describe_their_variants(file: Path) -> None:
     read = schema.load(file)
-    assert read.network_g.arguments() == variants.config(re.sub("finetune|compressed", "t", file.stem))
+    variant = re.sub("finetune|compressed", "t", file.stem).removesuffix("-from-x3")
+    assert read.network_g.arguments() == variants.config(variant)
     assert read.datasets.train.gt_size in (32 * read.scale, 48 * read.scale, 64 * read.scale)
     assert all(metric.crop_border == read.scale for metric in (read.val.metrics or {}).values())
 

@@ -357,7 +357,8 @@ def test_a_share_of_the_memory_makes_smaller_tiles(monkeypatch: pytest.MonkeyPat
 
 def test_weights_that_give_nonsense_are_refused_when_loaded(tmp_path: Path) -> None:
     state = load("t-x4").state_dict()
-    state["conv_2.weight"] = torch.full_like(state["conv_2.weight"], 1e38)
+    state["conv_2.bias"] = torch.full_like(state["conv_2.bias"], 3e38)
+    state["upsampler.0.weight"] = torch.ones_like(state["upsampler.0.weight"])
     torch.save(state, tmp_path / "huge.pth")
     with pytest.raises(BackendError, match=r"huge.pth: the network's output is not finite"):
         Upscaler(tmp_path / "huge.pth", device="cpu")

@@ -22,9 +22,9 @@ class Card(NamedTuple):
 
 
 CARDS = {
-    "t-x2": Card(37.31, "Apache-2.0"),
-    "t-x3": Card(33.20, "non-commercial"),
-    "t-x4": Card(31.32, "non-commercial"),
+    "t-x2": Card(37.60, "Apache-2.0"),
+    "t-x3": Card(33.79, "Apache-2.0"),
+    "t-x4": Card(31.55, "Apache-2.0"),
 }
 """Of the bundled weights."""
 
