@@ -287,6 +287,12 @@ needs_openmp = pytest.mark.skipif(
 )
 
 
+def ends_well(code: str) -> None:
+    """In a process that no other has forked: `child` would not do."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @needs_openmp
 def test_idle_threads_of_openmp_end():
     """There are no processors for them beside ours.  PyTorch starts others."""
@@ -296,8 +302,7 @@ def test_idle_threads_of_openmp_end():
         "assert not team & threads(), team\n"
         "assert torch.equal(torch.ones(1 << 20).mul_(2), double)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    ends_well(code)
 
 
 @needs_openmp
@@ -311,8 +316,7 @@ def test_a_child_does_not_wait_for_openmp_threads_that_its_parent_has(before):
         "if child == 0: signal.alarm(60); normalise(); os._exit(0)\n"
         "assert os.waitpid(child, 0)[1] == 0"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    ends_well(code)
 
 
 @pytest.mark.parametrize(
