@@ -197,7 +197,8 @@ struct Mix {
     Matrix<P, NT, 2> weight;
     weight.fetch(p.expert_out.weight, part);
     typename P::template SumBias<NT> bias;
-    if constexpr (kBias) bias.fetch_floats(p.bias + n * 8 * NT, region.count() >> 30);
+    const int none = region.count() >> 30;  // 0, but the compiler does not know
+    if constexpr (kBias) bias.fetch_floats(p.bias + n * 8 * NT, none);
     for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
       Chunk v[NT], products[1][2];
       typename P::Sum acc[1][NT];

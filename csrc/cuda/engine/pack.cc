@@ -379,7 +379,6 @@ struct Packer {
     r.experts = net.num_experts;
     const sm_mixture_weights& mixture = w.rme.mixture;
     const sm_calibrate_weights& calibrate = w.rme.calibrate;
-    const Depthwise aggregate = depthwise(calibrate.aggregate, c, 16);
     r.conv = product(w.rme.conv, c, c, 9);
     if (!wide) r.conv.bias = copy(w.rme.conv.bias, c, channels);  // see rme.cuh
     r.to_x = product(w.rme.to_x, c, c);
@@ -392,7 +391,6 @@ struct Packer {
       r.router = rows(mixture.router, net.num_experts, c);
       r.wide_stripe_h = depthwise(w.rme.stripes.h, c, 3);
       r.wide_stripe_v = depthwise(w.rme.stripes.v, c, 3);
-      r.wide_aggregate = aggregate;
     } else {
       r.expert_b = expert_rows(mixture.b, ranks, padded, c);
       r.expert_c = expert_rows(mixture.c, ranks, padded, c);
@@ -409,7 +407,7 @@ struct Packer {
     m.ranks = padded;
     m.rank_of = rank_of;
     m.bias_out = rows(mixture.out.bias, net.num_experts, c);
-    m.aggregate = aggregate;
+    m.aggregate = depthwise(calibrate.aggregate, c, 16);
     m.low_conv = depthwise(calibrate.conv, c, 9);
     m.low_proj = transposed(calibrate.proj.weight, ranks, c, padded, channels);
     m.low_proj_bias = copy(calibrate.proj.bias, ranks, padded);

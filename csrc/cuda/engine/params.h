@@ -101,7 +101,7 @@ struct RmeParams {
   // Of wide networks.
   const float* router;  // [experts, CP]
   Norm wide_norm;
-  Depthwise wide_stripe_h, wide_stripe_v, wide_aggregate;
+  Depthwise wide_stripe_h, wide_stripe_v;
 };
 
 // A depthwise convolution on its own: stripes and gates of wide networks, levels of aggregation of all.

@@ -66,12 +66,13 @@ struct Stages {
   }
 
   // Up to the pooling barrier: the stream, b, c, k aggregated once and partial logits.
-  void rme(const RmeParams& g, const void* in) {
+  void rme(const Network::Group& group, const void* in) {
+    const RmeParams& g = group.rme;
     normalise(in, plane[0], g.wide_norm);
     convolve(9, g.conv, plane[0], plane[1], {.gelu = true});
     dense(g.to_k, plane[1], plane[3]);
     dense(g.expert_c, plane[3], memory.c);
-    FilterParams first = filter_of(4, 4, g.wide_aggregate, plane[3], memory.low[0]);
+    FilterParams first = filter_of(4, 4, group.rme_ffn.mix.aggregate, plane[3], memory.low[0]);
     first.out_h = at.h / 4;
     first.out_w = at.w / 4;
     first.stride = 4;
@@ -150,7 +151,7 @@ struct Stages {
 
 }  // namespace
 
-void Run::wide_before_pooling(const Network::Group& g, const void* in) { Stages{*this}.rme(g.rme, in); }
+void Run::wide_before_pooling(const Network::Group& g, const void* in) { Stages{*this}.rme(g, in); }
 
 void Run::wide_pooled(const Network::Group& g) { Stages{*this}.pooled(g); }
 
