@@ -95,7 +95,9 @@ def test_a_network_that_does_not_enlarge_always_runs(tmp_path: Path) -> None:
     assert "60x40 is large enough: left out" in done.stderr
 
 
-@pytest.mark.parametrize(("scale", "network"), [(1.5, "t-x2"), (2, "t-x2"), (3, "t-x3"), (8, "t-x4")])
+@pytest.mark.parametrize(
+    ("scale", "network"), [(1.5, "t-x2"), (2, "t-x2"), (2.5, "t-x3"), (3, "t-x3"), (3.5, "t-x4"), (8, "t-x4")]
+)
 def test_outscale_takes_the_network_that_loses_least(tmp_path: Path, scale: float, network: str) -> None:
     write(tmp_path / "in.png", Image(noise(16, 24, 3)))
     arguments = ["upscale", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "-s", str(scale)]
