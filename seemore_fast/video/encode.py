@@ -198,6 +198,7 @@ class Pictures:
         self.stream.width, self.stream.height = size
         self.stream.pix_fmt = encoding.pix_fmt
         context = self.stream.codec_context
+        context.thread_type = "AUTO"  # frames at once, where PyAV's default cuts them into slices
         source.colour.label(context, self._rgb)
         if source.aspect is not None:
             context.sample_aspect_ratio = source.aspect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,9 @@ def test_progressive_pictures_pass_unchanged(tmp_path):
 
 
 def test_it_goes_on_after_an_interruption(tmp_path, interlaced):
-    expected = enlarge(interlaced, tmp_path / "expected.mkv", deinterlace="field")
+    # x264 gives small pictures other bits at times: its macroblock tree depends on what lay in memory before.
+    wish: dict[str, Any] = {"deinterlace": "field", "codec": "h265"}
+    expected = enlarge(interlaced, tmp_path / "expected.mkv", **wish)
 
     def stop(done: int, total: int | None, computed: int) -> None:
         assert total == 40
@@ -107,11 +110,9 @@ def test_it_goes_on_after_an_interruption(tmp_path, interlaced):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        upscale_video(
-            interlaced, tmp_path / "out.mkv", Nearest(), segment=5, deinterlace="field", progress=stop
-        )
+        upscale_video(interlaced, tmp_path / "out.mkv", Nearest(), segment=5, progress=stop, **wish)
     upscaler = Nearest()
-    output = enlarge(interlaced, tmp_path / "out.mkv", upscaler, deinterlace="field")
+    output = enlarge(interlaced, tmp_path / "out.mkv", upscaler, **wish)
     assert upscaler.calls == 20
     assert videos.packets(output, "video") == videos.packets(expected, "video")
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         try:
             child.wait(timeout=0.3 + 0.8 * delay.random())
         except subprocess.TimeoutExpired:
-            os.kill(number, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(number, signal.SIGKILL)
             kills += child.wait() == -signal.SIGKILL
         if not output.exists():
             assert before.items() <= segments(output).items()  # finished once, never again
