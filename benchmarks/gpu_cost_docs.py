@@ -1,10 +1,13 @@
-"""docs/cuda-engine.md's tables of counted work and modelled times, and the plot beside them."""
+"""docs/cuda-engine.md's tables of counted work and modelled times, the plot beside them, and the predictions
+that benchmarks/contact/report.py puts beside what a GPU measures."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contact.report import PREDICTED
 from benchmarks.gpu_cost_weigh import CLASSES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -15,7 +18,7 @@ Row = dict[str, Any]
 
 
 def write(cases: list[Row], kernels: list[Row]) -> None:
-    """Rows of gpu_cost.py: all cards' cases, the kernels of the first card alone.
+    """Rows of gpu_cost.py: all cards' cases; the kernels of the first card alone, but for predictions.
 
     Raises ModuleNotFoundError without matplotlib.
     """
@@ -25,6 +28,7 @@ def write(cases: list[Row], kernels: list[Row]) -> None:
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     PAGE.write_text(f"{head}{BEGIN}\n{_times(cases)}\n\n{_counts(first)}\n{END}{tail}")
     _plot(first)
+    PREDICTED.write_text(_predictions(cases, kernels))
 
 
 def _first_of_each(kernels: list[Row]) -> list[Row]:
@@ -73,6 +77,20 @@ def _counts(kernels: list[Row]) -> str:
             f"| {row['blocks_per_multiprocessor']} | {row['waves']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def _predictions(cases: list[Row], kernels: list[Row]) -> str:
+    """In fp16, a line to a row, four digits to a figure; without the classes of instructions."""
+
+    def lines(rows: list[Row]) -> str:
+        short = [
+            {key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in row.items() if key != "classes"}
+            for row in rows
+            if row["precision"] == "fp16"
+        ]
+        return ",\n".join(f"  {json.dumps(row)}" for row in short)
+
+    return f'{{\n "cases": [\n{lines(cases)}\n ],\n "kernels": [\n{lines(kernels)}\n ]\n}}\n'
 
 
 def _plot(kernels: list[Row]) -> None:

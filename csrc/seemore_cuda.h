@@ -40,8 +40,8 @@ SM_API int sm_cuda_is_loaded(int device, const char* source, const char* options
 typedef enum sm_cuda_precision {
   SM_CUDA_FP32 = 0, /* every product in float32 */
   SM_CUDA_TF32 = 1, /* operands of matrix products rounded to TensorFloat-32 */
-  SM_CUDA_FP16 = 2, /* operands and activations in memory in float16, sums in float32 */
-  SM_CUDA_BF16 = 3, /* likewise bfloat16 */
+  SM_CUDA_FP16 = 2, /* operands, activations in memory and sums of 1x1 layers in float16 */
+  SM_CUDA_BF16 = 3, /* operands and activations in memory in bfloat16 */
 } sm_cuda_precision;
 
 typedef enum sm_cuda_pixels {

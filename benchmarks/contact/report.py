@@ -15,7 +15,7 @@ from benchmarks.contact import rows
 from benchmarks.contact.rows import Row
 
 PREDICTED = Path(__file__).with_name("predicted.json")
-"""By benchmarks/gpu_cost.py, in fp16."""
+"""By benchmarks/gpu_cost.py --docs, in fp16."""
 
 _TIMES = ("cold_ms", "warm_ms", "graph_ms", "wall_ms")
 

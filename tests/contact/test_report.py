@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import gpu_engine, gpu_targets
 from benchmarks.contact import launches, profile, report, rows
+from tests.support import cuda_costs
 
 
 def csv_of(kernels: list[str], **changes: str) -> str:
@@ -89,6 +90,24 @@ def fill(folder: Path, name: str, found: list[rows.Row]) -> None:
 
 def test_nothing_makes_no_report(tmp_path):
     assert report.make(tmp_path) == ""
+
+
+def test_predictions_are_of_the_kernels_as_they_are():
+    """`python benchmarks/gpu_cost.py --docs` makes others."""
+    _, counted = cuda_costs.stored()
+    predicted = {
+        f"{k['variant'].lower()}-x{k['scale']} {k['size']} fp16 {k['kernel']}": (
+            k["wi_per_px"],
+            k["shared_wavefronts_per_px"],
+            k["registers"],
+        )
+        for k in report.prediction()["kernels"]
+        if k["card"] == "H100"
+    }
+    of_networks = {name: figures for name, figures in counted.items() if name in predicted}
+    assert {name.rsplit(" ", 2)[0] for name in of_networks} == {text for text, _ in cuda_costs.CASES}
+    for name, figures in of_networks.items():
+        assert predicted[name] == pytest.approx(figures, rel=1e-3, abs=5e-3), name
 
 
 def test_predicted_and_measured(tmp_path):

@@ -76,3 +76,4 @@ def test_compiled_kernels_execute_no_more_than_before():
     now = cuda_costs.count()
     assert set(now) == set(before)
     assert not cuda_costs.grown(before, now)
+    assert not cuda_costs.grown(now, before), "smaller by now: tests/support/cuda_costs.py --update"

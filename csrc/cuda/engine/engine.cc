@@ -46,7 +46,7 @@ int narrow_width(int dim) {
 // The plan of the smallest image, whose coarse map is the largest for its size: no other needs more memory.
 Plan least_plan(const sm_cuda_engine& engine) {
   const int least = 1 << (2 * engine.net.recursive);
-  return make_plan(engine.net, engine.element, engine.info, 1, least, least);
+  return make_plan(engine.net, engine.precision, engine.info, 1, least, least);
 }
 
 // Whether the GPU's shared memory holds a tile for each of a narrow network's kernels.
@@ -58,7 +58,7 @@ bool fits(const Plan& plan) {
 void describe(const sm_network& net, sm_cuda_precision precision, const DeviceInfo& info,
               sm_cuda_engine* engine) {
   engine->precision = precision;
-  engine->element = precision == SM_CUDA_FP16 || precision == SM_CUDA_BF16 ? 2 : 4;
+  engine->element = element_bytes(precision);
   engine->info = info;
   if (const int width = narrow_width(net.dim)) {
     engine->weight_bytes = pack(net, precision, width, false, nullptr, nullptr, &engine->net);
@@ -98,7 +98,7 @@ sm_status plan_for(const sm_cuda_engine& engine, int64_t n, int64_t h, int64_t w
                 (long long)least, kMostSide, (long long)h, (long long)w);
   if (n < 1 || n > kMostImages)
     return fail(SM_ERROR_ARGUMENT, "n must lie in 1..%d, got %lld", kMostImages, (long long)n);
-  *plan = make_plan(engine.net, engine.element, engine.info, (int)n, (int)h, (int)w);
+  *plan = make_plan(engine.net, engine.precision, engine.info, (int)n, (int)h, (int)w);
   return SM_OK;
 }
 

@@ -27,6 +27,11 @@ struct Network {
   UpsampleParams upsample;
 };
 
+// Of an activation.
+inline int element_bytes(sm_cuda_precision precision) {
+  return precision == SM_CUDA_FP16 || precision == SM_CUDA_BF16 ? 2 : 4;
+}
+
 // Writes the weights behind `memory` (a whole number of 256 bytes; null: only counts) and makes parameters
 // that point to where they will be on the device, `address`. Returns the bytes.
 size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* memory,

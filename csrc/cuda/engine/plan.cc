@@ -13,35 +13,36 @@ constexpr int kSides[][2] = {{32, 32}, {32, 16}, {16, 32}, {16, 16}, {8, 32}, {8
 constexpr int kPooledSide = 32;             // of a tile of a wide network whose logits are summed at once
 constexpr size_t kNever = (size_t)1 << 40;  // bytes of a tile that a kernel does not have
 constexpr size_t kReserved = 1024;          // bytes of shared memory that the system takes per block
-constexpr double kAlone = 1.05;             // what a block takes longer that has a multiprocessor to itself
+constexpr double kAlone = 1.04;             // what a block takes longer that has a multiprocessor to itself
 
 int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
 
 // Part of a kernel between two barriers: tasks that go to a warp each, the instructions of one, and those of
-// them that are products (m16n8k16).
+// them that are products (m16n8k16) with sums of float32, or with sums that fp16 has as float16.
 struct Phase {
   size_t tasks;
-  double each, products = 0;
+  double each, products = 0, half_sums = 0;
 };
 
 using Phases = std::vector<Phase>;
 
 struct Work {                   // warp instructions of a block
-  double all = 0, longest = 0;  // of all warps; of those that have most to do
-  double products = 0;          // of all warps
+  double all, longest;          // of all warps; of those that have most to do
+  double products = 0;          // of all warps, in the time of those with sums of float32
 
-  Work(const Phases& phases, int warps) {
+  // once: what each warp begins with.
+  Work(const Phases& phases, int warps, double once, double half_sum) : all(warps * once), longest(once) {
     for (const Phase& phase : phases) {
       all += phase.tasks * phase.each;
-      products += phase.tasks * phase.products;
+      products += phase.tasks * (phase.products + phase.half_sums * half_sum);
       longest += ceil_divide((int)phase.tasks, warps) * phase.each;
     }
   }
 };
 
-// Cycles of a product on a multiprocessor's tensor cores: 8 on GeForce cards, where a block may ask for no
-// more than 99 KB. Elsewhere they are fast enough.
+// Cycles of a product with sums of float32 on a multiprocessor's tensor cores: 8 on GeForce cards, where a
+// block may ask for no more than 99 KB. Elsewhere they are fast enough.
 double cycles_of_product(const DeviceInfo& device) { return device.shared_limit < 128 << 10 ? 8 : 0; }
 
 // Cycles until `together` blocks on one multiprocessor have ended: four schedulers, and tensor cores, reach
@@ -58,11 +59,12 @@ int together(const DeviceInfo& device, size_t shared, int most) {
   return std::clamp<int>((int)(device.shared_per_processor / (shared + kReserved)), 1, most);
 }
 
-// The cheapest tile for n images; bytes(th, tw, threads) of shared memory, work(th, tw) of a block. slim: a
-// multiprocessor's registers hold two blocks, or one of twice the threads.
+// The cheapest tile for n images; bytes(th, tw, threads) of shared memory, work(th, tw) of a block, and once
+// of each warp. slim: a multiprocessor's registers hold two blocks, or one of twice the threads.
 template <class Bytes, class Instructions>
-Step choose(const Network& net, const DeviceInfo& device, bool slim, int n, int h, int w, Bytes bytes,
-            Instructions work) {
+Step choose(const Network& net, sm_cuda_precision precision, const DeviceInfo& device, bool slim, int n,
+            int h, int w, Bytes bytes, Instructions work, double once) {
+  const double half_sum = precision == SM_CUDA_FP16 ? 0.5 : 1;  // of the time of a sum of float32
   Step best = {};
   double least = 0;
   for (const auto& [th, tw] : kSides)
@@ -72,7 +74,7 @@ Step choose(const Network& net, const DeviceInfo& device, bool slim, int n, int 
       const Tiling at = {h, w, net.dim, th, tw, ceil_divide(w, tw), ceil_divide(w, tw) * ceil_divide(h, th)};
       const int share = together(device, shared, slim ? 2 * kThreads / threads : 1), all = at.count * n;
       const int wave = device.multiprocessors * share, rest = all % wave;
-      const Work block(work(th, tw), threads / 32);
+      const Work block(work(th, tw), threads / 32, once, half_sum);
       double cost = all / wave * cycles(device, block, share);
       if (rest) cost += cycles(device, block, ceil_divide(rest, device.multiprocessors));
       if (share == 1) cost *= kAlone;
@@ -100,8 +102,9 @@ struct Layout {
 
 // Instructions are counted on the machine code for float16 and 40 channels; other formats and widths move all
 // of them alike.
-void choose_tiles(const Network& net, int element, const DeviceInfo& device, int n, int h, int w,
-                  Plan& plan) {
+void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceInfo& device, int n, int h,
+                  int w, Plan& plan) {
+  const int element = element_bytes(precision);
   const size_t channels = 8 * net.width, units = channels * element / 16, k = net.kernel;
   const size_t pixel = (size_t)pixel_stride(channels, element) * element;
   plan.pixel_bytes = (int)pixel;
@@ -110,8 +113,8 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
 
   auto halo = [](size_t th, size_t tw, size_t border) { return (th + 2 * border) * (tw + 2 * border); };
   auto fragments = [](size_t pixels) { return (pixels + 15) / 16; };
-  auto tile = [&](auto bytes, auto work, int images) {
-    return choose(net, device, slim, images, h, w, bytes, work);
+  auto tile = [&](auto bytes, auto work, double once, int images) {
+    return choose(net, precision, device, slim, images, h, w, bytes, work, once);
   };
   // Rows on their way in, with a border, and out.
   auto in = [&](size_t th, size_t tw, size_t border) {
@@ -133,12 +136,12 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
         const size_t groups = (fragments((th + 2) * (tw + 4)) + shared_weights - 1) / shared_weights;
         return Phases({in(th, tw, 2),
                        {fragments(halo(th, tw, 2)), 105, 8},
-                       {groups, 440.0 * shared_weights, 145.0 * shared_weights},
+                       {groups, 440.0 * shared_weights, 115.0 * shared_weights, 25.0 * shared_weights},
                        {units * (th / striped) * tw / 32, 77.0 * striped},
-                       {th * tw / 16, 170, 28},
+                       {th * tw / 16, 170, 3, 23},
                        out(th, tw)});
       },
-      1);
+      400, 1);
   plan.blocks = plan.rme.at.count;
 
   auto ffn_bytes = [&](size_t th, size_t tw, int) { return 2 * round_up(halo(th, tw, 1), 16) * pixel; };
@@ -146,12 +149,12 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
       ffn_bytes,
       [&](size_t th, size_t tw) {
         return Phases({in(th, tw, 1),
-                       {fragments(halo(th, tw, 1)), 310, 38},
+                       {fragments(halo(th, tw, 1)), 310, 8, 25},
                        {units * (th / 4) * tw / 32, 222},
-                       {th * tw / 16, 155, 15},
+                       {th * tw / 16, 155, 0, 13},
                        out(th, tw)});
       },
-      n);
+      300, n);
   plan.mix_ffn = tile(
       [&](size_t th, size_t tw, int threads) {
         const size_t lines = (th + 2) * samples(tw, map_w, w) * 2 * 16 * element;
@@ -161,23 +164,23 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
         return Phases({in(th, tw, 1),
                        {(th + 2) * samples(tw, map_w, w) / 4, 110},
                        {th + 2, 60 + 3.2 * (double)tw},
-                       {fragments(halo(th, tw, 1)), 60, 5},
+                       {fragments(halo(th, tw, 1)), 60, 0, 5},
                        out(th, tw),
-                       {fragments(halo(th, tw, 1)), 310, 38},
+                       {fragments(halo(th, tw, 1)), 310, 8, 25},
                        {units * (th / 4) * tw / 32, 222},
-                       {th * tw / 16, 155, 15},
+                       {th * tw / 16, 155, 0, 13},
                        out(th, tw)});
       },
-      n);
+      540, n);
   plan.most_columns = samples(plan.mix_ffn.at.tile_w, map_w, w);
 
   auto sme_work = [&](size_t th, size_t tw) {
     const size_t border = k / 2, all = halo(th, tw, border);
-    const double rounds = (double)((channels + 15) / 16);
+    const double rounds = (double)((channels + 15) / 16), along = (double)((th + 2 * border) * tw);
     return Phases({in(th, tw, border),
-                   {fragments(all), 65 + rounds * 85, 8 + rounds * 7},
-                   {channels, 0.45 * (double)(th + 2 * border) * (double)tw / 2},
-                   {th * tw / 16, rounds * 150, rounds * 11},
+                   {fragments(all), 65 + rounds * 85, 8, rounds * 5},
+                   {channels, 0.225 * along, 0, 0.03 * along},
+                   {th * tw / 16, rounds * 150, 0, rounds * 10},
                    out(th, tw)});
   };
   const bool bands = has_bands((int)k, element);
@@ -187,7 +190,7 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
     return bands ? bands_bytes((int)th, element) + round_up(all, 16) * pixel : all * pixel;
   };
   // Bands that begin in another row add up in another order: one image, as above.
-  plan.sme = k == 11 ? tile(sme_bytes, sme_work, bands ? 1 : n) : Step{};
+  plan.sme = k == 11 ? tile(sme_bytes, sme_work, 400, bands ? 1 : n) : Step{};
   plan.sme_rounds = !plan.sme.shared;
   if (plan.sme_rounds)
     plan.sme = tile(
@@ -195,7 +198,7 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
           if (threads > kThreads) return kNever;
           return halo(th, tw, k / 2) * pixel_stride(8, element) * element + th * tw * pixel;
         },
-        sme_work, n);
+        sme_work, 400, n);
 
   // A 3x3 convolution of one tile, and its result.
   plan.ends = tile(
@@ -206,7 +209,7 @@ void choose_tiles(const Network& net, int element, const DeviceInfo& device, int
         return Phases(
             {in(th, tw, 1), {fragments(halo(th, tw, 1)), 105, 8}, {th * tw / 32, 560, 230}, out(th, tw)});
       },
-      n);
+      200, n);
 }
 
 void lay_out(const Network& net, int element, size_t n, size_t h, size_t w, Plan& plan) {
@@ -233,7 +236,8 @@ void lay_out(const Network& net, int element, size_t n, size_t h, size_t w, Plan
 
 }  // namespace
 
-Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n, int h, int w) {
+Plan make_plan(const Network& net, sm_cuda_precision precision, const DeviceInfo& device, int n, int h,
+               int w) {
   Plan plan = {};
   for (int i = 0; i < net.recursive; ++i) {
     plan.low_h[i] = (i ? plan.low_h[i - 1] : h) / 4;
@@ -245,9 +249,9 @@ Plan make_plan(const Network& net, int element, const DeviceInfo& device, int n,
       step->at = {h, w, net.dim, kPooledSide, kPooledSide, across, across * down};
     plan.blocks = plan.rme.at.count;
   } else {
-    choose_tiles(net, element, device, n, h, w, plan);
+    choose_tiles(net, precision, device, n, h, w, plan);
   }
-  lay_out(net, element, n, h, w, plan);
+  lay_out(net, element_bytes(precision), n, h, w, plan);
   return plan;
 }
 

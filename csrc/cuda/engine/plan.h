@@ -41,7 +41,8 @@ struct Plan {
 };
 
 // Sets shared to 0 in a step that no tile is small enough for.
-Plan make_plan(const Network& net, int element_bytes, const DeviceInfo& device, int n, int h, int w);
+Plan make_plan(const Network& net, sm_cuda_precision precision, const DeviceInfo& device, int n, int h,
+               int w);
 
 }  // namespace cuda
 }  // namespace seemore
