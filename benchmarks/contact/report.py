@@ -154,7 +154,12 @@ def kernels(folder: Path) -> Iterator[str]:
 def _is(kernel: Row, card: str, variant: str, size: str, name: str) -> bool:
     same = kernel["card"] == card and kernel["size"] == size
     of = f"{kernel['variant'].lower()}-x{kernel['scale']}"
-    return same and of == variant and kernel["kernel"].rstrip("0123456789") == name.rstrip("0123456789")
+    return same and of == variant and _stem(kernel["kernel"]) == _stem(name)
+
+
+def _stem(kernel: str) -> str:
+    """Without the scale, or what sort of stripes' kernel it is."""
+    return kernel.removesuffix("_tall").rstrip("0123456789")
 
 
 def _of(row: Row | None, key: str, form: str) -> str:

@@ -27,9 +27,9 @@ struct Phase {
 
 using Phases = std::vector<Phase>;
 
-struct Work {                   // warp instructions of a block
-  double all, longest;          // of all warps; of those that have most to do
-  double products = 0;          // of all warps, in the time of those with sums of float32
+struct Work {           // warp instructions of a block
+  double all, longest;  // of all warps; of those that have most to do
+  double products = 0;  // of all warps, in the time of those with sums of float32
 
   // once: what each warp begins with.
   Work(const Phases& phases, int warps, double once, double half_sum) : all(warps * once), longest(once) {
