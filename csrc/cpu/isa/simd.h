@@ -168,6 +168,18 @@ SM_INLINE double exact_sum(vf v) {
   return sum.total();
 }
 
+// The sum of the lanes of one of a vector's two halves, in double.
+SM_INLINE double exact_sum_of_half(vf v, int half) {
+#if defined(__AVX512F__)
+  const __m256 of_half = half ? _mm512_extractf32x8_ps(v, 1) : _mm512_castps512_ps256(v);
+  return _mm512_reduce_add_pd(_mm512_cvtps_pd(of_half));
+#else
+  double sum = 0;
+  for (int i = 0; i < VL / 2; ++i) sum += v[half * VL / 2 + i];
+  return sum;
+#endif
+}
+
 // A vector with the lanes outside [from, to) set to zero.
 SM_INLINE vf keep_range(vf v, int from, int to) {
   vi lane;

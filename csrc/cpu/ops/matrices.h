@@ -82,8 +82,11 @@ void convolve_3x3(const Geometry& g, const Matrix& a, const Field& in, int r, co
 
 constexpr int kSumRows = VL == 4 ? 1 : 4;  // a short vector's lane takes more of a row
 
-// Tile of products that are summed: as many accumulators as registers leave room for.
-constexpr int kMatrixX = kRegisters == 32 ? 6 : 3, kMatrixY = 4;
+// Tile of products that are summed, in units: as many accumulators as registers leave room for.
+template <class Operand>
+constexpr int kMatrixX = Operand::kPack == 2 || kRegisters == 16 ? 3 : 6;
+template <class Operand>
+constexpr int kMatrixY = Operand::kPack == 2 ? 3 : 4;
 
 // Rows of a block: four channels' stay in the L1 cache while all others pass by.  Blocks' sums are added in
 // float, so there are few of them.
@@ -96,10 +99,10 @@ inline int block_rows(const Geometry& g) {
 // out(i) [channels_x][taps] = sums over pixels of y's channel i times x's channels, at each tap shifted.
 // y(i), x(j): where unit i of y, and j / taps of x at tap j % taps, of row 0 start; rows follow at the
 // fields' strides. Right of the padded width y is 0.
-template <class Operand, int kMostY, int kMostX, class Y, class X, class Out>
+template <class Operand, int kTileY, int kTileX, class Y, class X, class Out>
 void correlate(const Geometry& g, int channels_y, ptrdiff_t stride_y, const Y& y, int channels_x, int taps,
                ptrdiff_t stride_x, const X& x, const Out& out) {
-  constexpr int kPack = Operand::kPack, kTileY = kMostY / kPack, kTileX = kMostX / kPack;
+  constexpr int kPack = Operand::kPack;
   const int rows = block_rows(g), count_y = units<Operand>(channels_y);
   const int count_x = units<Operand>(channels_x) * taps;
   for (int first = 0; first < g.h; first += rows) {
@@ -110,44 +113,43 @@ void correlate(const Geometry& g, int channels_y, ptrdiff_t stride_y, const Y& y
       for (int j0 = 0; j0 < count_x; j0 += kTileX) {
         const float* from_x[kTileX];
         for (int j = 0; j < kTileX; ++j) from_x[j] = x(j0 + j < count_x ? j0 + j : j0);
-        vf total[kTileY * kPack][kTileX * kPack] = {};
+        vf total[kTileY][kPack][kTileX] = {};
         for (int r0 = first; r0 < last; r0 += kSumRows) {
           const int end = r0 + kSumRows < last ? r0 + kSumRows : last;
-          vf sum[kTileY * kPack][kTileX * kPack] = {};
+          vf sum[kTileY][kPack][kTileX] = {};
           for (int r = r0; r < end; ++r)
-            for (int column = 0; column < g.padded_w; column += kPack * VL) {
-              const int next = column + VL < g.padded_w ? VL : 0;  // y is 0 behind the last vector
-              vf vx[kTileX * kPack];
+            for (int column = 0; column < g.padded_w; column += VL) {
+              vf vx[kTileX];
               SM_UNROLL(11)
-              for (int j = 0; j < kTileX; ++j)
-                Operand::pixels(from_x[j] + r * stride_x + column, next, vx + j * kPack);
+              for (int j = 0; j < kTileX; ++j) vx[j] = Operand::pixels(from_x[j] + r * stride_x + column);
               SM_UNROLL(4)
               for (int i = 0; i < kTileY; ++i) {
                 vf vy[kPack];
-                Operand::pixels(from_y[i] + r * stride_y + column, VL, vy);
+                Operand::other_pixels(from_y[i] + r * stride_y + column, vy);
                 SM_UNROLL(2)
                 for (int part = 0; part < kPack; ++part) {
-                  vf* const of_channel = sum[i * kPack + part];
+                  vf* const of_part = sum[i][part];
                   SM_UNROLL(11)
-                  for (int j = 0; j < kTileX * kPack; ++j)
-                    of_channel[j] = Operand::multiply_add(of_channel[j], vy[part], vx[j]);
+                  for (int j = 0; j < kTileX; ++j)
+                    of_part[j] = Operand::multiply_add(of_part[j], vy[part], vx[j]);
                 }
               }
             }
-          for (int i = 0; i < kTileY * kPack; ++i)
-            for (int j = 0; j < kTileX * kPack; ++j) total[i][j] += sum[i][j];
+          for (int i = 0; i < kTileY; ++i)
+            for (int part = 0; part < kPack; ++part)
+              for (int j = 0; j < kTileX; ++j) total[i][part][j] += sum[i][part][j];
         }
         for (int i = 0; i < kTileY * kPack && i0 * kPack + i < channels_y; ++i) {
           float* const of_channel = out(i0 * kPack + i);
-          for (int j = 0; j < kTileX * kPack && j0 + j / kPack < count_x; ++j) {
-            int at = j0 + j / kPack;
-            if (kPack > 1) {
-              const int channel = at / taps * kPack + j % kPack;
+          for (int j = 0; j < kTileX && j0 + j < count_x; ++j)
+            for (int part = 0; part < kPack; ++part) {
+              const int channel = (j0 + j) / taps * kPack + part;
               if (channel >= channels_x) continue;
-              at = channel * taps + at % taps;
+              float& at = of_channel[channel * taps + (j0 + j) % taps];
+              const vf lanes = total[i / kPack][i % kPack ^ part][j];
+              const double sum = kPack == 1 ? exact_sum(lanes) : exact_sum_of_half(lanes, part);
+              at = (float)(sum + (first ? at : 0.0f));
             }
-            of_channel[at] = (float)(exact_sum(total[i][j]) + (first ? of_channel[at] : 0.0f));
-          }
         }
       }
     }
@@ -158,7 +160,7 @@ void correlate(const Geometry& g, int channels_y, ptrdiff_t stride_y, const Y& y
 template <class Operand = Fp32, class Out>
 void matrix_gradient_rows(const Geometry& g, const Field& grad, int rows, const Field& in, int columns,
                           const Out& out) {
-  correlate<Operand, kMatrixY, kMatrixX>(
+  correlate<Operand, kMatrixY<Operand>, kMatrixX<Operand>>(
       g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, columns, 1, in.stride,
       [&](int j) { return in.at(j, 0, 0); }, out);
 }
@@ -173,7 +175,7 @@ void matrix_gradient(const Geometry& g, const Field& grad, int rows, const Field
 // Gradient of a 3x3 convolution's weight, out [rows, columns, 3, 3]; of operands, `in` has a halo.
 template <class Operand = Fp32>
 void gradient_3x3(const Geometry& g, const Field& grad, int rows, const Field& in, int columns, float* out) {
-  correlate<Operand, kMatrixY, kMatrixX>(
+  correlate<Operand, kMatrixY<Operand>, kMatrixX<Operand>>(
       g, rows, grad.stride, [&](int i) { return grad.at(i, 0, 0); }, columns, 9, in.stride,
       [&](int j) { return in.at(j / 9, j % 9 / 3 - 1, j % 3 - 1); },
       [&](int i) { return out + i * columns * 9; });

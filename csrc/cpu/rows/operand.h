@@ -28,8 +28,10 @@ struct Fp32 {
   }
   // The channels of one vector of units.
   SM_INLINE static void split(vf units, vf (&channels)[1]) { channels[0] = units; }
-  // What is multiplied to be summed over pixels, of each channel: of kPack vectors of units, `next` apart.
-  SM_INLINE static void pixels(const float* units, int, vf* channels) { channels[0] = load_once(units); }
+  // What is multiplied to be summed over pixels, of a vector of units: a channel in each 1 / kPack of the
+  // lanes; part p of the other side has channel c ^ p where this one has c.
+  SM_INLINE static vf pixels(const float* units) { return load_once(units); }
+  SM_INLINE static void other_pixels(const float* units, vf (&parts)[1]) { parts[0] = load_once(units); }
 };
 
 #if defined(SM_HAS_BF16)
@@ -46,10 +48,10 @@ struct Bf16 {
     const uint16x4_t high = (uint16x4_t)vcvt_bf16_f32((float32x4_t)second);
     store(row.at(c / 2, x), (vf)vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
   }
-  SM_INLINE static void pixels(const float* units, int next, vf* channels) {
-    const uint16x8_t a = (uint16x8_t)load(units), b = (uint16x8_t)load(units + next);
-    channels[0] = (vf)vtrn1q_u16(a, b);
-    channels[1] = (vf)vtrn2q_u16(a, b);
+  // Lanes from the first of channel `first` on, then of the other one.
+  SM_INLINE static vf pixels(const float* units, int first) {
+    const uint8x16_t even = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
+    return (vf)vqtbl1q_u8((uint8x16_t)load(units), first ? vextq_u8(even, even, 8) : even);
   }
 #else
   SM_INLINE static vf multiply_add(vf acc, vf x, vf y) {
@@ -65,12 +67,20 @@ struct Bf16 {
                          0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
     store(row.at(c / 2, x), (vf)_mm512_permutexvar_epi16(low, both));
   }
-  SM_INLINE static void pixels(const float* units, int next, vf* channels) {
-    const __m512i a = (__m512i)load(units), b = (__m512i)load(units + next);
-    channels[0] = (vf)_mm512_mask_mov_epi16(a, 0xaaaaaaaa, _mm512_slli_epi32(b, 16));
-    channels[1] = (vf)_mm512_mask_mov_epi16(_mm512_srli_epi32(a, 16), 0xaaaaaaaa, b);
+  // Lanes from the first of channel `first` on, then of the other one.
+  SM_INLINE static vf pixels(const float* units, int first) {
+    const __m512i even =
+        _mm512_set_epi32(0x1f001d, 0x1b0019, 0x170015, 0x130011, 0x0f000d, 0x0b0009, 0x070005, 0x030001,
+                         0x1e001c, 0x1a0018, 0x160014, 0x120010, 0x0e000c, 0x0a0008, 0x060004, 0x020000);
+    const __m512i order = first ? _mm512_shuffle_i64x2(even, even, 0x4e) : even;
+    return (vf)_mm512_permutexvar_epi16(order, (__m512i)load(units));
   }
 #endif
+  SM_INLINE static vf pixels(const float* units) { return pixels(units, 0); }
+  SM_INLINE static void other_pixels(const float* units, vf (&parts)[2]) {
+    parts[0] = pixels(units, 0);
+    parts[1] = pixels(units, 1);
+  }
   SM_INLINE static float unit(float first, float second) {
     const uint32_t bits = to_bf16(first) | to_bf16(second) << 16;
     float both;
