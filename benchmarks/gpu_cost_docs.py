@@ -84,7 +84,7 @@ def _predictions(cases: list[Row], kernels: list[Row]) -> str:
 
     def lines(rows: list[Row]) -> str:
         short = [
-            {key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in row.items() if key != "classes"}
+            {k: float(f"{x:.4g}") if isinstance(x, float) else x for k, x in row.items() if k != "classes"}
             for row in rows
             if row["precision"] == "fp16"
         ]
