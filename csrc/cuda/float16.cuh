@@ -84,8 +84,7 @@ struct Narrow {
     return {{q.x, q.y, q.z, q.w}};
   }
   static SM_DEVICE void store_vec(Element* p, const Vec& v) {
-    const uint4 all = {v.w[0], v.w[1], v.w[2], v.w[3]};
-    *reinterpret_cast<uint4*>(p) = all;
+    store_shared(p, {v.w[0], v.w[1], v.w[2], v.w[3]});
   }
   static SM_DEVICE void store_vec_global(Element* p, const Vec& v) {
     store_global(p, {v.w[0], v.w[1], v.w[2], v.w[3]});

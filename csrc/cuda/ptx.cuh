@@ -108,6 +108,15 @@ SM_DEVICE void store_global(void* to, uint4 v) {
                : "memory");
 }
 
+// Likewise to shared memory.
+SM_DEVICE void store_shared(void* to, uint4 v) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+               : "memory");
+}
+
 // The same address, as if found here: what is loaded from it is not loaded before a loop, and kept.
 template <class T>
 SM_DEVICE const T* found_here(const T* p) {

@@ -48,40 +48,53 @@ constexpr int kUnit = 16 / (int)sizeof(typename P::Element);
 template <class P, int NT>
 constexpr int kStride = pixel_stride(8 * NT, sizeof(typename P::Element));
 
-// Where unit u of a row of pixels lies, in elements.
+// A row of pixels lies in places of 16 bytes, of which the last of a pixel may be padding. Lanes take
+// neighbouring places, whose banks differ, those of whole pixels where there is padding: what place a lane
+// has of a pixel is then the same all the time, and lanes at padding idle.
 template <class P, int NT>
-SM_DEVICE int place_of_unit(int u) {
-  constexpr int units = 8 * NT / kUnit<P>;
-  return units * kUnit<P> == kStride<P, NT> ? u * kUnit<P>
-                                            : u / units * kStride<P, NT> + u % units * kUnit<P>;
-}
+struct Places {
+  static constexpr int kOfPixel = kStride<P, NT> / kUnit<P>, kUnits = 8 * NT / kUnit<P>;
+  static constexpr int kLanes = kOfPixel == kUnits ? 32 : 32 / kOfPixel * kOfPixel;  // that are used at most
+  static constexpr int kLanesUnits = kLanes / kOfPixel * kUnits + kLanes % kOfPixel;
+
+  static SM_DEVICE bool holds(int lane) {
+    return kOfPixel == kUnits || (lane < kLanes && lane % kOfPixel < kUnits);
+  }
+  // Which unit of the stream's lies at a place.
+  static SM_DEVICE int unit(int place) { return place - place / kOfPixel * (kOfPixel - kUnits); }
+};
 
 // The rows of a region; kInside: all of it is the image's.
 template <class P, int NT, bool kInside>
 SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element* image, const Tiling& at,
                           const Region& region) {
   using Vec = typename P::Vec;
-  constexpr int units = 8 * NT / kUnit<P>, kBatch = 3;
-  const int end = region.pitch * units, first = max(-region.x, 0) * units,
-            last = min(at.w - region.x, region.pitch) * units, warp = threadIdx.x / 32;
+  using Of = Places<P, NT>;
+  constexpr int kBatch = Of::kOfPixel == Of::kUnits ? 3 : 5;
+  const int end = region.pitch * Of::kOfPixel, first = max(-region.x, 0) * Of::kOfPixel,
+            last = min(at.w - region.x, region.pitch) * Of::kOfPixel, warp = threadIdx.x / 32,
+            mine = Of::holds(lane_id()) ? lane_id() : end;
   const auto* from = image + ((long long)(region.y + warp) * at.w + region.x) * (8 * NT);
   auto* to = memory + warp * region.pitch * kStride<P, NT>;
   const size_t step = (size_t)warps() * at.w * (8 * NT);
   SM_NO_UNROLL
   for (int row = warp; row < region.rows; row += warps()) {
     const bool there = kInside || (unsigned)(region.y + row) < (unsigned)at.h;
-    for (int u = lane_id(); u < end; u += 32 * kBatch) {
+    for (int start = mine, unit = Of::unit(mine); start < end;
+         start += Of::kLanes * kBatch, unit += Of::kLanesUnits * kBatch) {
       Vec v[kBatch];
       SM_UNROLL
       for (int i = 0; i < kBatch; ++i) {
-        const int unit = u + 32 * i;
+        const int place = start + Of::kLanes * i;
         if constexpr (!kInside) v[i] = {};
-        if (kInside ? unit < end : there && unit >= first && unit < last)
-          v[i] = P::load_vec(from + unit * kUnit<P>);
+        if (kInside ? place < end : there && place >= first && place < last)
+          v[i] = P::load_vec(from + (unit + Of::kLanesUnits * i) * kUnit<P>);
       }
       SM_UNROLL
-      for (int i = 0; i < kBatch; ++i)
-        if (u + 32 * i < end) P::store_vec(to + place_of_unit<P, NT>(u + 32 * i), v[i]);
+      for (int i = 0; i < kBatch; ++i) {
+        const int place = start + Of::kLanes * i;
+        if (place < end) P::store_vec(to + place * kUnit<P>, v[i]);
+      }
     }
     from += step;
     to += warps() * region.pitch * kStride<P, NT>;
@@ -92,13 +105,12 @@ SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element
 template <class P, int NT>
 SM_DEVICE void stage(typename P::Element* memory, const typename P::Element* image, const Tiling& at,
                      const Region& region, int beyond) {
-  constexpr int units = 8 * NT / kUnit<P>;
   if (region.beyond_image(at))
     stage_rows<P, NT, false>(memory, image, at, region);
   else
     stage_rows<P, NT, true>(memory, image, at, region);
-  for (int u = threadIdx.x; u < beyond * units; u += threads())
-    P::store_vec(memory + region.count() * kStride<P, NT> + place_of_unit<P, NT>(u), {});
+  for (int place = threadIdx.x; place < beyond * Places<P, NT>::kOfPixel; place += threads())
+    P::store_vec(memory + region.count() * kStride<P, NT> + place * kUnit<P>, {});
 }
 
 // Writes a tile, whose first pixel is at `memory`, to an image of a stream; kAdd: with an image added.
@@ -106,9 +118,10 @@ template <class P, int NT, bool kAdd>
 SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* residual,
                         const typename P::Element* memory, int pitch, const Tiling& at, Place place) {
   using Vec = typename P::Vec;
-  constexpr int units = 8 * NT / kUnit<P>, kBatch = 3;
-  const int end = min(at.tile_w, at.w - place.x) * units, rows = min(at.tile_h, at.h - place.y),
-            warp = threadIdx.x / 32;
+  using Of = Places<P, NT>;
+  constexpr int kBatch = 3;
+  const int end = min(at.tile_w, at.w - place.x) * Of::kOfPixel, rows = min(at.tile_h, at.h - place.y),
+            warp = threadIdx.x / 32, mine = Of::holds(lane_id()) ? lane_id() : end;
   const size_t start = ((size_t)(place.y + warp) * at.w + place.x) * (8 * NT),
                step = (size_t)warps() * at.w * (8 * NT);
   auto* to = image + start;
@@ -117,20 +130,21 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
   SM_NO_UNROLL
   for (int row = warp; row < rows; row += warps()) {
     SM_NO_UNROLL
-    for (int u = lane_id(); u < end; u += 32 * kBatch) {
+    for (int first = mine, unit = Of::unit(mine); first < end;
+         first += Of::kLanes * kBatch, unit += Of::kLanesUnits * kBatch) {
       Vec v[kBatch], other[kBatch];
       SM_UNROLL
       for (int i = 0; i < kBatch; ++i) {
-        if (u + 32 * i >= end) break;
-        v[i] = P::load_vec(from + place_of_unit<P, NT>(u + 32 * i));
-        if constexpr (kAdd) other[i] = P::load_vec(also + (u + 32 * i) * kUnit<P>);
+        if (first + Of::kLanes * i >= end) break;
+        v[i] = P::load_vec(from + (first + Of::kLanes * i) * kUnit<P>);
+        if constexpr (kAdd) other[i] = P::load_vec(also + (unit + Of::kLanesUnits * i) * kUnit<P>);
       }
       SM_UNROLL
       for (int i = 0; i < kBatch; ++i) {
-        if (u + 32 * i >= end) break;
+        if (first + Of::kLanes * i >= end) break;
         if constexpr (kAdd) SM_UNROLL
         for (int j = 0; j < 4; ++j) v[i].w[j] = P::add(v[i].w[j], other[i].w[j]);
-        P::store_vec_global(to + (u + 32 * i) * kUnit<P>, v[i]);
+        P::store_vec_global(to + (unit + Of::kLanesUnits * i) * kUnit<P>, v[i]);
       }
     }
     to += step;

@@ -164,13 +164,16 @@ struct Rme {
         SM_UNROLL
         for (int j = 0; j < 4; ++j) sum.w[j] = P::fma(w.w[j], v.w[j], sum.w[j]);
       }
-      float* out = p.low + (((size_t)blockIdx.y * p.low_h + y) * p.low_w + px) * kChannels + unit * kUnit<P>;
-      constexpr int per = P::kChannelsPerWord;
+      auto* out = reinterpret_cast<float4*>(
+          p.low + (((size_t)blockIdx.y * p.low_h + y) * p.low_w + px) * kChannels + unit * kUnit<P>);
+      float2 both[4];
       SM_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        const float2 both = P::unpack(P::gelu_word(sum.w[j]));
-        out[per * j] = both.x;
-        if (per == 2) out[per * j + per - 1] = both.y;
+      for (int j = 0; j < 4; ++j) both[j] = P::unpack(P::gelu_word(sum.w[j]));
+      if constexpr (P::kChannelsPerWord == 2) {
+        out[0] = {both[0].x, both[0].y, both[1].x, both[1].y};
+        out[1] = {both[2].x, both[2].y, both[3].x, both[3].y};
+      } else {
+        out[0] = {both[0].x, both[1].x, both[2].x, both[3].x};
       }
     }
   }
