@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from seemore_fast.cli import app
+from seemore_fast.data.metrics import psnr
 from seemore_fast.data.resize import imresize
 from seemore_fast.image import Image, read, write
 from seemore_fast.model import load
@@ -78,7 +79,8 @@ def test_eval_measures_it(tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
     (tmp_path / "LR").mkdir()
     write(tmp_path / "HR/cat.png", Image(truth))
-    write(tmp_path / "LR/cat.png", Image(imresize(truth, 0.5)))
+    small = imresize(truth, 0.5)
+    write(tmp_path / "LR/cat.png", Image(small))
     command = ["eval", "--model", "t-x2", "--data", str(tmp_path / "HR"), str(tmp_path / "LR")]
     figures = []
     for more in ([], ["--ensemble"]):
@@ -86,4 +88,6 @@ def test_eval_measures_it(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert ("self-ensemble" in done.stdout) == bool(more)
         figures.append(float((tmp_path / "out.csv").read_text().splitlines()[1].split(",")[2]))
-    assert figures[1] > figures[0]
+        expected = Upscaler("t-x2", ensemble=bool(more)).up(small)
+        assert figures[-1] == pytest.approx(psnr(expected, truth, 2, test_y_channel=True), abs=1e-3)
+    assert figures[0] != figures[1]
