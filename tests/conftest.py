@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,6 +25,9 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # pytest -n: workers and the processes that they start share the cores, whoever starts them
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+# A shell's background jobs ignore Ctrl-C, and so does all that they start: tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -44,8 +44,6 @@ def start_child(source: Path, output: Path, seconds_a_frame: float) -> tuple[sub
         [*python(), "-c", path + CHILD, source, output, str(seconds_a_frame)],
         stdout=subprocess.PIPE,
         text=True,
-        # A shell's background jobs, and all they start, ignore the signal otherwise.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout is not None
     return child, int(child.stdout.readline())
