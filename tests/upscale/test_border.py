@@ -18,7 +18,7 @@ def upscaler(border: str, tile: int = 0, mode: str = "exact") -> Upscaler:
     return Upscaler(load("t-x4"), tile=tile, tile_mode=mode, border=border)
 
 
-@pytest.mark.parametrize("colour", [(255, 0, 0), (255, 255, 255), (0, 0, 0)])
+@pytest.mark.parametrize("colour", [(0, 0, 255), (255, 0, 0), (255, 255, 255), (0, 0, 0)])
 @pytest.mark.parametrize("border", ["reflect", "wrap"])
 def test_flat_pictures_stay_flat(colour: tuple[int, ...], border: str) -> None:
     image = np.full((24, 24, 3), colour, np.uint8)
@@ -26,7 +26,7 @@ def test_flat_pictures_stay_flat(colour: tuple[int, ...], border: str) -> None:
     assert np.abs(upscaler("zero").up(image).astype(int) - colour).max() > 1, "what the border is for"
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 255), (0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0)])
+@pytest.mark.parametrize("colour", [(0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0)])
 def test_no_frame_around_other_colours(colour: tuple[int, ...]) -> None:
     """The network itself may err on a colour, but then everywhere alike."""
     image = np.full((32, 32, 3), colour, np.uint8)
