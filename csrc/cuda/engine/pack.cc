@@ -61,7 +61,7 @@ struct Packer {
   bool wide;
   size_t used = 0;
 
-  bool narrow() const { return precision == SM_CUDA_FP16 || precision == SM_CUDA_BF16; }
+  bool narrow() const { return element_bytes(precision) == 2; }
 
   // Room for n values: where to write them (null when only counting), and their address on the device.
   template <class T>
