@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from seemore_fast import SeemoRe, load
+from seemore_fast.backends import native
 from seemore_fast.engines import cpu_training, one_op
 from seemore_fast.network import reference, variants
+from seemore_fast.network.accuracy import relative_l2
 from tests.support import golden, rounded
-from tests.support.isas import HAS_BF16
+from tests.support.isas import HAS_BF16, ISAS
 
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
 
 ENDS = [(1, 1, 1), (3, 2, 2), (2, 3, 1)]
 """Of colours, scale and layers."""
+
+
+@pytest.fixture
+def isas() -> Iterator[list[str]]:
+    """To choose from."""
+    if not ISAS:
+        pytest.skip(f"no native library: {native.error}")
+    yield ISAS
+    native.require().set_isa(None)
 
 
 def network(variant: str = "t-x2", **changes) -> SeemoRe:
@@ -35,6 +51,41 @@ def gradients(model: torch.nn.Module, x: Tensor, cotangent: Tensor) -> dict[str,
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     found = torch.autograd.grad((model(x) * cotangent.to(x.dtype)).sum(), [x, *wanted.values()])
     return dict(zip(["x", *wanted], found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["t-x2", "t-x4"])
+def test_twice_pytorchs_error_at_most(name: str, isas: list[str]) -> None:
+    """Of gradients, and of results with and without them, against float64, on every instruction set.
+
+    The ratio for one tensor and draw is luck: the geometric mean counts, of a kind's in all layers and draws.
+    """
+    ours = load(name, backend="cpu")
+    plain = reference.SeemoRe(**ours.config)
+    plain.load_state_dict(ours.state_dict())
+
+    def results(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+        leaf = x.to(dtype, copy=True).requires_grad_()
+        training = model(leaf).detach()
+        return {"inference": training, "training": training, **gradients(model, leaf, cotangent)}
+
+    logarithms = defaultdict(list)
+    for _ in range(6):
+        x, side = torch.rand(1, 3, 32, 32), 32 * ours.config["scale"]
+        cotangent = torch.randn(1, 3, side, side)
+        exact, theirs = results(oracle(ours), torch.float64), results(plain, torch.float32)
+        for isa in isas:
+            native.require().set_isa(isa)
+            found = results(ours, torch.float32)
+            with torch.no_grad():
+                found["inference"] = ours(x)
+            for key, value in exact.items():
+                # A kind's name is a weight's without the numbers of layers and experts.
+                of_ours, of_theirs = (max(relative_l2(of[key], value), 1e-9) for of in (found, theirs))
+                logarithms[isa, re.sub(r"\d+\.", "", key)].append(math.log(of_ours / of_theirs))
+    ratios = {key: math.exp(statistics.mean(found)) for key, found in logarithms.items()}
+    assert max(ratios.values()) <= 2, ratios
+    for isa in isas:
+        assert ratios[isa, "training"] <= 1.25  # 1.5 and more where nine taps' products are one sum
 
 
 @pytest.mark.parametrize(("colours", "scale", "layers"), ENDS)

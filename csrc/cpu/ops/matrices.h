@@ -70,10 +70,12 @@ void convolve(const Geometry& g, const Matrix& a, const Row& in, const Row& out,
   matmul<Operand, E>(a, one_tap(in), 0, g.padded_w, out, residual);
 }
 
-template <class Operand = Fp32>
-void convolve_3x3(const Geometry& g, const Matrix& a, const Field& in, int r, const Row& out) {
+template <class Operand = Fp32, Epilogue E = Epilogue::kStore>
+void convolve_3x3(const Geometry& g, const Matrix& a, const Field& in, int r, const Row& out,
+                  const Row& residual = Row()) {
+  constexpr bool kApart = Operand::kPack == 1;  // bf16's own rounding is all that shows
   const Row rows[3] = {in.row(r - 1), in.row(r), in.row(r + 1)};
-  matmul<Operand, Epilogue::kStore>(a, nine_taps(rows), 0, g.padded_w, out);
+  matmul<Operand, E, 0, kApart>(a, nine_taps(rows), 0, g.padded_w, out, residual);
 }
 
 // ---- Sums over pixels ------------------------------------------------------------------------------------

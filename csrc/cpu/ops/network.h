@@ -78,8 +78,7 @@ struct Ends {
   void after(const Field& features, const Field& first, const Field& kept, float* out) const {
     normalise(features);
     for (int r = 0; r < g.h; ++r) {
-      const Row rows[3] = {normal.row(r - 1), normal.row(r), normal.row(r + 1)};
-      matmul<Fp32, Epilogue::kResidual>(conv_2, nine_taps(rows), 0, g.padded_w, sum.row(r), first.row(r));
+      convolve_3x3<Fp32, Epilogue::kResidual>(g, conv_2, normal, r, sum.row(r), first.row(r));
       zero_columns(sum.row(r), c, g.w, g.padded_w);
     }
     copy_rows(sum, kept);
