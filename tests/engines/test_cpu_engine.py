@@ -57,6 +57,21 @@ def hold_to_reference(x: Tensor, **config) -> None:
         assert error <= LIMIT, f"{isa}: relative L2 error {error:.3g}"
 
 
+@pytest.mark.parametrize("dim", [8, 48])
+def test_no_more_than_pytorchs_error_by_much(dim):
+    """With features as small as an untrained network's: GELU's error is seen as a share of them."""
+    torch.manual_seed(2)
+    config = {**SMALL, "num_layers": 6, "embedding_dim": dim, "scale": 4}
+    ours, plain = SeemoRe(**config, backend="cpu").eval(), reference.SeemoRe(**config).eval()
+    plain.load_state_dict(ours.state_dict())
+    x = torch.rand(2, 3, 48, 64)
+    theirs, exact = run(plain, x), run(plain.double(), x.double())
+    for isa in ISAS:
+        native.require().set_isa(isa)
+        ratio = golden.relative_l2(run(ours, x), exact) / golden.relative_l2(theirs, exact)
+        assert ratio <= 1.5, f"{isa}: {ratio:.2f} times"
+
+
 def test_weights_that_do_not_fit_are_refused():
     network = float32_arrays(fold.fold_network(reference.SeemoRe(**SMALL)))
     (group,) = network["groups"]

@@ -73,9 +73,8 @@ void convolve(const Geometry& g, const Matrix& a, const Row& in, const Row& out,
 template <class Operand = Fp32, Epilogue E = Epilogue::kStore>
 void convolve_3x3(const Geometry& g, const Matrix& a, const Field& in, int r, const Row& out,
                   const Row& residual = Row()) {
-  constexpr bool kApart = Operand::kPack == 1;  // bf16's own rounding is all that shows
   const Row rows[3] = {in.row(r - 1), in.row(r), in.row(r + 1)};
-  matmul<Operand, E, 0, kApart>(a, nine_taps(rows), 0, g.padded_w, out, residual);
+  matmul<Operand, E, 0, kTapsApart<Operand>>(a, nine_taps(rows), 0, g.padded_w, out, residual);
 }
 
 // ---- Sums over pixels ------------------------------------------------------------------------------------

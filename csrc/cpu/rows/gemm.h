@@ -55,6 +55,10 @@ struct StepWeights {
 #endif
 };
 
+// Where many taps' products are summed in fp32; bf16's own rounding is all that would show.
+template <class Op>
+constexpr bool kTapsApart = Op::kPack == 1;
+
 // kAhead > 0: asks for the operands that many columns further on, too.  kApart: sums each tap by itself and
 // then the taps, which errs a third as much as nine taps' products one after the other.
 template <class Op, int MR, int NV, Epilogue E, int kAhead = 0, bool kApart = false>
@@ -83,7 +87,7 @@ SM_INLINE void tile(const float* w, int step, const float* bias, const Taps& in,
   for (int t = 0; t < taps; ++t) {
     const float* p = in.p[t] + x;
     SM_UNROLL(12)
-    for (int i = 0; kApart && i < MR; ++i)
+    for (int i = 0; kApart && t > 0 && i < MR; ++i)
       for (int v = 0; v < NV; ++v) before[i][v] = acc[i][v], acc[i][v] = vf{};
     for (int u = 0; u < k; ++u) {
       vf xv[NV];
@@ -97,7 +101,7 @@ SM_INLINE void tile(const float* w, int step, const float* bias, const Taps& in,
       w += step;
     }
     SM_UNROLL(12)
-    for (int i = 0; kApart && i < MR; ++i)
+    for (int i = 0; kApart && t > 0 && i < MR; ++i)
       for (int v = 0; v < NV; ++v) acc[i][v] += before[i][v];
   }
   SM_UNROLL(6)

@@ -116,8 +116,9 @@ struct RowConv {
       const float* w = a.weight + (size_t)m * a.taps * a.k;
       for (int j = 0; j < kProducts; ++j) {
         const Taps taps = {{in[j].p + x - 1, in[j].p + x, in[j].p + x + 1}, in[j].pitch};
-        block<Op, NV, Epilogue::kStore>(w + (size_t)j * 3 * a.k * rows, zeros, taps, 3, a.k, rows, 0,
-                                        {&products[j][0][0], NV * VL}, 0, Row());
+        block<Op, NV, Epilogue::kStore, 0, kTapsApart<Op>>(w + (size_t)j * 3 * a.k * rows, zeros, taps, 3,
+                                                           a.k, rows, 0, {&products[j][0][0], NV * VL}, 0,
+                                                           Row());
       }
       for (int i = 0; i < rows; i += 2)
         for (int v = 0; v < NV * VL; v += VL) {
