@@ -59,8 +59,9 @@ def main() -> None:
         case = run.parse(text, precision)
         for name in cards:
             costs = run.costs_on(case, model.CARDS[name], args.blocks)
-            rows = [kernel_row(name, case, cost) for cost in costs]
-            cases.append(case_row(name, case, costs))
+            memory = run.memory_of(case, model.CARDS[name], costs)
+            rows = [kernel_row(name, case, *pair) for pair in zip(costs, memory, strict=True)]
+            cases.append(case_row(name, case, costs, memory))
             kernels += rows
             show(cases[-1], rows)
             if args.json:
@@ -69,12 +70,14 @@ def main() -> None:
         gpu_cost_docs.write(cases, kernels)
 
 
-def case_row(card: str, case: run.Case, costs: list[run.Cost]) -> Row:
-    """The whole network: its first launch, its groups', its last two."""
+def case_row(card: str, case: run.Case, costs: list[run.Cost], memory: list[float]) -> Row:
+    """The whole network: its first launch, its groups', its last two; ``memory``: bytes that each moves."""
     head, group, tail = costs[:1], costs[1:-2], costs[-2:]
-    parts = [(case.layers if cost in group else 1, cost) for cost in costs]
     on = model.CARDS[card]
-    floors, modelled = model.total((n, model.floors(cost.work(case.pixels), on)) for n, cost in parts)
+    floors, modelled = model.total(
+        (case.layers if cost in group else 1, model.floors(cost.work(case.pixels, moved), on))
+        for cost, moved in zip(costs, memory, strict=True)
+    )
     pytorch = {
         f"{how}_modelled_ms": model.pytorch(how, case.pixels, case.channels, case.layers, on, case.element)
         for how in model.PLANES
@@ -93,13 +96,14 @@ def case_row(card: str, case: run.Case, costs: list[run.Cost]) -> Row:
         "lsu_floor_ms": floors.lsu,
         "tensor_floor_ms": floors.tensor,
         "dram_floor_ms": floors.dram,
+        "l2_floor_ms": floors.l2,
         "modelled_ms": modelled,
         **pytorch,
     }
 
 
-def kernel_row(card: str, case: run.Case, cost: run.Cost) -> Row:
-    work, on = cost.work(case.pixels), model.CARDS[card]
+def kernel_row(card: str, case: run.Case, cost: run.Cost, moved: float) -> Row:
+    work, on = cost.work(case.pixels, moved), model.CARDS[card]
     together, floors = model.resident(work, on), model.floors(work, on)
     return {
         "card": card,
@@ -125,6 +129,7 @@ def kernel_row(card: str, case: run.Case, cost: run.Cost) -> Row:
         "lsu_floor_ms": floors.lsu,
         "tensor_floor_ms": floors.tensor,
         "dram_floor_ms": floors.dram,
+        "l2_floor_ms": floors.l2,
         "modelled_ms": floors.modelled,
     }
 
@@ -147,8 +152,9 @@ def show(case: Row, kernels: list[Row]) -> None:
     print(
         "group {group_wi_per_px:.0f} wi/px, {group_wavefronts_per_px:.0f} wf/px; head {head_wi_per_px:.0f}, "
         "tail {tail_wi_per_px:.0f} wi/px; floors: issue {issue_floor_ms:.3f} ms, LSU {lsu_floor_ms:.3f}, "
-        "tensor {tensor_floor_ms:.3f}, DRAM {dram_floor_ms:.3f}; modelled {modelled_ms:.3f} ms, eager "
-        "{eager_modelled_ms:.2f}, torch.compile {compile_modelled_ms:.2f}".format(**case),
+        "tensor {tensor_floor_ms:.3f}, DRAM {dram_floor_ms:.3f}, L2 {l2_floor_ms:.3f}; "
+        "modelled {modelled_ms:.3f} ms, eager {eager_modelled_ms:.2f}, "
+        "torch.compile {compile_modelled_ms:.2f}".format(**case),
         flush=True,
     )
 

@@ -44,7 +44,7 @@ def _times(cases: list[Row]) -> str:
     lines = [
         "| modelled ms | precision | "
         + " | ".join(cards)
-        + f" | floors on {cards[0]}: issue, LSU, tensor, DRAM "
+        + f" | floors on {cards[0]}: issue, LSU, tensor, DRAM, L2 "
         f"| eager, torch.compile on {cards[0]} |",
         "|---" * (len(cards) + 4) + "|",
     ]
@@ -55,7 +55,8 @@ def _times(cases: list[Row]) -> str:
     for name, by_card in found.items():
         times = " | ".join(f"{by_card[card]['modelled_ms']:.2f}" if card in by_card else "" for card in cards)
         row = by_card[cards[0]]
-        floors = ", ".join(f"{row[f'{what}_floor_ms']:.2f}" for what in ("issue", "lsu", "tensor", "dram"))
+        names = ("issue", "lsu", "tensor", "dram", "l2")
+        floors = ", ".join(f"{row[f'{name}_floor_ms']:.2f}" for name in names)
         pytorch = f"{row['eager_modelled_ms']:.2f}, {row['compile_modelled_ms']:.2f}"
         lines.append(f"| {name} | {times} | {floors} | {pytorch} |")
     return "\n".join(lines)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 EFFICIENCY = 0.65
 """Of the issue rate, the LSU's and the tensor cores' that a good kernel reaches."""
 
 DRAM_EFFICIENCY = 0.85
+"""Of its rate, and of the L2 cache's."""
 
 GRANULE = 8  # registers of a thread are given out in
 RESERVED = 1024  # bytes of shared memory that the system takes per block
@@ -23,6 +25,8 @@ class Card:
     multiprocessors: int
     ghz: float
     terabytes: float  # of DRAM per second
+    l2_mb: int
+    l2_bytes: int  # that the L2 cache carries per multiprocessor and cycle: assumed
     mma: float  # m16n8k16 with float32 sums that a multiprocessor multiplies per cycle, as mma.sync gets them
     half_sums: int  # how many times as many with sums of float16
     shared_kib: int  # of a multiprocessor; a block may ask for 1 less
@@ -31,11 +35,11 @@ class Card:
 
 
 CARDS = {
-    "H100": Card(90, 132, 1.90, 3.35, 0.62, 1, 228, 64, 32),
-    "H200": Card(90, 132, 1.90, 4.80, 0.62, 1, 228, 64, 32),
-    "RTX4090": Card(89, 128, 2.52, 1.01, 0.125, 2, 100, 48, 24),
-    "RTX5090": Card(120, 170, 2.41, 1.79, 0.125, 2, 100, 48, 24),
-    "A100": Card(80, 108, 1.41, 2.04, 0.5, 1, 164, 64, 32),
+    "H100": Card(90, 132, 1.90, 3.35, 50, 24, 0.62, 1, 228, 64, 32),
+    "H200": Card(90, 132, 1.90, 4.80, 50, 24, 0.62, 1, 228, 64, 32),
+    "RTX4090": Card(89, 128, 2.52, 1.01, 72, 16, 0.125, 2, 100, 48, 24),
+    "RTX5090": Card(120, 170, 2.41, 1.79, 96, 16, 0.125, 2, 100, 48, 24),
+    "A100": Card(80, 108, 1.41, 2.04, 40, 24, 0.5, 1, 164, 64, 32),
 }
 
 
@@ -47,7 +51,8 @@ class Work:
     wavefronts: float  # of the LSU: shared memory's, and lines of global memory
     mma: float  # in units of m16n8k16 of 16-bit elements
     half_sums: float  # of these with sums of float16
-    dram_bytes: float  # each stream once
+    l2_bytes: float  # streams, as often as blocks ask for them
+    dram_bytes: float  # of streams, what the L2 cache does not hold
     blocks: int
     threads: int  # of a block
     registers: int
@@ -62,6 +67,57 @@ def resident(work: Work, card: Card) -> int:
 
 
 @dataclass(frozen=True)
+class Plane:
+    """What a launch reads or writes from one end to the other."""
+
+    name: str
+    bytes: float
+    written: bool = False
+
+
+class Cache:
+    """An L2 cache that holds the planes used last, of the one used longest ago what is left room for."""
+
+    def __init__(self, size: float):
+        self._free = size
+        self._held: OrderedDict[str, tuple[float, bool]] = OrderedDict()  # bytes, whether DRAM lacks them
+
+    def use(self, planes: Sequence[Plane]) -> float:
+        """Bytes that DRAM carries for a launch: reads of what is not held, and writes of what has to go."""
+        carried = 0.0
+        for plane in planes:
+            held, dirty = self._held.pop(plane.name, (0.0, False))
+            self._free += held
+            if not plane.written:
+                carried += plane.bytes - held
+            carried += self._make_room(plane.bytes)
+            kept = min(plane.bytes, self._free)
+            self._held[plane.name] = kept, plane.written or dirty
+            self._free -= kept
+            if plane.written:
+                carried += plane.bytes - kept
+        return carried
+
+    def _make_room(self, size: float) -> float:
+        written = 0.0
+        while self._free < size and self._held:
+            name, (held, dirty) = self._held.popitem(last=False)
+            gone = min(held, size - self._free)
+            self._free += gone
+            written += gone if dirty else 0.0
+            if gone < held:
+                self._held[name] = held - gone, dirty
+                self._held.move_to_end(name, last=False)
+        return written
+
+
+def dram_bytes(launches: Sequence[Sequence[Plane]], card: Card) -> list[float]:
+    """Of each launch, one after another. What the cache holds of the last results is not counted."""
+    cache = Cache(card.l2_mb * 1e6)
+    return [cache.use(planes) for planes in launches]
+
+
+@dataclass(frozen=True)
 class Floors:
     """Milliseconds that the work takes at least, by what could limit it."""
 
@@ -69,13 +125,14 @@ class Floors:
     lsu: float
     tensor: float
     dram: float
+    l2: float
     imbalance: float = 1.0  # the busiest multiprocessor's blocks to the average's
 
     @property
     def modelled(self) -> float:
         """At EFFICIENCY, limited by one of them."""
         chip = max(self.issue, self.lsu, self.tensor) / EFFICIENCY * self.imbalance
-        return max(chip, self.dram / DRAM_EFFICIENCY)
+        return max(chip, max(self.dram, self.l2) / DRAM_EFFICIENCY)
 
 
 def floors(work: Work, card: Card) -> Floors:
@@ -86,6 +143,7 @@ def floors(work: Work, card: Card) -> Floors:
         lsu=work.wavefronts / cycles,
         tensor=(work.mma - work.half_sums * (1 - 1 / card.half_sums)) / (card.mma * cycles),
         dram=work.dram_bytes / (card.terabytes * 1e9),
+        l2=work.l2_bytes / (card.l2_bytes * cycles),
         imbalance=math.ceil(each) / each,
     )
 
@@ -97,7 +155,7 @@ def total(parts: Iterable[tuple[int, Floors]]) -> tuple[Floors, float]:
     def summed(name: str) -> float:
         return sum(times * float(getattr(f, name)) for times, f in parts)
 
-    sums = Floors(*(summed(name) for name in ("issue", "lsu", "tensor", "dram")))
+    sums = Floors(*(summed(name) for name in ("issue", "lsu", "tensor", "dram", "l2")))
     return sums, sum(times * f.modelled for times, f in parts)
 
 
@@ -110,5 +168,9 @@ EAGER_LAUNCHES, LAUNCH_MS = 88, 0.004
 
 def pytorch(how: str, pixels: int, channels: int, groups: int, card: Card, element: int) -> float:
     """Modelled ms of PyTorch, ``how`` of PLANES: limited by memory, or by the launches."""
-    memory = PLANES[how] * channels * element * pixels * groups / (card.terabytes * 1e9 * DRAM_EFFICIENCY)
+    plane = channels * element * pixels
+    carried, cached = PLANES[how] * plane * groups, min(card.l2_mb * 1e6 / (3 * plane), 1)  # two in, one out
+    cycles = card.multiprocessors * card.ghz * 1e6
+    dram, l2 = carried * (1 - cached) / (card.terabytes * 1e9), carried / (card.l2_bytes * cycles)
+    memory = max(dram, l2) / DRAM_EFFICIENCY
     return max(memory, EAGER_LAUNCHES * groups * LAUNCH_MS) if how == "eager" else memory

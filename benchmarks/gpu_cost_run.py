@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_cost_compile import Compiled, compile_all
-from benchmarks.gpu_cost_model import Card, Work
+from benchmarks.gpu_cost_model import Card, Plane, Work, dram_bytes
 from benchmarks.gpu_cost_weigh import CLASSES, weigh
 from seemore_fast.engines import cuda_engine
 from seemore_fast.engines.cpu_engine import float32_arrays
@@ -25,8 +25,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "L": {**EXPERTS, "num_layers": 16, "embedding_dim": 48, "use_shuffle": False, "recursive": 1},
 }
 
-ON_CHIP = ("ld.shared", "st.shared", "ldmatrix", "stmatrix")
+ON_CHIP = ("ld.shared", "st.shared", "ldmatrix", "stmatrix", "cp.async")
 OFF_CHIP = ("ld.global", "st.global")
+"""By what an access costs the LSU: wavefronts, or lines. What is copied to shared memory past registers is
+written there once, and has lines of its own nowhere."""
 _RANKS = 16  # in memory, of `exp`
 
 
@@ -75,19 +77,21 @@ class Cost:
     sectors: float
     mma: float  # m16n8k16, or as much of other shapes
     half_sums: float  # of these with sums of float16
-    dram_bytes: float
+    stream_bytes: float  # that cross the L2 cache, as often as blocks ask for them
 
     @property
     def instructions(self) -> float:
         return sum(self.classes.values())
 
-    def work(self, pixels: int) -> Work:
+    def work(self, pixels: int, dram: float = 0) -> Work:
+        """Of a picture; ``dram``: bytes of memory that its launch moves."""
         return Work(
             instructions=self.instructions * pixels,
             wavefronts=(self.shared_wavefronts + self.global_wavefronts) * pixels,
             mma=self.mma * pixels,
             half_sums=self.half_sums * pixels,
-            dram_bytes=self.dram_bytes * pixels,
+            l2_bytes=self.stream_bytes * pixels,
+            dram_bytes=dram,
             blocks=self.blocks,
             threads=self.threads,
             registers=self.registers,
@@ -116,7 +120,7 @@ def costs(case: Case, architecture: int, multiprocessors: int, shared_kib: int, 
         lib.configure(0, False)
         lib.measure(blocks)
         _launch(lib, case, network)
-        return [cost_of(launch, compiled, case.pixels, case) for launch in lib.measured()]
+        return [cost_of(launch, compiled, case.pixels) for launch in lib.measured()]
     finally:
         lib.measure(0)
         lib.unload_ptx()
@@ -137,24 +141,40 @@ def _launch(lib: ModuleType, case: Case, network: reference.SeemoRe) -> None:
     del weights  # which the kernels have read
 
 
-def _streams(kernel: str, case: Case) -> int:
-    """Elements per pixel of the input that a kernel reads and writes in memory, each once."""
-    channels = (case.channels + 7) // 8 * 8
-    return {
-        "head": channels + 3,
-        "rme": 2 * channels + 2 * _RANKS,
-        "mix_ffn": 2 * channels + 2 * _RANKS,
-        "sme": 2 * channels,
-        "sme11": 2 * channels,
-        "sme11_tall": 2 * channels,
-        "ffn": 2 * channels,
-        "conv": 3 * channels,
-        "upsample": channels + 3 * case.scale**2,
-    }.get(re.sub(r"^(head|upsample).*", r"\1", kernel), 0)
+def _planes(kernel: str, case: Case, first: bool) -> list[Plane]:
+    """What a launch reads, then what it writes; the ``first`` group's input is what the tail adds."""
+    stream, ranks = (case.channels + 7) // 8 * 8, _RANKS
+    elements = {"in": 3, "skip": stream, "even": stream, "odd": stream, "b": ranks, "c": ranks}
+    elements["out"] = 3 * case.scale**2
+    uses = {
+        "head": "in > skip",
+        "rme": f"{'skip' if first else 'even'} > odd b c",
+        "mix_ffn": "odd b c > even",
+        "sme": "even > odd",
+        "ffn": "odd > even",
+        "conv": "even skip > odd",
+        "upsample": "odd > out",
+    }.get(re.sub(r"^(head|upsample|sme).*", r"\1", kernel), ">")
+    read, written = (half.split() for half in uses.split(">"))
+    size = case.pixels * case.element
+    return [
+        *(Plane(name, elements[name] * size) for name in read),
+        *(Plane(name, elements[name] * size, written=True) for name in written),
+    ]
 
 
-def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int, case: Case | None = None) -> Cost:
-    """Of one launch, for each of ``pixels``; what memory carries is known of a network's ``case`` alone."""
+def memory_of(case: Case, card: Card, costs: list[Cost]) -> list[float]:
+    """Bytes of memory that each of the launches moves, one of a group's as their average over all groups."""
+    kernels = [cost.kernel for cost in costs]
+    group = kernels[1:-2]
+    order = [kernels[0], *group * case.layers, *kernels[-2:]]
+    found = dram_bytes([_planes(k, case, i <= len(group)) for i, k in enumerate(order)], card)
+    middle, steps = found[1:-2], len(group)
+    return [found[0], *(sum(middle[i::steps]) / case.layers for i in range(steps)), *found[-2:]]
+
+
+def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int) -> Cost:
+    """Of one launch, for each of ``pixels``."""
     (one,) = (c for c in compiled if launch["kernel"].startswith(f"{c.program} "))
     blocks = launch["grid"][0] * launch["grid"][1]
     per_pixel = 1 / pixels
@@ -180,10 +200,17 @@ def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int, case:
         shared_wavefronts=total(4, *ON_CHIP),
         shared_ideal=total(5, *ON_CHIP),
         global_wavefronts=total(4, *OFF_CHIP),
-        sectors=total(6, *OFF_CHIP),
+        sectors=total(6, *OFF_CHIP, "cp.async"),
         mma=total(2, "mma") - total(2, *short) / 2,
         half_sums=half_sums,
-        dram_bytes=_streams(name, case) * case.element if case else 0,
+        # Weights (.nc) are the first cache's; what is left are streams.
+        stream_bytes=32
+        * per_pixel
+        * sum(
+            float(line[6])
+            for line in launch["lines"]
+            if line[1].startswith((*OFF_CHIP, "cp.async")) and ".nc" not in line[1]
+        ),
     )
 
 

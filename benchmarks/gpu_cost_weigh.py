@@ -32,6 +32,7 @@ _LOOKUP = {opcode: name for name, opcodes in _CLASS_OF.items() for opcode in opc
 _ONE_TO_ONE = {
     "LDG": "ld.global", "LDS": "ld.shared", "STG": "st.global", "STS": "st.shared", "HMMA": "mma",
     "LDSM": "ldmatrix", "SHFL": "shfl", "BAR": "bar", "MOVM": "movmatrix", "BRA": "bra", "EXIT": "ret",
+    "LDGSTS": "cp.async",
 }  # fmt: skip
 """Opcodes that stand for one instruction of PTX, and how that begins."""
 

@@ -43,6 +43,7 @@ def test_floors():
         wavefronts=5e8,
         mma=1e8,
         half_sums=4e7,
+        l2_bytes=8e9,
         dram_bytes=6.7e9,
         blocks=300,
         threads=256,
@@ -56,10 +57,32 @@ def test_floors():
     geforce = gpu_cost_model.CARDS["RTX4090"]
     assert gpu_cost_model.floors(work, geforce).tensor == pytest.approx(8e7 / (0.125 * 128 * 2.52e6))
     assert floors.dram == pytest.approx(2)
+    assert floors.l2 == pytest.approx(8e9 / (24 * 132 * 1.9e6))
+    assert replace(floors, l2=10).modelled == pytest.approx(10 / 0.85)
     assert floors.imbalance == pytest.approx(3 / (300 / 132))
     assert floors.modelled == pytest.approx(floors.issue / 0.65 * floors.imbalance)
     assert gpu_cost_model.resident(work, card) == 2  # by registers; 3 by shared memory
     assert gpu_cost_model.resident(replace(work, threads=512), card) == 1
+
+
+def test_the_cache_holds_what_was_used_last():
+    card = replace(gpu_cost_model.CARDS["H100"], l2_mb=50)
+
+    def moved(*launches: str) -> list[float]:
+        """In megabytes, of planes of 20: "a > b" reads a and writes b."""
+        planes = []
+        for launch in launches:
+            read, written = (half.split() for half in launch.split(">"))
+            planes.append(
+                [gpu_cost_model.Plane(name, 20e6, i >= len(read)) for i, name in enumerate(read + written)]
+            )
+        return [bytes / 1e6 for bytes in gpu_cost_model.dram_bytes(planes, card)]
+
+    assert moved("a > b", "b > a", "a > b") == [20, 0, 0], "both stay"
+    assert moved("a > b", "b > c", "c > d") == [20, 0, 10], "10 of b, which nobody has read from memory, go"
+    assert moved("a b c >", "a >", "b >") == [60, 10, 10], "half of a is gone, then half of b"
+    (large,) = gpu_cost_model.dram_bytes([[gpu_cost_model.Plane("a", 70e6, written=True)]], card)
+    assert large == 20e6, "a plane that does not fit goes as far as it must"
 
 
 @pytest.mark.full

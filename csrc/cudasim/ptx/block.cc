@@ -86,10 +86,16 @@ void Block::count_shared(int step, uint32_t mask, const uint64_t (&address)[kLan
 
 void Block::count_global(int step, uint32_t mask, const uint64_t (&address)[kLanes], int bytes) {
   if (!measure) return;
-  const int sectors = distinct(mask, address, bytes, kSector);
-  counts[step].sectors += sectors;
+  const int sectors = count_sectors(step, mask, address, bytes);
   counts[step].wavefronts += distinct(mask, address, bytes, kLine);
   counts[step].ideal += (sectors + kLine / kSector - 1) / (kLine / kSector);
+}
+
+int Block::count_sectors(int step, uint32_t mask, const uint64_t (&address)[kLanes], int bytes) {
+  if (!measure) return 0;
+  const int sectors = distinct(mask, address, bytes, kSector);
+  counts[step].sectors += sectors;
+  return sectors;
 }
 
 }  // namespace cudasim::ptx

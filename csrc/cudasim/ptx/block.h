@@ -40,6 +40,7 @@ struct Block {
   // One access of a warp, each lane of the mask to `bytes` at its address.
   void count_shared(int step, uint32_t mask, const uint64_t (&address)[kLanes], int bytes);
   void count_global(int step, uint32_t mask, const uint64_t (&address)[kLanes], int bytes);
+  int count_sectors(int step, uint32_t mask, const uint64_t (&address)[kLanes], int bytes);
 };
 
 }  // namespace cudasim::ptx

@@ -108,7 +108,7 @@ void copy(Warp& w, const Step& s) {
   }
   const int bytes = (int)get<uint32_t>(w.registers + s.slot[2], 0);
   w.block->count_shared(s.number, w.mask, to, bytes);
-  w.block->count_global(s.number, w.mask, from, bytes);
+  w.block->count_sectors(s.number, w.mask, from, bytes);
 }
 
 void nothing(Warp&, const Step&) {}
