@@ -72,7 +72,7 @@ def command(case: str) -> list[str]:
     metrics = [*METRICS.values(), *map(_STALL.format, STALLS)]
     return [
         *("ncu", "--csv", "--page", "raw", "--clock-control", "none", "--metrics", ",".join(metrics)),
-        *("--kernel-name", f"regex:^({names})[2-4]?(_tall)?$", "--launch-skip", str(skipped)),
+        *("--kernel-name", f"regex:^({names})[2-4]?(_tall|_broad)?$", "--launch-skip", str(skipped)),
         *("--launch-count", str(LAUNCHES)),
         *(sys.executable, "-m", "benchmarks.contact.profile", case, "--alone"),
     ]

@@ -159,7 +159,7 @@ def _is(kernel: Row, card: str, variant: str, size: str, name: str) -> bool:
 
 def _stem(kernel: str) -> str:
     """Without the scale, or what sort of stripes' kernel it is."""
-    return kernel.removesuffix("_tall").rstrip("0123456789")
+    return kernel.removesuffix("_tall").removesuffix("_broad").rstrip("0123456789")
 
 
 def _of(row: Row | None, key: str, form: str) -> str:

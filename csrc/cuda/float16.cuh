@@ -116,20 +116,32 @@ struct Narrow {
   static SM_DEVICE int place_in_pair() {
     return (lane_id() & 15) * stride + 8 * (lane_id() >> 4);
   }
+  // One or two chunks of 16 pixels: row is the lane's address (place_in_pair()).
+  static SM_DEVICE void fetch(Chunk (&a)[1], const Element* row) { ldmatrix_x2(a[0].v, row); }
+  static SM_DEVICE void fetch(Chunk (&a)[2], const Element* row) {
+    unsigned both[4];
+    ldmatrix_x4(both, row);
+    a[0] = {{both[0], both[1]}};
+    a[1] = {{both[2], both[3]}};
+  }
   template <int NT, int stride>
   static SM_DEVICE void write(Element* memory, const Chunk (&a)[NT]) {
+    write<NT>(a, [memory](int row) { return memory + row * stride; });
+  }
+  template <int NT, class AddressOf>
+  static SM_DEVICE void write(const Chunk (&a)[NT], AddressOf address) {
     __syncwarp();  // read() may have fetched for one lane what another one overwrites
     if constexpr (kStoresMatrices && NT <= 5) {  // with more, four registers in a row would spill others
-      Element* pair = memory + place_in_pair<stride>();
+      Element* pair = address(lane_id() & 15) + 8 * (lane_id() >> 4);
       SM_UNROLL
       for (int n = 0; n + 1 < NT; n += 2) stmatrix_x4(pair + 8 * n, a[n].v, a[n + 1].v);
       if (NT % 2) stmatrix_x2(pair + 8 * (NT - 1), a[NT - 1].v);
     } else {
-      Element* upper = memory + lane_id() / 4 * stride + 2 * (lane_id() % 4);
       SM_UNROLL
-      for (int n = 0; n < NT; ++n) {
-        *reinterpret_cast<Word*>(upper + 8 * n) = a[n].v[0];
-        *reinterpret_cast<Word*>(upper + 8 * stride + 8 * n) = a[n].v[1];
+      for (int half = 0; half < 2; ++half) {
+        Element* to = address(lane_id() / 4 + 8 * half) + 2 * (lane_id() % 4);
+        SM_UNROLL
+        for (int n = 0; n < NT; ++n) *reinterpret_cast<Word*>(to + 8 * n) = a[n].v[half];
       }
     }
   }
@@ -238,6 +250,21 @@ struct Narrow {
     if (KT % 2) SM_UNROLL
     for (int n = 0; n < NT; ++n) SM_UNROLL
     for (int m = 0; m < MT; ++m) Format::mma_k8(acc[m][n], a[m][KT - 1].v, w.word((KT - 1) * NT + n));
+  }
+
+  // acc += a times NT tiles of w from `first` on, of one fragment.
+  template <int NT, int K, int ALL>
+  static SM_DEVICE void multiply_some(float (&acc)[NT][4], const Chunk (&a)[K],
+                                      const Matrix<Narrow, ALL, K>& w, int first) {
+    static_assert(K <= 2);
+    SM_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const int at = K * (first + n);
+      if constexpr (K == 2)
+        Format::mma_k16(acc[n], a[0].v, a[1].v, {w.word(at), w.word(at + 1)});
+      else
+        Format::mma_k8(acc[n], a[0].v, w.word(at));
+    }
   }
 
   static SM_DEVICE float2 load_pair(const Element* p) {

@@ -65,11 +65,16 @@ struct Wide {
   }
   template <int NT, int stride>
   static SM_DEVICE void write(Element* memory, const Chunk (&a)[NT]) {
-    Element* upper = memory + lane_id() / 4 * stride + 2 * (lane_id() % 4);
+    write<NT>(a, [memory](int row) { return memory + row * stride; });
+  }
+  template <int NT, class AddressOf>
+  static SM_DEVICE void write(const Chunk (&a)[NT], AddressOf address) {
     SM_UNROLL
-    for (int n = 0; n < NT; ++n) {
-      store_pair(upper + 8 * n, make_float2(a[n].v[0], a[n].v[1]));
-      store_pair(upper + 8 * stride + 8 * n, make_float2(a[n].v[2], a[n].v[3]));
+    for (int half = 0; half < 2; ++half) {
+      Element* to = address(lane_id() / 4 + 8 * half) + 2 * (lane_id() % 4);
+      SM_UNROLL
+      for (int n = 0; n < NT; ++n)
+        store_pair(to + 8 * n, make_float2(a[n].v[2 * half], a[n].v[2 * half + 1]));
     }
   }
 

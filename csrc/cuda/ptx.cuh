@@ -117,6 +117,23 @@ SM_DEVICE void store_shared(void* to, uint4 v) {
                : "memory");
 }
 
+// 16 bytes from global to shared memory, past registers; zeros if not `there`. They have arrived when
+// wait_for_copies() returns, for the thread that has asked for them: others need a barrier, too.
+SM_DEVICE void copy_to_shared(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(__cvta_generic_to_global(from))
+               : "memory");
+}
+SM_DEVICE void copy_to_shared(void* to, const void* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+                 "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
+               : "memory");
+}
+SM_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // The same address, as if found here: what is loaded from it is not loaded before a loop, and kept.
 template <class T>
 SM_DEVICE const T* found_here(const T* p) {

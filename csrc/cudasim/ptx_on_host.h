@@ -15,6 +15,13 @@ inline unsigned low_twice(unsigned a) { return (a & 0xffff) | a << 16; }
 inline unsigned high_twice(unsigned a) { return (a & 0xffff0000u) | a >> 16; }
 inline void store_global(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
 inline void store_shared(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
+inline void copy_to_shared(void* to, const void* from) {
+  *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+}
+inline void copy_to_shared(void* to, const void* from, bool there) {
+  *static_cast<uint4*>(to) = there ? *static_cast<const uint4*>(from) : uint4{};
+}
+inline void wait_for_copies() {}
 template <class T>
 const T* found_here(const T* p) {
   return p;

@@ -35,7 +35,7 @@ def test_launches_that_are_profiled():
     assert asked[asked.index("--launch-skip") + 1] == str(33 + 1 + 5 * 5)
     assert asked[asked.index("--launch-count") + 1] == "10"
     names = re.compile(asked[asked.index("--kernel-name") + 1].removeprefix("regex:"))
-    assert all(map(names.match, (*launches.KERNELS, "sme11_tall", "upsample4")))
+    assert all(map(names.match, (*launches.KERNELS, "sme11_tall", "sme11_broad", "upsample4")))
     assert not any(map(names.match, ("triton_ffn", "conv2d_grouped", "sme12")))
     metrics = asked[asked.index("--metrics") + 1].split(",")
     assert len(set(metrics)) == len(metrics) == len(profile.METRICS) + len(profile.STALLS)

@@ -12,9 +12,6 @@
 namespace seemore {
 namespace cuda {
 
-// Rows of a column that a thread filters at once.
-constexpr int kGateRows = 4;
-
 // Whether the experts are known to have more ranks than mix.cuh takes at a time.
 #ifdef SM_RANKS
 constexpr bool kManyRanks = SM_RANKS > 16;
@@ -28,6 +25,8 @@ struct Ffn {
   using Chunk = typename P::Chunk;
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
+  static constexpr int kGateRows =
+      kStripedRows<sizeof(Element)>;                        // of a column, that a thread filters at once
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
   // But not what would spill: a's bias, of the experts' kernel in bf16 with 40 channels and in fp16, whose
   // biases take more registers, with 48. With a's bias also g's, but where bf16 has experts; with many ranks

@@ -33,6 +33,7 @@ void visit_kernels(const Network& net, bool sme_rounds, Kernels& k, Visit visit)
   } else {
     visit("engine/sme11", "sme11", k.sme11);
     visit("engine/sme11", "sme11_tall", k.sme11_tall);
+    visit("engine/sme11", "sme11_broad", k.sme11_broad);
   }
   visit("engine/ffn", "ffn", k.ffn);
   visit("engine/tail", "conv", k.conv);

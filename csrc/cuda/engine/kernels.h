@@ -17,8 +17,8 @@ struct Kernels {
   Kernel<RmeParams> rme;
   Kernel<CoarseParams> coarse;
   Kernel<FfnParams> mix_ffn, ffn;
-  Kernel<SmeParams> sme11, sme11_tall;  // kernel 11; tall: blocks of twice the threads
-  Kernel<SmeParams> sme;                // any kernel, 8 channels at once
+  Kernel<SmeParams> sme11, sme11_tall, sme11_broad;  // kernel 11: sme11.cu
+  Kernel<SmeParams> sme;                             // any kernel, 8 channels at once
   Kernel<ConvParams> conv;
   Kernel<UpsampleParams> upsample;
   // Any width; all but head and filter_low are for wide networks alone.

@@ -6,53 +6,13 @@
 #include <numeric>
 #include <vector>
 
+#include "cuda/engine/formats.h"
+
 namespace seemore {
 namespace cuda {
 namespace {
 
 int round_up(int value, int to) { return (value + to - 1) / to * to; }
-
-uint16_t half_bits(float x) {
-  const _Float16 narrow = x;
-  uint16_t bits;
-  memcpy(&bits, &narrow, 2);
-  return bits;
-}
-
-uint16_t bf16_bits(float x) {
-  if (x != x) return 0x7fff;
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
-float half_value(uint16_t bits) {
-  _Float16 x;
-  memcpy(&x, &bits, 2);
-  return x;
-}
-
-float bf16_value(uint16_t bits) {
-  const uint32_t wide = (uint32_t)bits << 16;
-  float x;
-  memcpy(&x, &wide, 4);
-  return x;
-}
-
-uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits;
-}
-
-float tf32_value(float x) {
-  if (!std::isfinite(x)) return x;
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  bits = (bits + 0x1000) & ~0x1fffu;
-  memcpy(&x, &bits, 4);
-  return x;
-}
 
 struct Packer {
   sm_cuda_precision precision;
@@ -137,18 +97,8 @@ struct Packer {
     return to;
   }
 
-  // A number as the format has it.
-  float kept(float x) const {
-    if (precision == SM_CUDA_FP16) return half_value(half_bits(x));
-    if (precision == SM_CUDA_BF16) return bf16_value(bf16_bits(x));
-    return precision == SM_CUDA_TF32 ? tf32_value(x) : x;
-  }
-
-  uint32_t pair(float low, float high) const {
-    const bool half = precision == SM_CUDA_FP16;
-    return (half ? half_bits(low) : bf16_bits(low)) | (uint32_t)(half ? half_bits(high) : bf16_bits(high))
-                                                          << 16;
-  }
+  float kept(float x) const { return kept_by(precision, x); }
+  uint32_t pair(float low, float high) const { return pair_of(precision, low, high); }
 
   // Upper and lower half of a number, which a product with two ones adds up.
   uint32_t halves(float value) const {
@@ -172,52 +122,99 @@ struct Packer {
   // has them: of each part [vector][lane][4 words], a lane's words in the order of the products.
   template <class F>
   Dense matrix(int parts, int kt, int nt, F value) {
-    const int per_tile = narrow() ? 1 : precision == SM_CUDA_TF32 ? 2 : 4;
-    const size_t vectors = (per_tile * kt * nt + 3) / 4;
+    const size_t size = matrix_words(kt, nt);
     const uint32_t* words;
-    uint32_t* here = room(parts * vectors * 32 * 4, &words);
+    uint32_t* here = room(parts * size, &words);
     for (int part = 0; here && part < parts; ++part)
-      for (int lane = 0; lane < 32; ++lane) {
-        size_t count = 0;
-        auto put = [&](uint32_t word) {
-          here[((part * vectors + count / 4) * 32 + lane) * 4 + count % 4] = word;
-          ++count;
-        };
-        auto at = [&](int k, int n, int i) {
-          return value(part, 8 * n + lane / 4, 8 * k + 2 * (lane % 4) + i);
-        };
-        for (int k = 0; k < kt; k += narrow() ? 2 : 1)
-          for (int n = 0; n < nt; ++n) {
-            if (narrow()) {
-              for (int j = k; j < k + 2 && j < kt; ++j) put(pair(at(j, n, 0), at(j, n, 1)));
-              continue;
-            }
-            for (int i = 0; i < 2; ++i) put(bits_of(tf32_value(at(k, n, i))));
-            if (precision == SM_CUDA_TF32) continue;
-            for (int i = 0; i < 2; ++i)  // what the first two lack
-              put(bits_of(tf32_value(at(k, n, i) - tf32_value(at(k, n, i)))));
+      write_matrix(here + part * size, kt, nt, [=](int out, int in) { return value(part, out, in); });
+    return {words, nullptr, nt};
+  }
+
+  size_t matrix_words(int kt, int nt) const {
+    const int per_tile = narrow() ? 1 : precision == SM_CUDA_TF32 ? 2 : 4;
+    return (size_t)(per_tile * kt * nt + 3) / 4 * 32 * 4;
+  }
+
+  template <class F>
+  void write_matrix(uint32_t* to, int kt, int nt, F value) {
+    const size_t vectors = matrix_words(kt, nt) / 128;
+    for (int lane = 0; lane < 32; ++lane) {
+      size_t count = 0;
+      auto put = [&](uint32_t word) {
+        to[(count / 4 * 32 + lane) * 4 + count % 4] = word;
+        ++count;
+      };
+      auto at = [&](int k, int n, int i) { return value(8 * n + lane / 4, 8 * k + 2 * (lane % 4) + i); };
+      for (int k = 0; k < kt; k += narrow() ? 2 : 1)
+        for (int n = 0; n < nt; ++n) {
+          if (narrow()) {
+            for (int j = k; j < k + 2 && j < kt; ++j) put(pair(at(j, n, 0), at(j, n, 1)));
+            continue;
           }
-        while (count < 4 * vectors) put(0);
-      }
+          for (int i = 0; i < 2; ++i) put(bits_of(tf32_value(at(k, n, i))));
+          if (precision == SM_CUDA_TF32) continue;
+          for (int i = 0; i < 2; ++i)  // what the first two lack
+            put(bits_of(tf32_value(at(k, n, i) - tf32_value(at(k, n, i)))));
+        }
+      while (count < 4 * vectors) put(0);
+    }
+  }
+
+  // `passes` convolutions 3x3 of all channels to 8 nt outputs, value(pass, tap, output, input), as
+  // convolve3x3() reads them. In 16 bit, of 16 channels of a column of taps one matrix, its three rows side
+  // by side; where 8 channels are left, first of the third column, last of the others at once.
+  template <class F>
+  Dense columns3x3(int passes, int nt, F value) {
+    const int kt = channels / 8;
+    if (!narrow())
+      return matrix(9 * passes, kt, nt,
+                    [=](int part, int out, int in) { return value(part / 9, part % 9, out, in); });
+    const size_t pair = matrix_words(2, 3 * nt), single = matrix_words(1, 3 * nt);
+    const int odd = kt % 2;
+    const uint32_t* words;
+    uint32_t* here = room(passes * ((kt / 2 * 3 + odd) * pair + odd * single), &words);
+    for (int pass = 0; here && pass < passes; ++pass) {
+      auto write = [&](int inputs, int column, int first,
+                       int step) {  // step: columns from 8 inputs to the next
+        write_matrix(here, inputs, 3 * nt, [=](int out, int in) {
+          const int tap = 3 * (out / (8 * nt)) + column + in / 8 * step;
+          return value(pass, tap, out % (8 * nt), first + (step ? in % 8 : in));
+        });
+        here += inputs == 2 ? pair : single;
+      };
+      if (odd) write(1, 2, channels - 8, 0);
+      for (int column = 0; column < 3; ++column)
+        for (int first = 0; first + 16 <= channels; first += 16) write(2, column, first, 0);
+      if (odd) write(2, 0, channels - 8, 1);
+    }
     return {words, nullptr, nt};
   }
 
   // w: [outputs, dim] or [outputs, dim, 3, 3], for all channels.
   Dense fused(const sm_layer& w, int outputs, int nt, int dim, int taps = 1) {
-    Dense all = matrix(taps, channels / 8, nt, [=](int tap, int out, int in) {
+    auto value = [=](int, int tap, int out, int in) {
       return out < outputs && in < dim ? w.weight[((size_t)out * dim + in) * taps + tap] : 0.0f;
-    });
+    };
+    Dense all = taps == 9
+                    ? columns3x3(1, nt, value)
+                    : matrix(1, channels / 8, nt, [=](int, int out, int in) { return value(0, 0, out, in); });
     all.bias = matrix_bias(w.bias, outputs, 8 * nt, taps == 1);
     return all;
   }
 
-  // w: [ranks, dim], 16 rows to a matrix.
+  // w: [ranks, dim], 16 rows to a matrix, so that a lane's outputs are four rows one after another.
   Dense expert_rows(const sm_layer& w, int ranks, int padded, int dim) {
+    auto rank_of = [](int part, int out) { return 16 * part + out % 8 / 2 * 4 + out / 8 * 2 + out % 2; };
     Dense all = matrix(padded / 16, channels / 8, 2, [=](int part, int out, int in) {
-      const int rank = 16 * part + out;
+      const int rank = rank_of(part, out);
       return rank < ranks && in < dim ? w.weight[(size_t)rank * dim + in] : 0.0f;
     });
-    all.bias = matrix_bias(w.bias, ranks, padded, true);
+    std::vector<float> bias(padded);
+    for (int i = 0; i < padded; ++i) {
+      const int rank = rank_of(i / 16, i % 16);
+      bias[i] = rank < ranks ? w.bias[rank] : 0.0f;
+    }
+    all.bias = matrix_bias(bias.data(), padded, padded, true);
     all.tiles = padded / 8;
     return all;
   }
@@ -235,14 +232,14 @@ struct Packer {
     return all;
   }
 
-  // The upsampler's convolution: of each pass nine matrices.
+  // The upsampler's convolution, in passes.
   Dense passes(const sm_network& net, int outputs) {
     const int pass = upsample_pass(net.scale, net.in_chans), count = round_up(outputs, 8 * pass) / (8 * pass);
     const int dim = net.dim;
     const float* w = net.ends.upsampler.weight;
-    Dense all = matrix(9 * count, channels / 8, pass, [=](int part, int out, int in) {
-      const int output = part / 9 * 8 * pass + out;
-      return output < outputs && in < dim ? w[((size_t)output * dim + in) * 9 + part % 9] : 0.0f;
+    Dense all = columns3x3(count, pass, [=](int part, int tap, int out, int in) {
+      const int output = part * 8 * pass + out;
+      return output < outputs && in < dim ? w[((size_t)output * dim + in) * 9 + tap] : 0.0f;
     });
     all.bias = matrix_bias(net.ends.upsampler.bias, outputs, count * 8 * pass);
     all.tiles = count * pass;

@@ -76,12 +76,23 @@ constexpr int head_bytes(int tile_h, int tile_w, int in_chans, int pixel_bytes) 
          (9 * in_chans + 15) / 16 * 16 * 4;
 }
 
-// Rows of a column that a thread of rme's kernel filters.
+// Rows of a column that a thread filters: rme's stripes, the feed-forward's gate.
 template <int element_bytes>
 constexpr int kStripedRows = element_bytes == 2 ? 8 : 4;
-// Fragments that share weights in that kernel's conv 3x3.
+// Fragments below each other that share weights in that kernel's conv 3x3, in `conv` and in `upsample`.
 constexpr int rme_together(int width, int element_bytes) {
   return element_bytes == 4 ? 1 : width <= 5 ? 3 : 2;
+}
+constexpr int conv_together(int width, int element_bytes) {
+  return element_bytes == 4 ? 1 : width <= 5 ? 3 : 2;
+}
+constexpr int upsample_together(int width, int outputs, int element_bytes) {
+  return element_bytes == 4 ? 1 : outputs <= 2 ? 4 : width <= 6 ? 3 : 2;
+}
+
+// Pixels in shared memory of a kernel of the tail, which computes `together` rows at a time.
+constexpr int tail_pixels(int tile_h, int tile_w, int together) {
+  return ((tile_h + together - 1) / together * together * (tile_w + 2) + 2 * (tile_w + 2) + 15) / 16 * 16;
 }
 
 struct RmeParams {
@@ -166,15 +177,17 @@ struct FfnParams {
 // Whether the stripes are banded matrices (sme.cuh).
 constexpr bool has_bands(int kernel, int element_bytes) { return kernel == 11 && element_bytes == 2; }
 // Of that kernel, which is made for tiles of `rows`, kBandRows and fewer, or twice as many: elements of a row
-// of a plane of q, which are the tile's 26 with border, two ones for the bias, and 12 more; of a plane, which
-// has a row more than the tile. Eight rows lie in different banks, and eight planes.
+// of a plane of q, which are the tile's 26 with border, two ones for the bias, and 12 more; of a plane. Eight
+// rows lie in different banks, and eight planes.
 constexpr int kBandRows = 16, kPlanePitch = 40;
 template <int rows>
-constexpr int kPlaneOf = (rows + 10 + 1) * kPlanePitch;
-// What its shared memory begins with: 16 planes, and what a block keeps.
+constexpr int kPlaneOf = (rows + 10) * kPlanePitch + 8;
+// Planes of 32 rows that the shared memory of an H100 holds beside the pixels, 16 or more.
+constexpr int planes_at_once(int width) { return width <= 5 ? 40 : 32; }
+// What its shared memory begins with: planes, and what a block keeps.
 constexpr int kKeptByBands = 16;
-constexpr int bands_bytes(int tile_h, int element_bytes) {
-  return 16 * (tile_h > kBandRows ? kPlaneOf<2 * kBandRows> : kPlaneOf<kBandRows>)*element_bytes +
+constexpr int bands_bytes(int tile_h, int planes, int element_bytes) {
+  return planes * (tile_h > kBandRows ? kPlaneOf<2 * kBandRows> : kPlaneOf<kBandRows>)*element_bytes +
          kKeptByBands;
 }
 

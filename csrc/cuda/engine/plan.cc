@@ -118,7 +118,7 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   };
   // Rows on their way in, with a border, and out.
   auto in = [&](size_t th, size_t tw, size_t border) {
-    return Phase{th + 2 * border, 15 + 0.4 * (double)((tw + 2 * border) * units)};
+    return Phase{th + 2 * border, 15 + 0.15 * (double)((tw + 2 * border) * units)};
   };
   auto out = [&](size_t th, size_t tw) { return Phase{th, 15 + 0.7 * (double)(tw * units)}; };
 
@@ -126,17 +126,17 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   const size_t striped = element == 2 ? kStripedRows<2> : kStripedRows<4>;
   auto rme_bytes = [&](size_t th, size_t tw, int) {
     if (th % striped) return kNever;
-    const size_t pitch = tw + 4, padded = round_up((th + 2) * pitch, 16);
-    return (2 * padded + 16 * (shared_weights - 1) + round_up(2 * pitch + 2, 16)) * pixel + 16;
+    const size_t pitch = tw + 4, bands = round_up(th + 2, shared_weights) * pitch + 16;
+    return (2 * bands + 2 * pitch + 2) * pixel + 16;
   };
   // One image, whatever the batch: the order in which logits are summed decides their last bits.
   plan.rme = tile(
       rme_bytes,
       [&](size_t th, size_t tw) {
-        const size_t groups = (fragments((th + 2) * (tw + 4)) + shared_weights - 1) / shared_weights;
+        const size_t groups = fragments(round_up(th + 2, shared_weights) / shared_weights * (tw + 4));
         return Phases({in(th, tw, 2),
                        {fragments(halo(th, tw, 2)), 105, 8},
-                       {groups, 440.0 * shared_weights, 115.0 * shared_weights, 25.0 * shared_weights},
+                       {groups, 400.0 * shared_weights, 105.0 * shared_weights, 25.0 * shared_weights},
                        {units * (th / striped) * tw / 32, 77.0 * striped},
                        {th * tw / 16, 170, 3, 23},
                        out(th, tw)});
@@ -144,13 +144,15 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
       400, 1);
   plan.blocks = plan.rme.at.count;
 
-  auto ffn_bytes = [&](size_t th, size_t tw, int) { return 2 * round_up(halo(th, tw, 1), 16) * pixel; };
+  auto ffn_bytes = [&](size_t th, size_t tw, int) {
+    return th % striped ? kNever : 2 * round_up(halo(th, tw, 1), 16) * pixel;
+  };
   plan.ffn = tile(
       ffn_bytes,
       [&](size_t th, size_t tw) {
         return Phases({in(th, tw, 1),
                        {fragments(halo(th, tw, 1)), 310, 8, 25},
-                       {units * (th / 4) * tw / 32, 222},
+                       {units * (th / striped) * tw / 32, 52.0 * striped},
                        {th * tw / 16, 155, 0, 13},
                        out(th, tw)});
       },
@@ -167,7 +169,7 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
                        {fragments(halo(th, tw, 1)), 60, 0, 5},
                        out(th, tw),
                        {fragments(halo(th, tw, 1)), 310, 8, 25},
-                       {units * (th / 4) * tw / 32, 222},
+                       {units * (th / striped) * tw / 32, 52.0 * striped},
                        {th * tw / 16, 155, 0, 13},
                        out(th, tw)});
       },
@@ -178,20 +180,26 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
     const size_t border = k / 2, all = halo(th, tw, border);
     const double rounds = (double)((channels + 15) / 16), along = (double)((th + 2 * border) * tw);
     return Phases({in(th, tw, border),
-                   {fragments(all), 65 + rounds * 85, 8, rounds * 5},
+                   {fragments(all), 65 + rounds * 65, 8, rounds * 5},
                    {channels, 0.225 * along, 0, 0.03 * along},
-                   {th * tw / 16, rounds * 150, 0, rounds * 10},
+                   {th * tw / 16, rounds * 135, 0, rounds * 10},
                    out(th, tw)});
   };
   const bool bands = has_bands((int)k, element);
+  auto with_planes = [&](size_t th, size_t tw, int planes) {
+    return bands_bytes((int)th, planes, element) + round_up(halo(th, tw, k / 2), 16) * pixel;
+  };
   auto sme_bytes = [&](size_t th, size_t tw, int threads) {
     if (th % 8 || (bands && (tw != 16 || (th > kBandRows) != (threads > kThreads)))) return kNever;
-    const size_t all = halo(th, tw, k / 2);
-    return bands ? bands_bytes((int)th, element) + round_up(all, 16) * pixel : all * pixel;
+    if (!bands) return halo(th, tw, k / 2) * pixel;
+    const size_t most = with_planes(th, tw, planes_at_once(net.width));
+    return th > kBandRows && most <= device.shared_limit ? most : with_planes(th, tw, 16);
   };
   // Bands that begin in another row add up in another order: one image, as above.
   plan.sme = k == 11 ? tile(sme_bytes, sme_work, 400, bands ? 1 : n) : Step{};
   plan.sme_rounds = !plan.sme.shared;
+  plan.sme_broad = plan.sme.threads > kThreads &&
+                   plan.sme.shared == with_planes(2 * kBandRows, 16, planes_at_once(net.width));
   if (plan.sme_rounds)
     plan.sme = tile(
         [&](size_t th, size_t tw, int threads) {
@@ -200,14 +208,23 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
         },
         sme_work, 400, n);
 
-  // A 3x3 convolution of one tile, and its result.
+  // Two kernels, each with a 3x3 convolution of one tile; the result of the first.
+  const int conv = conv_together(net.width, element),
+            upsample = upsample_together(net.width, upsample_pass(net.scale, net.in_chans), element);
   plan.ends = tile(
       [&](size_t th, size_t tw, int) {
-        return th * tw > 512 ? kNever : (round_up(halo(th, tw, 1), 16) + th * tw) * pixel;
+        if (th * tw > 512) return kNever;
+        return std::max(tail_pixels((int)th, (int)tw, conv) + th * tw,
+                        (size_t)tail_pixels((int)th, (int)tw, upsample)) *
+               pixel;
       },
       [&](size_t th, size_t tw) {
-        return Phases(
-            {in(th, tw, 1), {fragments(halo(th, tw, 1)), 105, 8}, {th * tw / 32, 560, 230}, out(th, tw)});
+        return Phases({in(th, tw, 1),
+                       {fragments(halo(th, tw, 1)), 105, 8},
+                       {round_up(th, conv) / conv * tw / 16, 200.0 * conv, 105.0 * conv},
+                       out(th, tw),
+                       in(th, tw, 1),
+                       {round_up(th, upsample) / upsample * tw / 16, 240.0 * upsample, 115.0 * upsample}});
       },
       200, n);
 }

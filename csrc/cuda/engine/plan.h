@@ -27,6 +27,7 @@ struct Buffer {
 struct Plan {
   Step rme, mix_ffn, ffn, sme, ends;
   bool sme_rounds;   // stripes of 8 channels at a time
+  bool sme_broad;    // stripes of planes_at_once() channels, of 11 in 16 bit
   int pixel_bytes;   // of a pixel of a narrow network in shared memory
   int blocks;        // of rme, or of a wide network's logits, per image
   int most_columns;  // of the coarse map that a tile of mix_ffn needs

@@ -1,5 +1,6 @@
 // Tiles of the image with a border, in shared memory: pixels row by row, each at a stride that eight units of
-// 16 bytes in a column of pixels lie in different banks; their way in and out, 16 bytes to a lane.
+// 16 bytes in a column of pixels lie in different banks; their way in, past registers, and out, 16 bytes to a
+// lane.
 //
 // A fragment is 16 pixels one after another, wherever rows end: shared buffers of one pitch are walked with
 // one pointer, and a neighbour's place is a constant. What lies outside the image is zero.
@@ -54,12 +55,11 @@ constexpr int kStride = pixel_stride(8 * NT, sizeof(typename P::Element));
 template <class P, int NT>
 struct Places {
   static constexpr int kOfPixel = kStride<P, NT> / kUnit<P>, kUnits = 8 * NT / kUnit<P>;
-  static constexpr int kLanes = kOfPixel == kUnits ? 32 : 32 / kOfPixel * kOfPixel;  // that are used at most
+  static constexpr bool kPadded = kOfPixel > kUnits;
+  static constexpr int kLanes = kPadded ? 32 / kOfPixel * kOfPixel : 32;  // that are used at most
   static constexpr int kLanesUnits = kLanes / kOfPixel * kUnits + kLanes % kOfPixel;
 
-  static SM_DEVICE bool holds(int lane) {
-    return kOfPixel == kUnits || (lane < kLanes && lane % kOfPixel < kUnits);
-  }
+  static SM_DEVICE bool holds(int lane) { return !kPadded || (lane < kLanes && lane % kOfPixel < kUnits); }
   // Which unit of the stream's lies at a place.
   static SM_DEVICE int unit(int place) { return place - place / kOfPixel * (kOfPixel - kUnits); }
 };
@@ -68,9 +68,8 @@ struct Places {
 template <class P, int NT, bool kInside>
 SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element* image, const Tiling& at,
                           const Region& region) {
-  using Vec = typename P::Vec;
   using Of = Places<P, NT>;
-  constexpr int kBatch = Of::kOfPixel == Of::kUnits ? 3 : 5;
+  constexpr int kBatch = Of::kPadded ? 5 : 6;
   const int end = region.pitch * Of::kOfPixel, first = max(-region.x, 0) * Of::kOfPixel,
             last = min(at.w - region.x, region.pitch) * Of::kOfPixel, warp = threadIdx.x / 32,
             mine = Of::holds(lane_id()) ? lane_id() : end;
@@ -80,21 +79,22 @@ SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element
   SM_NO_UNROLL
   for (int row = warp; row < region.rows; row += warps()) {
     const bool there = kInside || (unsigned)(region.y + row) < (unsigned)at.h;
-    for (int start = mine, unit = Of::unit(mine); start < end;
-         start += Of::kLanes * kBatch, unit += Of::kLanesUnits * kBatch) {
-      Vec v[kBatch];
+    auto* here = to + mine * kUnit<P>;
+    const auto* what = from + Of::unit(mine) * kUnit<P>;
+    SM_NO_UNROLL
+    for (int start = mine; start < end; start += Of::kLanes * kBatch) {
       SM_UNROLL
       for (int i = 0; i < kBatch; ++i) {
-        const int place = start + Of::kLanes * i;
-        if constexpr (!kInside) v[i] = {};
-        if (kInside ? place < end : there && place >= first && place < last)
-          v[i] = P::load_vec(from + (unit + Of::kLanesUnits * i) * kUnit<P>);
+        const int place = start + Of::kLanes * i, near = Of::kLanes * i * kUnit<P>,
+                  far = Of::kLanesUnits * i * kUnit<P>;
+        if constexpr (kInside) {
+          if (place < end) copy_to_shared(here + near, what + far);
+        } else {
+          if (place < end) copy_to_shared(here + near, what + far, there && place >= first && place < last);
+        }
       }
-      SM_UNROLL
-      for (int i = 0; i < kBatch; ++i) {
-        const int place = start + Of::kLanes * i;
-        if (place < end) P::store_vec(to + place * kUnit<P>, v[i]);
-      }
+      here += Of::kLanes * kBatch * kUnit<P>;
+      what += Of::kLanesUnits * kBatch * kUnit<P>;
     }
     from += step;
     to += warps() * region.pitch * kStride<P, NT>;
@@ -111,6 +111,7 @@ SM_DEVICE void stage(typename P::Element* memory, const typename P::Element* ima
     stage_rows<P, NT, true>(memory, image, at, region);
   for (int place = threadIdx.x; place < beyond * Places<P, NT>::kOfPixel; place += threads())
     P::store_vec(memory + region.count() * kStride<P, NT> + place * kUnit<P>, {});
+  wait_for_copies();
 }
 
 // Writes a tile, whose first pixel is at `memory`, to an image of a stream; kAdd: with an image added.
@@ -153,48 +154,93 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
   }
 }
 
-// Zeros for the pixels of a fragment, whose first is `first`, that are not of the image.
-template <class P, int NT>
-SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region& region, int first) {
+// Zeros for the pixels of a fragment, place(0) to place(15) of the region, that are not of the image.
+template <class P, int NT, class PlaceOf>
+SM_DEVICE void blank_places(typename P::Chunk (&a)[NT], const Tiling& at, const Region& region,
+                            PlaceOf place) {
   constexpr int words = P::kChunkWords / 2;
   SM_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const unsigned mask = region.shows(at, first + lane_id() / 4 + 8 * half) ? 0xffffffffu : 0;
+    const unsigned mask = region.shows(at, place(lane_id() / 4 + 8 * half)) ? 0xffffffffu : 0;
     SM_UNROLL
     for (int n = 0; n < NT; ++n) SM_UNROLL
     for (int i = 0; i < words; ++i) a[n].v[half * words + i] = P::keep(a[n].v[half * words + i], mask);
   }
 }
 
-// acc += the 3x3 convolution of MT fragments, `apart` elements from each other, in a buffer of `pitch` pixels
-// to a row; from: the upper left neighbour of the first one's first pixel. Matrix 9 pass of the weights is
-// the first tap's.
-template <class P, int NT, int MT, int OT>
-SM_DEVICE void convolve3x3(float (&acc)[MT][OT][4], const typename P::Element* from, int apart, int pitch,
-                           const void* weight, int pass) {
-  constexpr int stride = kStride<P, NT>, kInputs = kInputsAtOnce<P, OT, NT>, kParts = NT / kInputs;
-  using Taps = Matrix<P, OT, kInputs>;
-  const uint4* matrix =
-      static_cast<const uint4*>(weight) + pass * 9 * kParts * Taps::kVectors * 32 + lane_id();
-  SM_NO_UNROLL
-  for (int dy = 0; dy < 3; ++dy) {
-    SM_NO_UNROLL
-    for (int dx = 0; dx < 3; ++dx) {
-      SM_NO_UNROLL
-      for (int part = 0; part < kParts; ++part) {
-        Taps taps;
-        taps.fetch_own(matrix);
-        typename P::Chunk a[MT][kInputs];
-        SM_UNROLL
-        for (int m = 0; m < MT; ++m)
-          P::template read<kInputs, stride>(a[m], from + m * apart + 8 * kInputs * part);
-        P::multiply(acc, a, taps);
-        matrix += Taps::kVectors * 32;
-      }
-      from += stride;
-    }
-    from += (pitch - 3) * stride;
+// One column of taps of convolve3x3() for 8 K channels of MT + 2 rows of pixels: from is the lane's address
+// in the first, down the way to the next. Every row is fetched once, for all taps and fragments that it
+// meets.
+template <class P, int K, int MT, int OT>
+SM_DEVICE void convolve_column(float (&acc)[MT][OT][4], const typename P::Element* from, int down,
+                               const uint4*& weight) {
+  Matrix<P, 3 * OT, K> taps;
+  taps.fetch_own(weight);
+  weight += taps.kVectors * 32;
+  SM_UNROLL
+  for (int row = 0; row < MT + 2; ++row) {
+    typename P::Chunk a[K];
+    P::fetch(a, from + row * down);
+    SM_UNROLL
+    for (int dy = 0; dy < 3; ++dy)
+      if (row >= dy && row - dy < MT) P::multiply_some(acc[row - dy], a, taps, dy * OT);
   }
+}
+
+// acc += the 3x3 convolution of MT fragments in rows below each other: place(row) is the upper left neighbour
+// of the first one's pixel `row`, down(row) the way from that to the next fragment's. Convolution `pass` of
+// the weights, in the order of pack.cc.
+template <class P, int NT, int MT, int OT, class PlaceOf, class DownOf>
+SM_DEVICE void convolve3x3(float (&acc)[MT][OT][4], const typename P::Element* memory, PlaceOf place,
+                           DownOf down, const void* weight, int pass) {
+  constexpr int stride = kStride<P, NT>;
+  if constexpr (sizeof(typename P::Element) == 2) {
+    constexpr int kPairs = NT / 2 * 3 + NT % 2, kVectors = kPairs * Matrix<P, 3 * OT, 2>::kVectors +
+                                                           NT % 2 * Matrix<P, 3 * OT, 1>::kVectors;
+    const uint4* matrix = static_cast<const uint4*>(weight) + pass * kVectors * 32 + lane_id();
+    const int row = lane_id() & 15, step = down(row) * stride;
+    const typename P::Element* from = memory + place(row) * stride;
+    // Where 8 channels are left, those of the last column, and of the others at once.
+    constexpr int kRest = 8 * (NT - 1);
+    if constexpr (NT % 2) convolve_column<P, 1>(acc, from + kRest + 2 * stride, step, matrix);
+    from += 8 * (lane_id() >> 4);  // of two chunks the lane's
+    SM_NO_UNROLL
+    for (int k = 0; k < kPairs; ++k) {
+      convolve_column<P, 2>(acc, from, step, matrix);
+      from += (k + 1) % (NT / 2) ? 16 : stride - (NT / 2 - 1) * 16;
+      if (NT % 2 && k == kPairs - 2) from += kRest - 3 * stride + (stride - 8) * (lane_id() >> 4);
+    }
+  } else {
+    static_assert(MT == 1);
+    constexpr int kInputs = kInputsAtOnce<P, OT, NT>, kParts = NT / kInputs;
+    using Taps = Matrix<P, OT, kInputs>;
+    const uint4* matrix =
+        static_cast<const uint4*>(weight) + pass * 9 * kParts * Taps::kVectors * 32 + lane_id();
+    const typename P::Element* from = memory + place(0) * stride;
+    SM_NO_UNROLL
+    for (int dy = 0; dy < 3; ++dy) {
+      SM_NO_UNROLL
+      for (int dx = 0; dx < 3; ++dx) {
+        SM_NO_UNROLL
+        for (int part = 0; part < kParts; ++part) {
+          Taps taps;
+          taps.fetch_own(matrix);
+          typename P::Chunk a[MT][kInputs];
+          P::template read<kInputs, stride>(a[0], from + 8 * kInputs * part);
+          P::multiply(acc, a, taps);
+          matrix += Taps::kVectors * 32;
+        }
+        from += stride;
+      }
+      from += (down(0) - 3) * stride;
+    }
+  }
+}
+
+// The same of 16 pixels one after another.
+template <class P, int NT>
+SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region& region, int first) {
+  blank_places<P>(a, at, region, [first](int row) { return first + row; });
 }
 
 // pack(GELU(acc)), for one fragment.

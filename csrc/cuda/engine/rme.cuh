@@ -11,7 +11,7 @@
 namespace seemore {
 namespace cuda {
 
-// MT: fragments that share the weights of conv 3x3, at least.
+// MT: fragments that share the weights of conv 3x3, below each other.
 template <class P, int NT, int MT>
 struct Rme {
   using Element = typename P::Element;
@@ -20,6 +20,7 @@ struct Rme {
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, kUnits = kChannels / kUnit<P>, stride = kStride<P, NT>;
   static constexpr int kRows = kStripedRows<sizeof(Element)>;
+  static constexpr bool kFused = kIsSlim<P, NT> && NT <= 5;  // registers hold P's weights and 16 rows of B's
 
   // What shared memory begins with: the tile's place, where k lies, and whether the tile with a border of 1
   // reaches out of the image.
@@ -37,11 +38,21 @@ struct Rme {
 
   // Found where they are needed: registers are scarce.
   SM_DEVICE int pitch() const { return at.tile_w + 4; }
-  SM_DEVICE int inner() const { return (at.tile_h + 2) * pitch(); }  // pixels with a border of 1
-  SM_DEVICE int padded() const { return round_to_fragment(inner()); }
-  SM_DEVICE int normal_pixels() const {
-    return padded() + 16 * (MT - 1) + round_to_fragment(2 * pitch() + 2);
+  // Pixels with a border of 1 come in bands of MT rows. A fragment is 16 columns of a band, or the last ones
+  // of a band and the first ones of the next: column i of all, one after another, is the pixel at
+  SM_DEVICE int place_of_column(int i) const { return i + band_of(i) * (MT - 1) * pitch(); }
+  SM_DEVICE int band_of(int i) const {  // i / pitch()
+    return i * (at.tile_w == 32 ? 65535 / 36 + 1 : 65535 / 20 + 1) >> 16;
   }
+  // Its upper left neighbour. The last two columns of a band, which nobody needs, get another's: theirs would
+  // be in the next row, over which x may have come.
+  SM_DEVICE int neighbour_of_column(int i) const {
+    return place_of_column(MT > 1 ? min(i, band_of(i) * pitch() + pitch() - 3) : i);
+  }
+  SM_DEVICE int columns() const { return (at.tile_h + MT + 1) / MT * pitch(); }
+  // Columns after the last, of the last fragment, have one place each behind all bands.
+  SM_DEVICE int down(int i) const { return i < columns() ? pitch() : 0; }
+  SM_DEVICE int normal_pixels() const { return columns() * MT + 16 + 2 * pitch() + 2; }
   SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(memory); }
   SM_DEVICE Place place() const { return kept()->place; }  // of the tile
   SM_DEVICE Element* normal() const { return reinterpret_cast<Element*>(kept() + 1); }
@@ -99,22 +110,25 @@ struct Rme {
   // t = GELU(conv); x = to_x t, k = to_k t. x comes over pixels that no later round reads.
   SM_DEVICE void convolve() {
     typename P::template Bias<NT> bias;
-    // As long as the first warp has pixels; registers are scarce.
-    for (int first = 16 * MT * warp(); first - 16 * MT * (thread_found_here() / 32) < inner();
-         first += 16 * MT * warps()) {
+    for (int round = 0; round < columns(); round += 16 * warps()) {  // as long as the first warp has pixels
+      // Of the warp's fragments; a register less if not kept.
+      auto first_found_here = [&] { return round + 16 * (thread_found_here() / 32); };
       Chunk t[MT][NT];
-      if (first < inner()) {
+      const int first = first_found_here();
+      if (first < columns()) {
         float acc[MT][NT][4];
         bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
         P::begin(acc, bias);
-        convolve3x3<P, NT>(acc, normal() + first * stride, 16 * stride, pitch(), p.conv.weight, 0);
+        convolve3x3<P, NT>(
+            acc, normal(), [&](int row) { return neighbour_of_column(first + row); },
+            [&](int row) { return down(first + row); }, p.conv.weight, 0);
         SM_UNROLL
         for (int m = 0; m < MT; ++m) SM_UNROLL
         for (int c = 0; c < NT; ++c) t[m][c] = P::gelu(acc[m][c]);
-        half<false>(t, p.to_k, first);
+        half<false>(t, p.to_k, first_found_here());
       }
       __syncthreads();
-      if (first < inner()) half<true>(t, p.to_x, first);
+      if (first_found_here() < columns()) half<true>(t, p.to_x, first_found_here());
     }
   }
 
@@ -129,7 +143,6 @@ struct Rme {
     bias.fetch(found_here(layer.bias));
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
-      if (first + 16 * m >= inner()) break;
       typename P::Sum acc[1][NT];
       const Chunk(&one)[1][NT] = reinterpret_cast<const Chunk(&)[1][NT]>(t[m]);
       P::begin(acc, bias);
@@ -140,8 +153,10 @@ struct Rme {
       Chunk v[NT];
       SM_UNROLL
       for (int c = 0; c < NT; ++c) v[c] = P::exact(acc[0][c]);
-      if (kX && reaches_out()) blank<P>(v, at, Region(at, place(), 1, pitch()), first + 16 * m);
-      P::template write<NT, stride>((kX ? x() : k()) + (first + 16 * m) * stride, v);
+      auto place_of = [&](int row) { return place_of_column(first + row) + m * down(first + row); };
+      if (kX && reaches_out()) blank_places<P>(v, at, Region(at, place(), 1, pitch()), place_of);
+      Element* to = kX ? x() : k();
+      P::template write<NT>(v, [&](int row) { return to + place_of(row) * stride; });
     }
   }
 
@@ -239,36 +254,55 @@ struct Rme {
     }
   }
 
-  // The experts' rows of a matrix, 16 at a time.
-  SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer) {
-    const Place place = this->place();
-    constexpr int words = P::kChunkWords / 2;
-    const int ranks = 8 * layer.tiles, g = lane_id() / 4;
-    auto* image = static_cast<Element*>(stream) + image_start(at, blockIdx.y, ranks) + 2 * (lane_id() % 4);
-    for (int part = 0; part < ranks / 16; ++part) {
-      Matrix<P, 2, NT> weight;
-      typename P::template SumBias<2> bias;
+  // 16 of the experts' rows of a matrix, and where they go.
+  struct Ranks {
+    static constexpr int words = P::kChunkWords / 2;
+    struct alignas(2 * words * sizeof(Word)) Quad {
+      Word w[2 * words];
+    };
+    const Tiling& at;
+    const Place place;
+    const int ranks;
+    Element* const image;  // the lane's
+    Matrix<P, 2, NT> weight;
+    typename P::template SumBias<2> bias;
+
+    SM_DEVICE Ranks(const Tiling& tiling, Place tile, void* stream, const Dense& layer, int part)
+        : at(tiling),
+          place(tile),
+          ranks(8 * layer.tiles),
+          image(static_cast<Element*>(stream) + image_start(at, blockIdx.y, ranks) + 16 * part +
+                4 * (lane_id() % 4)) {
       weight.fetch(layer.weight, part);
       bias.fetch(layer.bias + 16 * part);
+    }
+    SM_DEVICE void store(const Chunk (&a)[1][NT], int row, int column) const {
+      typename P::Sum acc[1][2];
+      dense<P>(acc, a, weight, bias);
+      const int y = place.y + row, x = place.x + column + lane_id() / 4;
+      if (y >= at.h) return;
+      Element* to = image + ((size_t)y * at.w + x) * ranks;
+      SM_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        if (x + 8 * half >= at.w) continue;
+        Quad quad;
+        SM_UNROLL
+        for (int t = 0; t < 2; ++t) {
+          const Chunk v = P::exact(acc[0][t]);
+          SM_UNROLL
+          for (int i = 0; i < words; ++i) quad.w[t * words + i] = v.v[half * words + i];
+        }
+        *reinterpret_cast<Quad*>(to + 8 * half * ranks) = quad;
+      }
+    }
+  };
+  SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer, int first) {
+    for (int part = first; part < layer.tiles / 2; ++part) {
+      const Ranks to(at, place(), stream, layer, part);
       for_fragments(memory, [&](Element* here, int row, int column) {
         Chunk a[1][NT];
-        typename P::Sum acc[1][2];
         P::template read<NT, stride>(a[0], here);
-        dense<P>(acc, a, weight, bias);
-        const int y = place.y + row, x = place.x + column + g;
-        if (y >= at.h) return;
-        Element* to = image + ((size_t)y * at.w + x) * ranks + 16 * part;
-        SM_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          if (x + 8 * half >= at.w) continue;
-          auto* pair = reinterpret_cast<Word*>(to + 8 * half * ranks);
-          SM_UNROLL
-          for (int t = 0; t < 2; ++t) {
-            const Chunk v = P::exact(acc[0][t]);
-            SM_UNROLL
-            for (int i = 0; i < words; ++i) pair[8 * t / P::kChannelsPerWord + i] = v.v[half * words + i];
-          }
-        }
+        to.store(a, row, column);
       });
     }
   }
@@ -294,8 +328,9 @@ struct Rme {
     return reinterpret_cast<float*>(normal()) + 4 * p.logits.tiles * warp;
   }
 
-  // P x in place of x, and the warp's share of the logits.
+  // P x in place of x, B x, and the warp's share of the logits.
   SM_DEVICE void project() {
+    store_ranks(p.b, striped(), p.expert_b, kFused ? 1 : 0);
     for (int tile = 1; tile < p.logits.tiles; ++tile) {
       Logits more(p.logits, tile);
       for_fragments(striped(), [&](Element* here, int, int) {
@@ -310,11 +345,13 @@ struct Rme {
     Logits first(p.logits, 0);
     if constexpr (kIsSlim<P, NT>) proj.fetch(p.proj.weight);
     bias.fetch(p.proj.bias);
-    for_fragments(striped(), [&](Element* here, int, int) {
+    const Ranks ranks(at, place(), p.b, p.expert_b, 0);
+    for_fragments(striped(), [&](Element* here, int row, int column) {
       Chunk a[1][NT], v[NT];
       typename P::Sum acc[1][NT];
       P::template read<NT, stride>(a[0], here);
       first.add(a);
+      if constexpr (kFused) ranks.store(a, row, column);
       P::begin(acc, bias);
       if constexpr (kIsSlim<P, NT>)
         P::multiply(acc, a, proj);
@@ -342,14 +379,13 @@ struct Rme {
     convolve();
     __syncthreads();
     aggregate();
-    store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c);
+    store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c, 0);
     __syncthreads();
     if (reaches_out())
       stripes<true>();
     else
       stripes<false>();
     __syncthreads();
-    store_ranks(p.b, striped(), p.expert_b);
     project();
     __syncthreads();
     copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.y, kChannels), in(),

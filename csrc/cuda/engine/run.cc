@@ -99,7 +99,11 @@ void Run::after_pooling(const Network::Group& g) {
   sme.in = even;
   sme.out = odd;
   const bool tall = plan.sme.threads > kThreads;
-  start(plan.sme_rounds ? kernels.sme : tall ? kernels.sme11_tall : kernels.sme11, sme, plan.sme);
+  start(plan.sme_rounds  ? kernels.sme
+        : plan.sme_broad ? kernels.sme11_broad
+        : tall           ? kernels.sme11_tall
+                         : kernels.sme11,
+        sme, plan.sme);
 
   FfnParams second = g.sme_ffn;
   second.at = plan.ffn.at;

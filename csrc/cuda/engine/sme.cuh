@@ -3,10 +3,10 @@
 //
 // The stripes are matrix products, too: 16 outputs of a line are a banded matrix of the taps times 26 inputs.
 // That wants q in planes, a channel after another, which is what a product with the weights on its left
-// gives. Planes come 16 channels at a time, and leave as sums of proj in registers. Each channel's two passes
-// are one warp's, chained in registers.
+// gives. Planes come as many at a time as shared memory holds, the first ones right behind LN, in registers;
+// and leave as sums of proj in registers. Each channel's two passes are one warp's, chained in registers.
 //
-// Shared memory: 16 planes of q, over whose upper left corner come its stripes; LN y with a border of 5.
+// Shared memory: planes of q, over whose upper left corner come its stripes; LN y with a border of 5.
 #pragma once
 
 #include "cuda/engine/region.cuh"
@@ -14,8 +14,9 @@
 namespace seemore {
 namespace cuda {
 
-// kRows: of a tile, two to a warp; tiles of kBandRows may have fewer.
-template <class P, int NT, int kRows>
+// kRows: of a tile, two to a warp; tiles of kBandRows may have fewer. kFirst: channels of the first round, in
+// parts of 16; later rounds have a part each, of which the last may have 8 channels.
+template <class P, int NT, int kRows, int kFirst>
 struct Sme {
   using Element = typename P::Element;
   using Word = typename P::Word;
@@ -26,7 +27,10 @@ struct Sme {
   static constexpr int kPitch = 16 + 2 * kBorder;  // of all tiles
   static constexpr int kColumns = kPlanePitch;     // of a plane
   static constexpr int kPlane = kPlaneOf<kRows>;
-  static constexpr int kRounds = (kChannels + 15) / 16, kMost = 2;  // rounds; rows that are a warp's
+  static constexpr int kParts = (kChannels + 15) / 16, kFirstParts = (kFirst + 15) / 16;
+  static constexpr int kMost = 2;  // rows that are a warp's
+  // Whether registers hold LN y of these for all parts of a round.
+  static constexpr bool kHeld = kFirstParts > 1 && !kIsBf16<P>;
   static constexpr int kWarps = kRows / kMost, kThreads = 32 * kWarps;
 
   // Of the block: its place; a zero that the compiler does not know; which way its region reaches out of the
@@ -37,11 +41,11 @@ struct Sme {
   };
   static constexpr unsigned kSideways = 1, kUpOrDown = 2;
   static_assert(sizeof(Kept) <= kKeptByBands);
-  static constexpr int kBegin = 16 * kPlane * sizeof(Element) + kKeptByBands;  // of the rest
+  static constexpr int kBegin = kFirst * kPlane * sizeof(Element) + kKeptByBands;  // of the rest
 
   const SmeParams& p;
   const Tiling& at;
-  Element *const q, *const normal;  // [16, kPlane], [rows, kPitch]
+  Element *const q, *const normal;  // [kFirst, kPlane], [rows, kPitch]
 
   SM_DEVICE Sme(const SmeParams& params, unsigned char* memory)
       : p(params),
@@ -53,87 +57,72 @@ struct Sme {
   SM_DEVICE int warp() const { return threadIdx.x / 32; }
   SM_DEVICE int tile_h() const { return kRows > kBandRows ? kRows : at.tile_h; }
   SM_DEVICE int rows() const { return tile_h() + 2 * kBorder; }
-  SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(q + 16 * kPlane); }
+  SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(q + kFirst * kPlane); }
   SM_DEVICE Region region() const { return Region(at, kept()->place, kBorder, kPitch); }
   SM_DEVICE const Element* in() const {
     return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
   }
 
-  SM_DEVICE void normalise() {
+  SM_DEVICE void fetch() {
     const Place place = place_of(at, blockIdx.x);
     const Region region(at, place, kBorder, kPitch);
     if (threadIdx.x == 0)
       *kept() = {place, 0,
                  (region.beyond_columns(at) ? kSideways : 0) | (region.beyond_rows(at) ? kUpOrDown : 0)};
     stage<P, NT>(normal, in(), at, region, round_to_fragment(region.count()) - region.count());
-    __syncthreads();
-    const float share = 1.0f / at.dim;
-    Element* here = normal + 16 * warp() * stride;
-    SM_NO_UNROLL
-    for (int first = 16 * warp(); first < region.count(); first += 16 * kWarps) {
-      Chunk v[NT];
-      P::template read<NT, stride>(v, here);
-      P::normalise_but_for_mean(v, share);
-      P::template write<NT, stride>(here, v);
-      here += 16 * kWarps * stride;
-    }
   }
 
   // What the horizontal product reads behind a row's end: ones for the bias, and what it multiplies by zero.
   SM_DEVICE void write_behind_rows() {
-    for (int row = threadIdx.x; row < 16 * kPlane / kColumns; row += kThreads)
+    constexpr int kPlaneRows = kRows + 2 * kBorder;
+    for (int i = threadIdx.x; i < kFirst * kPlaneRows; i += kThreads) {
+      Element* row = q + i / kPlaneRows * kPlane + i % kPlaneRows * kColumns;
       for (int column = kPitch; column < kColumns - 8; column += 2)
-        *reinterpret_cast<Word*>(q + row * kColumns + column) = column == kPitch ? Format::kOne : 0;
+        *reinterpret_cast<Word*>(row + column) = column == kPitch ? Format::kOne : 0;
+    }
   }
 
-  // Whether all 16 channels of a round are computed, or 8.
-  static SM_DEVICE bool is_whole(int round) { return kChannels % 16 == 0 || round + 1 < kRounds; }
+  // Whether all 16 channels of a part are computed, or 8.
+  static SM_DEVICE constexpr bool is_whole(int part) { return kChannels % 16 == 0 || part + 1 < kParts; }
 
-  SM_DEVICE void compute_q(int round) {
+  SM_DEVICE void compute_q(int part) {
     const bool beyond = kept()->beyond & kSideways;
-    if (is_whole(round))
-      beyond ? planes<true, true>(round) : planes<false, true>(round);
+    if (part == 0)
+      beyond ? planes<kFirstParts, true, true, is_whole(kFirstParts - 1)>(0)
+             : planes<kFirstParts, true, false, is_whole(kFirstParts - 1)>(0);
+    else if (is_whole(part))
+      beyond ? planes<1, false, true, true>(part) : planes<1, false, false, true>(part);
     else
-      beyond ? planes<true, false>(round) : planes<false, false>(round);
+      beyond ? planes<1, false, true, false>(part) : planes<1, false, false, false>(part);
   }
 
-  // Planes of channels 16 round and following, 8 of them if not kWhole: GELU(to_q LN y); kBeyond: zero
-  // left and right of the image.
-  template <bool kBeyond, bool kWhole>
-  SM_DEVICE void planes(int round) {
+  // Planes of channels 16 part and following, of N parts, the last of 8 if not kWhole: GELU(to_q LN y).
+  // kNormalise: LN of the pixels on the way; kBeyond: zero left and right of the image.
+  template <int N, bool kNormalise, bool kBeyond, bool kWhole>
+  SM_DEVICE void planes(int part) {
     const int g = lane_id() / 4, t = lane_id() % 4;
     const Region region = this->region();
-    Matrix<P, 2, NT> weight;  // of channels g and g + 8, in the order of left operands
-    weight.fetch(p.to_q.weight, round);
-    typename P::RowBias bias;
-    bias.fetch(p.to_q.bias + 16 * round);
-    // Right operands: of two chunks of channels pixels 0 to 7, then pixels 8 to 15.
-    const Element* from =
-        normal + (16 * warp() + (lane_id() & 7) + (lane_id() >> 4) * 8) * stride + (lane_id() >> 3 & 1) * 8;
-    const Element* last_chunk = normal + (16 * warp() + (lane_id() & 15)) * stride + 8 * (NT - 1);
+    const float share = 1.0f / at.dim;
+    Matrix<P, 2, NT> weight[N];  // of channels g and g + 8, in the order of left operands
+    typename P::RowBias bias[N];
+    SM_UNROLL
+    for (int n = 0; n < N; ++n) {
+      weight[n].fetch(p.to_q.weight, part + n);
+      bias[n].fetch(p.to_q.bias + 16 * (part + n));
+    }
+    Element* from = normal + 16 * warp() * stride;
     Element* to = q + g * kPlane + 16 * warp() + 2 * t;
     SM_NO_UNROLL
     for (int first = 16 * warp(); first < region.count(); first += 16 * kWarps) {
-      unsigned a[NT / 2][4], last[2];
-      SM_UNROLL
-      for (int k = 0; k < NT / 2; ++k) ldmatrix_x4(a[k], from + 16 * k);
-      if (NT % 2) ldmatrix_x2(last, last_chunk);
+      Chunk v[NT];  // as right operands: of pixels 0 to 7 and 8 to 15
+      P::template read<NT, stride>(v, from);
+      if constexpr (kNormalise) {
+        P::normalise_but_for_mean(v, share);
+        P::template write<NT, stride>(from, v);
+      }
       SM_UNROLL
       for (int j = 0; j < 2; ++j) {
-        Sum acc;
-        bias.begin(acc);
-        SM_UNROLL
-        for (int k = 0; k < NT / 2; ++k) {
-          const unsigned left[2] = {weight.word(4 * k), weight.word(4 * k + 1)},
-                         right[2] = {weight.word(4 * k + 2), weight.word(4 * k + 3)};
-          Format::mma_k16(acc, left, right, {a[k][2 * j], a[k][2 * j + 1]});
-        }
-        if (NT % 2) {
-          const unsigned left[2] = {weight.word(2 * NT - 2), weight.word(2 * NT - 1)};
-          Format::mma_k8(acc, left, last[j]);
-        }
         const int i = first + 8 * j + 2 * t;
-        // Pixels after the last are in the plane's last row, which has no others.
         const int row = region.row_of(i);
         Element* here = to + 8 * j + row * (kColumns - kPitch);
         unsigned mask = 0xffffffffu;
@@ -141,13 +130,28 @@ struct Sme {
           const int x = region.x + i - row * kPitch;
           mask = P::mask((unsigned)x < (unsigned)at.w, (unsigned)(x + 1) < (unsigned)at.w);
         }
-        const Chunk both = P::gelu(acc);
         SM_UNROLL
-        for (int upper = 0; upper < (kWhole ? 2 : 1); ++upper)
-          *reinterpret_cast<Word*>(here + upper * 8 * kPlane) = both.v[upper] & mask;
+        for (int n = 0; n < N; ++n) {
+          Sum acc;
+          bias[n].begin(acc);
+          SM_UNROLL
+          for (int k = 0; k < NT / 2; ++k) {
+            const unsigned left[2] = {weight[n].word(4 * k), weight[n].word(4 * k + 1)},
+                           right[2] = {weight[n].word(4 * k + 2), weight[n].word(4 * k + 3)};
+            Format::mma_k16(acc, left, right, {v[2 * k].v[j], v[2 * k + 1].v[j]});
+          }
+          if (NT % 2) {
+            const unsigned left[2] = {weight[n].word(2 * NT - 2), weight[n].word(2 * NT - 1)};
+            Format::mma_k8(acc, left, v[NT - 1].v[j]);
+          }
+          const Chunk both = P::gelu(acc);
+          SM_UNROLL
+          for (int upper = 0; upper < (n + 1 < N || kWhole ? 2 : 1); ++upper)
+            if (i < region.count())
+              *reinterpret_cast<Word*>(here + (16 * n + 8 * upper) * kPlane) = both.v[upper] & mask;
+        }
       }
       from += 16 * kWarps * stride;
-      last_chunk += 16 * kWarps * stride;
       to += 16 * kWarps;
     }
   }
@@ -170,15 +174,16 @@ struct Sme {
     }
   };
 
-  // Both stripes of the round's planes, in place; kBeyond: the first's are zero above and below the image.
+  // Both stripes of the planes of channels 16 part and following, in place; kBeyond: the first's are zero
+  // above and below the image.
   template <bool kBeyond>
-  SM_DEVICE void stripes(int round) {
+  SM_DEVICE void stripes(int part) {
     const int g = lane_id() / 4, t = lane_id() % 4, last = rows() - 1;
     const unsigned zero = kept()->zero;
     const Place place = kept()->place;
-    const int count = min(16, at.dim - 16 * round);
-    const auto* bands_h = static_cast<const uint4*>(p.bands_h) + (16 * round + warp()) * 32 + lane_id();
-    const auto* bands_v = static_cast<const uint4*>(p.bands_v) + (16 * round + warp()) * 32 + lane_id();
+    const int count = min(part ? 16 : kFirst, at.dim - 16 * part);
+    const auto* bands_h = static_cast<const uint4*>(p.bands_h) + (16 * part + warp()) * 32 + lane_id();
+    const auto* bands_v = static_cast<const uint4*>(p.bands_v) + (16 * part + warp()) * 32 + lane_id();
     Element* plane = q + warp() * kPlane;
     SM_NO_UNROLL
     for (int channel = warp(); channel < count; channel += kWarps) {
@@ -226,23 +231,28 @@ struct Sme {
     return normal + ((row + kBorder) * kPitch + kBorder) * stride;
   }
 
-  // sum += proj (stripes q * v), the round's channels.
+  // sum += proj (stripes q * v) of a part's channels, whose planes begin at `planes`; normal: LN y, if kHeld.
   template <bool kWhole>
-  SM_DEVICE void project(int round, Sum (&sum)[kMost][NT]) {
+  SM_DEVICE void project(int part, const Element* planes, const Chunk (&normal)[kMost][NT],
+                         Sum (&sum)[kMost][NT]) {
     Matrix<P, 2, NT> to_v;
     Matrix<P, NT, 2> proj;
     typename P::template SumBias<2> bias;
-    to_v.fetch(p.to_v.weight, round);
-    proj.fetch(p.proj.weight, round);
-    bias.fetch(p.to_v.bias + 16 * round);
-    const Element* planes = q + ((lane_id() & 7) + (lane_id() >> 4) * 8) * kPlane + (lane_id() >> 3 & 1) * 8;
+    to_v.fetch(p.to_v.weight, part);
+    proj.fetch(p.proj.weight, part);
+    bias.fetch(p.to_v.bias + 16 * part);
+    // Of 8 channels, there are no planes but those.
+    planes += ((lane_id() & 7) + (kWhole ? (lane_id() >> 4) * 8 : 0)) * kPlane + (lane_id() >> 3 & 1) * 8;
     SM_UNROLL
     for (int m = 0; m < kMost; ++m) {
       const int row = warp() + m * kWarps;
       if (row >= tile_h()) break;
-      Chunk a[1][NT], v[1][2];
+      Chunk v[1][2];
       Sum acc[1][2];
-      P::template read<NT, stride>(a[0], tile_row(row));
+      Chunk a[1][NT];
+      if constexpr (kHeld) SM_UNROLL
+      for (int k = 0; k < NT; ++k) a[0][k] = normal[m][k];
+      else P::template read<NT, stride>(a[0], tile_row(row));
       dense<P>(acc, a, to_v, bias);
       unsigned striped[4];
       ldmatrix_x4_transposed(striped, planes + row * kColumns);
@@ -258,27 +268,43 @@ struct Sme {
     }
   }
 
+  // The same of all parts of a round.
+  SM_DEVICE void project_all(int first, int end, Sum (&sum)[kMost][NT]) {
+    Chunk normal[kMost][NT];
+    SM_UNROLL
+    for (int m = 0; kHeld && m < kMost; ++m) {
+      const int row = warp() + m * kWarps;
+      if (row < tile_h()) P::template read<NT, stride>(normal[m], tile_row(row));
+    }
+    const Element* planes = q;
+    SM_NO_UNROLL
+    for (int part = first; part < end; ++part) {
+      if (is_whole(part))
+        project<true>(part, planes, normal, sum);
+      else
+        project<false>(part, planes, normal, sum);
+      planes += 16 * kPlane;
+    }
+  }
+
   SM_DEVICE void run() {
     write_behind_rows();
-    normalise();
+    fetch();
     Sum sum[kMost][NT];
     typename P::template SumBias<NT> bias;
     bias.fetch(p.proj.bias);
     P::begin(sum, bias);
     SM_NO_UNROLL
-    for (int round = 0; round < kRounds; ++round) {
+    for (int part = 0; part < kParts; part += part ? 1 : kFirstParts) {
       __syncthreads();
-      compute_q(round);
+      compute_q(part);
       __syncthreads();
       if (kept()->beyond & kUpOrDown)
-        stripes<true>(round);
+        stripes<true>(part);
       else
-        stripes<false>(round);
+        stripes<false>(part);
       __syncthreads();
-      if (is_whole(round))
-        project<true>(round, sum);
-      else
-        project<false>(round, sum);
+      project_all(part, part ? part + 1 : kFirstParts, sum);
     }
     SM_UNROLL
     for (int m = 0; m < kMost; ++m) {
@@ -295,10 +321,10 @@ struct Sme {
   }
 };
 
-template <class P, int NT, int kRows>
+template <class P, int NT, int kRows, int kFirst>
 SM_DEVICE void sme_kernel(const SmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
-  Sme<P, NT, kRows>(p, memory).run();
+  Sme<P, NT, kRows, kFirst>(p, memory).run();
 }
 
 }  // namespace cuda

@@ -12,7 +12,7 @@ constexpr bool kHasBands = has_bands(11, sizeof(typename P::Element));
 template <class P, int NT>
 SM_DEVICE void sme11_kernel(const SmeParams& p) {
   if constexpr (kHasBands<P>)
-    sme_kernel<P, NT, kBandRows>(p);
+    sme_kernel<P, NT, kBandRows, 16>(p);
   else
     sme_lines_kernel<P, NT, NT, 11>(p);
 }
@@ -20,7 +20,15 @@ SM_DEVICE void sme11_kernel(const SmeParams& p) {
 // With blocks of twice the threads.
 template <class P, int NT>
 SM_DEVICE void sme11_tall_kernel(const SmeParams& p) {
-  if constexpr (kIsSlim<P, NT>) sme_kernel<P, NT, 2 * kBandRows>(p);
+  if constexpr (kIsSlim<P, NT>) sme_kernel<P, NT, 2 * kBandRows, 16>(p);
+}
+
+// And with more planes at a time.
+template <class P, int NT>
+constexpr int kPlanesAtOnce = planes_at_once(NT);
+template <class P, int NT>
+SM_DEVICE void sme11_broad_kernel(const SmeParams& p) {
+  if constexpr (kIsSlim<P, NT>) sme_kernel<P, NT, 2 * kBandRows, kPlanesAtOnce<P, NT>>(p);
 }
 
 }  // namespace cuda
@@ -29,3 +37,4 @@ SM_DEVICE void sme11_tall_kernel(const SmeParams& p) {
 SM_ENTRY(sme11, SmeParams, (kThreads, kBlocksOfDense<SM_PRECISION, SM_WIDTH>),
          sme11_kernel<SM_PRECISION, SM_WIDTH>)
 SM_ENTRY(sme11_tall, SmeParams, (2 * kThreads, 1), sme11_tall_kernel<SM_PRECISION, SM_WIDTH>)
+SM_ENTRY(sme11_broad, SmeParams, (2 * kThreads, 1), sme11_broad_kernel<SM_PRECISION, SM_WIDTH>)

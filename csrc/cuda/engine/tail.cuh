@@ -8,10 +8,8 @@
 namespace seemore {
 namespace cuda {
 
-constexpr int kTailTogether = 2;  // fragments that share weights; of a tile 32 wide, those of a row
-
-// A tile with a border of 1 for a 3x3 convolution, and the convolution.
-template <class P, int NT>
+// A tile with a border of 1 for a 3x3 convolution, and the convolution of MT fragments below each other.
+template <class P, int NT, int MT>
 struct Staged {
   using Element = typename P::Element;
   using Word = typename P::Word;
@@ -19,23 +17,24 @@ struct Staged {
   static constexpr int stride = kStride<P, NT>;
 
   const Tiling& at;
-  const int warp;
-  const Place place;
   const Region region;
   Element* memory;
 
   SM_DEVICE Staged(const Tiling& tiling, unsigned char* shared, const void* stream)
       : at(tiling),
-        warp(threadIdx.x / 32),
-        place(place_of(at, blockIdx.x)),
-        region(at, place, 1, at.tile_w + 2),
+        region(at, place_of(at, blockIdx.x), 1, at.tile_w + 2),
         memory(reinterpret_cast<Element*>(shared)) {
     stage<P, NT>(memory, static_cast<const Element*>(stream) + image_start(at, blockIdx.y, 8 * NT), at,
                  region, padded() - region.count());
     __syncthreads();
   }
 
-  SM_DEVICE int padded() const { return round_to_fragment(region.count()); }
+  static SM_DEVICE int warp() { return threadIdx.x / 32; }
+  SM_DEVICE int padded() const {
+    return round_to_fragment(((at.tile_h + MT - 1) / MT * MT + 2) * region.pitch);
+  }
+  // How many times MT rows of 16 pixels; the last rows may be beyond the tile.
+  SM_DEVICE int columns() const { return (at.tile_h + MT - 1) / MT * at.tile_w / 16; }
 
   SM_DEVICE void normalise(const Taps& norm) {
     constexpr int words = P::kChunkWords / 2;
@@ -49,7 +48,7 @@ struct Staged {
       weight[c][i] = __ldg(static_cast<const Word*>(norm.weight) + word);
       bias[c][i] = __ldg(static_cast<const Word*>(norm.bias) + word);
     }
-    for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
+    for (int first = 16 * warp(); first < region.count(); first += 16 * warps()) {
       Chunk v[NT];
       P::template read<NT, stride>(v, memory + first * stride);
       P::normalise(v, at.dim, share);
@@ -63,47 +62,55 @@ struct Staged {
     __syncthreads();
   }
 
-  // 8 OT outputs from part `pass` of the layer on, of MT fragments from number `i` of the tile on.
-  template <int MT, int OT>
-  SM_DEVICE void convolve(float (&acc)[MT][OT][4], const Dense& layer, int pass, int i) const {
-    const int log = log_width(at) - 4, row = i >> log;
-    const Element* from = memory + (row * region.pitch + (i - (row << log)) * 16) * stride;
-    const int apart = (log ? 16 : region.pitch) * stride;  // two are in a row, or one below the other
+  // 8 OT outputs from part `pass` of the layer on, of the fragments below `first` of the tile.
+  template <int OT>
+  SM_DEVICE void convolve(float (&acc)[MT][OT][4], const Dense& layer, int pass, Place first) const {
     typename P::template Bias<OT> bias;
     bias.fetch(found_here(layer.bias + 8 * OT * pass));
     P::begin(acc, bias);
-    convolve3x3<P, NT>(acc, from, apart, region.pitch, layer.weight, pass);
+    const int pitch = at.tile_w + 2, start = first.y * pitch + first.x;
+    convolve3x3<P, NT>(
+        acc, memory, [start](int row) { return start + row; }, [pitch](int) { return pitch; }, layer.weight,
+        pass);
+  }
+  // Where in the tile column i begins.
+  SM_DEVICE Place column(int i) const {
+    const int log = log_width(at) - 4, band = i >> log;
+    return {band * MT, (i - (band << log)) * 16};
   }
 };
 
 template <class P, int NT>
-constexpr int kTailFragments = sizeof(typename P::Element) == 2 ? kTailTogether : 1;
+constexpr int kConvTogether = conv_together(NT, sizeof(typename P::Element));
+template <class P, int NT, int OT>
+constexpr int kUpsampleTogether = upsample_together(NT, OT, sizeof(typename P::Element));
 
 template <class P, int NT>
 SM_DEVICE void conv_kernel(const ConvParams& p) {
   using Element = typename P::Element;
-  constexpr int MT = kTailFragments<P, NT>, stride = kStride<P, NT>;
+  constexpr int MT = kConvTogether<P, NT>, stride = kStride<P, NT>;
   SM_DYNAMIC_SHARED(shared_memory);
   const Tiling& at = p.at;
-  Staged<P, NT> tile(at, shared_memory, p.in);
+  Staged<P, NT, MT> tile(at, shared_memory, p.in);
   tile.normalise(p.norm);
   Element* result = tile.memory + tile.padded() * stride;
-  const int fragments = at.tile_h * at.tile_w / 16;
-  for (int i = tile.warp * MT; i < fragments; i += warps() * MT) {
+  for (int i = threadIdx.x / 32; i < tile.columns(); i += warps()) {
+    const Place first = tile.column(i);
     float acc[MT][NT][4];
-    tile.convolve(acc, p.conv, 0, i);
+    tile.convolve(acc, p.conv, 0, first);
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
+      if (first.y + m >= at.tile_h) break;
       typename P::Chunk v[NT];
       SM_UNROLL
       for (int n = 0; n < NT; ++n) v[n] = P::exact(acc[m][n]);
-      P::template write<NT, stride>(result + (i + m) * 16 * stride, v);
+      P::template write<NT, stride>(result + ((first.y + m) * at.tile_w + first.x) * stride, v);
     }
   }
   __syncthreads();
   const size_t image = image_start(at, blockIdx.y, 8 * NT);
   copy_out<P, NT, true>(static_cast<Element*>(p.out) + image, static_cast<const Element*>(p.skip) + image,
-                        result, at.tile_w, at, tile.place);
+                        result, at.tile_w, at, place_of(at, (int)block_found_here()));
 }
 
 SM_DEVICE unsigned byte_of(float value) {  // rounded to nearest even, clamped, NaN to 0
@@ -171,18 +178,20 @@ SM_DEVICE void write_shuffled(const UpsampleParams& p, const Pixels (&pixels)[MT
 // kScale: the scale, or 0 for any. OT: tiles of 8 outputs in a pass; they divide the layer's.
 template <class P, int NT, int kScale, int OT>
 SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
-  constexpr int MT = kTailFragments<P, NT>;
+  constexpr int MT = kUpsampleTogether<P, NT, OT>;
   SM_DYNAMIC_SHARED(shared_memory);
   const Tiling& at = p.at;
-  const Staged<P, NT> tile(at, shared_memory, p.in);
-  const int s = kScale ? kScale : p.scale, g = lane_id() / 4, log = log_width(at) - 4;
+  const Staged<P, NT, MT> tile(at, shared_memory, p.in);
+  const int s = kScale ? kScale : p.scale, g = lane_id() / 4;
   const size_t columns = (size_t)at.w * s, plane = (size_t)at.h * s * columns;
-  const float factor = 1.0f / p.range;
-  const int fragments = at.tile_h * at.tile_w / 16;
   for (int pass = 0; pass < p.conv.tiles / OT; ++pass)
-    for (int i = tile.warp * MT; i < fragments; i += warps() * MT) {
+    for (int i = threadIdx.x / 32; i < tile.columns(); i += warps()) {
+      const Place first = tile.column(i);
       float acc[MT][OT][4];
-      tile.convolve(acc, p.conv, pass, i);
+      tile.convolve(acc, p.conv, pass, first);
+      const float factor = 1.0f / p.range;
+      const Place place = place_of(at, (int)block_found_here());
+      const int rows = min(at.tile_h - first.y, at.h - place.y - first.y);
       SM_UNROLL
       for (int n = 0; n < OT; ++n) {
         const int output = 8 * (pass * OT + n) + 2 * (lane_id() % 4);
@@ -196,9 +205,8 @@ SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
           const size_t start = ((size_t)blockIdx.y * p.in_chans + channel) * plane + dx;
           SM_UNROLL
           for (int m = 0; m < MT; ++m) {
-            const int row = (i + m) >> log;
-            const int y = tile.place.y + row, x = tile.place.x + (i + m - (row << log)) * 16 + g;
-            if (y >= at.h) continue;
+            if (m >= rows) continue;
+            const int y = place.y + first.y + m, x = place.x + first.x + g;
             const size_t line = start + ((size_t)y * s + dy) * columns;
             SM_UNROLL
             for (int half = 0; half < 2; ++half) {
