@@ -82,8 +82,16 @@ struct Staged {
 
 template <class P, int NT>
 constexpr int kConvTogether = conv_together(NT, sizeof(typename P::Element));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
+constexpr int kMostTogether = 2;  // of six tiles of outputs: ptxas spills where it has to hold more
+#else
+constexpr int kMostTogether = 3;
+#endif
 template <class P, int NT, int OT>
-constexpr int kUpsampleTogether = upsample_together(NT, OT, sizeof(typename P::Element));
+constexpr int kUpsampleTogether =
+    OT == 6 && upsample_together(NT, OT, sizeof(typename P::Element)) > kMostTogether
+        ? kMostTogether
+        : upsample_together(NT, OT, sizeof(typename P::Element));
 
 template <class P, int NT>
 SM_DEVICE void conv_kernel(const ConvParams& p) {
