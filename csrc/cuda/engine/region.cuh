@@ -168,6 +168,12 @@ SM_DEVICE void blank_places(typename P::Chunk (&a)[NT], const Tiling& at, const 
   }
 }
 
+// The same of 16 pixels one after another.
+template <class P, int NT>
+SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region& region, int first) {
+  blank_places<P>(a, at, region, [first](int row) { return first + row; });
+}
+
 // One column of taps of convolve3x3() for 8 K channels of MT + 2 rows of pixels: from is the lane's address
 // in the first, down the way to the next. Every row is fetched once, for all taps and fragments that it
 // meets.
@@ -235,12 +241,6 @@ SM_DEVICE void convolve3x3(float (&acc)[MT][OT][4], const typename P::Element* m
       from += (down(0) - 3) * stride;
     }
   }
-}
-
-// The same of 16 pixels one after another.
-template <class P, int NT>
-SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region& region, int first) {
-  blank_places<P>(a, at, region, [first](int row) { return first + row; });
 }
 
 // pack(GELU(acc)), for one fragment.
