@@ -71,8 +71,8 @@ SM_INLINE vf gelu(vf x) {
 #else
 
 // q(t) of degree 8, with t q(t)^8 = t Phi(-t) as nearly as can be up to 6.2, where that is 2e-9: fewer
-// operations than 2^p(t) takes, in a shorter chain.  Max abs error 2.5e-7, of rounding; 2e-7 of small
-// results, too, for q(0)^8 is 1/2.
+// operations than 2^p(t) takes, in a shorter chain.  Max abs error 2.5e-7, and of small x 2e-7 of the result,
+// for q(0)^8 is 1/2: both are rounding's.
 static constexpr Coefficient kGeluRoot[] = {-2.9046038e-07f, 7.3979249e-06f, -5.9758932e-05f,
                                             3.2698532e-05f,  0.0015072472f,  -0.00067490537f,
                                             -0.03192646f,    -0.091457829f,  0.91700405f};

@@ -29,6 +29,11 @@ struct Taps {
   ptrdiff_t pitch;
 };
 
+// Whether taps are summed apart, each by itself and then all: one sum of nine taps' products errs three times
+// as much.  Not in bf16, whose operands err more than that.
+template <class Op>
+constexpr bool kTapsApart = Op::kPack == 1;
+
 SM_INLINE Taps one_tap(const Row& row) { return {{row.p}, row.pitch}; }
 
 SM_INLINE Taps nine_taps(const Row in[3]) {
@@ -55,12 +60,7 @@ struct StepWeights {
 #endif
 };
 
-// Where many taps' products are summed in fp32; bf16's own rounding is all that would show.
-template <class Op>
-constexpr bool kTapsApart = Op::kPack == 1;
-
-// kAhead > 0: asks for the operands that many columns further on, too.  kApart: sums each tap by itself and
-// then the taps, which errs a third as much as nine taps' products one after the other.
+// kAhead > 0: asks for the operands that many columns further on, too.  kApart: sums taps apart.
 template <class Op, int MR, int NV, Epilogue E, int kAhead = 0, bool kApart = false>
 SM_INLINE void tile(const float* w, int step, const float* bias, const Taps& in, int taps, int k, int x,
                     const Row& out, int m0, const Row& residual) {
