@@ -190,6 +190,7 @@ def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int) -> Co
     k8, k16 = (f"mma.sync.aligned.m16n8{depth}.row.col." for depth in ("k8", "k16"))
     short = [k8 + kinds for kinds in ("f16.f16", "f32.f16", "f32.bf16")]
     half_sums = total(2, k16 + "f16") + total(2, k8 + "f16") / 2
+    sectors = total(6, *OFF_CHIP, "cp.async")
     return Cost(
         kernel=name,
         blocks=blocks,
@@ -200,17 +201,10 @@ def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int) -> Co
         shared_wavefronts=total(4, *ON_CHIP),
         shared_ideal=total(5, *ON_CHIP),
         global_wavefronts=total(4, *OFF_CHIP),
-        sectors=total(6, *OFF_CHIP, "cp.async"),
+        sectors=sectors,
         mma=total(2, "mma") - total(2, *short) / 2,
         half_sums=half_sums,
-        # Weights (.nc) are the first cache's; what is left are streams.
-        stream_bytes=32
-        * per_pixel
-        * sum(
-            float(line[6])
-            for line in launch["lines"]
-            if line[1].startswith((*OFF_CHIP, "cp.async")) and ".nc" not in line[1]
-        ),
+        stream_bytes=32 * (sectors - total(6, "ld.global.nc")),  # but for weights, which the first cache has
     )
 
 

@@ -70,6 +70,15 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def isas() -> Iterator[list[str]]:
+    """The instruction sets that work here, for the test to choose from as it likes."""
+    if not ISAS:
+        pytest.skip(f"no native library: {native.error}")
+    yield ISAS
+    native.require().set_isa(None)
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs once with each instruction set that works here."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,13 +25,7 @@ LIMIT = 1e-5
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
 
-pytestmark = pytest.mark.skipif(not ISAS, reason=f"no native library: {native.error}")
-
-
-@pytest.fixture(autouse=True)
-def _restore_isa() -> Iterator[None]:
-    yield
-    native.require().set_isa(None)
+pytestmark = pytest.mark.usefixtures("isas")
 
 
 def pair(**config) -> tuple[SeemoRe, reference.SeemoRe]:

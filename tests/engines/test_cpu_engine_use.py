@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,17 +21,11 @@ from tests.support import golden
 from tests.support.isas import HAS_BF16, ISAS
 from tests.support.warm import python
 
-pytestmark = pytest.mark.skipif(not ISAS, reason=f"no native library: {native.error}")
+pytestmark = pytest.mark.usefixtures("isas")
 
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
 
 SMALL = {"scale": 2, "num_experts": 3, "num_layers": 1, "embedding_dim": 12, "lr_space": "exp", "topk": 1}
-
-
-@pytest.fixture(autouse=True)
-def _restore_isa() -> Iterator[None]:
-    yield
-    native.require().set_isa(None)
 
 
 def small(**config) -> SeemoRe:

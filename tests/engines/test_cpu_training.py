@@ -7,7 +7,6 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,23 +16,13 @@ from seemore_fast import SeemoRe, load
 from seemore_fast.backends import native
 from seemore_fast.engines import cpu_training, one_op
 from seemore_fast.network import reference, variants
-from seemore_fast.network.accuracy import relative_l2
 from tests.support import golden, rounded
-from tests.support.isas import HAS_BF16, ISAS
+from tests.support.isas import HAS_BF16
 
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
 
 ENDS = [(1, 1, 1), (3, 2, 2), (2, 3, 1)]
 """Of colours, scale and layers."""
-
-
-@pytest.fixture
-def isas() -> Iterator[list[str]]:
-    """To choose from."""
-    if not ISAS:
-        pytest.skip(f"no native library: {native.error}")
-    yield ISAS
-    native.require().set_isa(None)
 
 
 def network(variant: str = "t-x2", **changes) -> SeemoRe:
@@ -80,7 +69,7 @@ def test_twice_pytorchs_error_at_most(name: str, isas: list[str]) -> None:
                 found["inference"] = ours(x)
             for key, value in exact.items():
                 # A kind's name is a weight's without the numbers of layers and experts.
-                of_ours, of_theirs = (max(relative_l2(of[key], value), 1e-9) for of in (found, theirs))
+                of_ours, of_theirs = (max(golden.relative_l2(of[key], value), 1e-9) for of in (found, theirs))
                 logarithms[isa, re.sub(r"\d+\.", "", key)].append(math.log(of_ours / of_theirs))
     ratios = {key: math.exp(statistics.mean(found)) for key, found in logarithms.items()}
     assert max(ratios.values()) <= 2, ratios

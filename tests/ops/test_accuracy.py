@@ -6,7 +6,6 @@ from torch import Tensor
 
 from seemore_fast.backends import native
 from seemore_fast.network.accuracy import relative_l2
-from tests.support.isas import ISAS
 from tests.support.operators import convert, make_args, outputs
 
 # Large enough for sums over the image to show, and small ones with other widths.
@@ -29,22 +28,16 @@ def results(name, args, direction, backend):
     return {"the result": out.detach(), **dict(zip(leaves, slopes, strict=True))}
 
 
-@pytest.fixture(autouse=True)
-def _restore_isa():
-    yield
-    native.require().set_isa(None)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
-def test_twice_pytorchs_error_at_most(op_name, shape):
+def test_twice_pytorchs_error_at_most(op_name, shape, isas):
     """On every instruction set that works here."""
-    found: dict[str, list[dict[str, Tensor]]] = {who: [] for who in ("exact", "PyTorch", *ISAS)}
+    found: dict[str, list[dict[str, Tensor]]] = {who: [] for who in ("exact", "PyTorch", *isas)}
     for _ in range(DRAWS):
         args, direction = make_args(op_name, shape), torch.randn(shape)
         wide = convert(args, Tensor.double), direction.double()
         found["exact"].append(results(op_name, *wide, "reference"))
         found["PyTorch"].append(results(op_name, args, direction, "reference"))
-        for isa in ISAS:
+        for isa in isas:
             native.require().set_isa(isa)
             found[isa].append(results(op_name, args, direction, "cpu"))
 
@@ -54,5 +47,5 @@ def test_twice_pytorchs_error_at_most(op_name, shape):
 
     for key in found["exact"][0]:
         allowed = 2 * max(error("PyTorch", key), ROUNDING)
-        for isa in ISAS:
+        for isa in isas:
             assert error(isa, key) <= allowed, f"{key} on {isa}: {2 * error(isa, key) / allowed:.2f} times"

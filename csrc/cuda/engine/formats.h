@@ -1,55 +1,30 @@
 // Numbers in the formats of operands: their bits, and what is left of a float32.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "seemore_cuda.h"
 
 namespace seemore {
 namespace cuda {
 
-inline uint16_t half_bits(float x) {
-  const _Float16 narrow = x;
-  uint16_t bits;
-  memcpy(&bits, &narrow, 2);
-  return bits;
-}
+inline uint16_t half_bits(float x) { return std::bit_cast<uint16_t>((_Float16)x); }
 
 inline uint16_t bf16_bits(float x) {
   if (x != x) return 0x7fff;
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
-inline float half_value(uint16_t bits) {
-  _Float16 x;
-  memcpy(&x, &bits, 2);
-  return x;
-}
+inline float half_value(uint16_t bits) { return std::bit_cast<_Float16>(bits); }
 
-inline float bf16_value(uint16_t bits) {
-  const uint32_t wide = (uint32_t)bits << 16;
-  float x;
-  memcpy(&x, &wide, 4);
-  return x;
-}
-
-inline uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits;
-}
+inline float bf16_value(uint16_t bits) { return std::bit_cast<float>((uint32_t)bits << 16); }
 
 inline float tf32_value(float x) {
   if (!std::isfinite(x)) return x;
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  bits = (bits + 0x1000) & ~0x1fffu;
-  memcpy(&x, &bits, 4);
-  return x;
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(x) + 0x1000) & ~0x1fffu);
 }
 
 // A number as the format has it.

@@ -1,6 +1,7 @@
 // Packs folded weights: matrices in fragments (numeric.cuh), depthwise kernels with channels last.
 #include "cuda/engine/pack.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -151,10 +152,10 @@ struct Packer {
             for (int j = k; j < k + 2 && j < kt; ++j) put(pair(at(j, n, 0), at(j, n, 1)));
             continue;
           }
-          for (int i = 0; i < 2; ++i) put(bits_of(tf32_value(at(k, n, i))));
+          for (int i = 0; i < 2; ++i) put(std::bit_cast<uint32_t>(tf32_value(at(k, n, i))));
           if (precision == SM_CUDA_TF32) continue;
           for (int i = 0; i < 2; ++i)  // what the first two lack
-            put(bits_of(tf32_value(at(k, n, i) - tf32_value(at(k, n, i)))));
+            put(std::bit_cast<uint32_t>(tf32_value(at(k, n, i) - tf32_value(at(k, n, i)))));
         }
       while (count < 4 * vectors) put(0);
     }
@@ -324,7 +325,7 @@ struct Packer {
     auto at = [&](int r, int c) { return r < rows ? values[(size_t)r * columns + c] : 0.0f; };
     for (int c = 0; here && c < columns; ++c)
       for (int r = 0; r < channels; r += narrow() ? 2 : 1)
-        *here++ = narrow() ? pair(at(r, c), at(r + 1, c)) : bits_of(at(r, c));
+        *here++ = narrow() ? pair(at(r, c), at(r + 1, c)) : std::bit_cast<uint32_t>(at(r, c));
     return device;
   }
   Taps taps(const sm_layer& w, int dim, int count) {
