@@ -79,10 +79,7 @@ constexpr int head_bytes(int tile_h, int tile_w, int in_chans, int pixel_bytes) 
 // Rows of a column that a thread filters: rme's stripes, the feed-forward's gate.
 template <int element_bytes>
 constexpr int kStripedRows = element_bytes == 2 ? 8 : 4;
-// Fragments below each other that share weights in that kernel's conv 3x3, in `conv` and in `upsample`.
-constexpr int rme_together(int width, int element_bytes) {
-  return element_bytes == 4 ? 1 : width <= 5 ? 3 : 2;
-}
+// Fragments below each other that share the weights of a conv 3x3, in `rme` and `conv`, and in `upsample`.
 constexpr int conv_together(int width, int element_bytes) {
   return element_bytes == 4 ? 1 : width <= 5 ? 3 : 2;
 }

@@ -122,7 +122,7 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   };
   auto out = [&](size_t th, size_t tw) { return Phase{th, 15 + 0.7 * (double)(tw * units)}; };
 
-  const size_t shared_weights = rme_together(net.width, element);
+  const int shared_weights = conv_together(net.width, element);
   const size_t striped = element == 2 ? kStripedRows<2> : kStripedRows<4>;
   auto rme_bytes = [&](size_t th, size_t tw, int) {
     if (th % striped) return kNever;
@@ -209,19 +209,19 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
         sme_work, 400, n);
 
   // Two kernels, each with a 3x3 convolution of one tile; the result of the first.
-  const int conv = conv_together(net.width, element),
-            upsample = upsample_together(net.width, upsample_pass(net.scale, net.in_chans), element);
+  const int upsample = upsample_together(net.width, upsample_pass(net.scale, net.in_chans), element);
   plan.ends = tile(
       [&](size_t th, size_t tw, int) {
         if (th * tw > 512) return kNever;
-        return std::max(tail_pixels((int)th, (int)tw, conv) + th * tw,
+        return std::max(tail_pixels((int)th, (int)tw, shared_weights) + th * tw,
                         (size_t)tail_pixels((int)th, (int)tw, upsample)) *
                pixel;
       },
       [&](size_t th, size_t tw) {
         return Phases({in(th, tw, 1),
                        {fragments(halo(th, tw, 1)), 105, 8},
-                       {round_up(th, conv) / conv * tw / 16, 200.0 * conv, 105.0 * conv},
+                       {round_up(th, shared_weights) / shared_weights * tw / 16, 200.0 * shared_weights,
+                        105.0 * shared_weights},
                        out(th, tw),
                        in(th, tw, 1),
                        {round_up(th, upsample) / upsample * tw / 16, 240.0 * upsample, 115.0 * upsample}});

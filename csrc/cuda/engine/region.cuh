@@ -174,6 +174,10 @@ SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region&
   blank_places<P>(a, at, region, [first](int row) { return first + row; });
 }
 
+// Fragments that convolve3x3() computes at once, but for `upsample`.
+template <class P, int NT>
+constexpr int kConvTogether = conv_together(NT, sizeof(typename P::Element));
+
 // One column of taps of convolve3x3() for 8 K channels of MT + 2 rows of pixels: from is the lane's address
 // in the first, down the way to the next. Every row is fetched once, for all taps and fragments that it
 // meets.

@@ -395,12 +395,9 @@ struct Rme {
 };
 
 template <class P, int NT>
-constexpr int kRmeTogether = rme_together(NT, sizeof(typename P::Element));
-
-template <class P, int NT>
 SM_DEVICE void rme_kernel(const RmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
-  Rme<P, NT, kRmeTogether<P, NT>>(p, memory).run();
+  Rme<P, NT, kConvTogether<P, NT>>(p, memory).run();
 }
 
 }  // namespace cuda

@@ -80,8 +80,6 @@ struct Staged {
   }
 };
 
-template <class P, int NT>
-constexpr int kConvTogether = conv_together(NT, sizeof(typename P::Element));
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
 constexpr int kMostTogether = 2;  // of six tiles of outputs: ptxas spills where it has to hold more
 #else
