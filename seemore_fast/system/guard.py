@@ -35,8 +35,7 @@ class Guard:
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if self._local_only and not self._is_ours(host):
             return await _answer(send, 403, f"this page is not called {host[:100]}")
-        foreign = origin is not None and origin not in self._origins
-        if foreign and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin not in self._origins and _server(origin) != host.lower():
             return await _answer(send, 403, "requests from other pages are not taken")
         held: list[_Message] = []
         begun = False
@@ -70,6 +69,13 @@ class Guard:
         except ValueError:
             return False
         return name in ("localhost", self._host) or _is_loopback(name)
+
+
+def _server(address: str) -> str:
+    try:
+        return urlsplit(address).netloc.lower()
+    except ValueError:  # [ without ]
+        return ""
 
 
 def _is_loopback(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -227,6 +228,17 @@ def test_a_mirror(server, entry, monkeypatch):
     assert fetch.fetch(elsewhere).is_file()
 
 
+@pytest.mark.parametrize(
+    "address", ["nonsense", "file:///tmp", "http://", "http://[a", "example.invalid/weights"]
+)
+def test_a_mirror_that_is_no_address(entry, monkeypatch, address):
+    monkeypatch.setenv("SEEMORE_WEIGHTS_URL", address)
+    with pytest.raises(
+        CheckpointError, match=f"^SEEMORE_WEIGHTS_URL={re.escape(address)}: must begin with http"
+    ):
+        fetch.fetch(entry)
+
+
 def test_two_processes_at_once(server, entry, folders):
     """One fetches, the other waits and takes what is there."""
     code = (
@@ -266,6 +278,7 @@ def test_the_table_holds_the_published_variants():
         ("a: {color: red}", "an entry has"),
         ("../a: {variant: t-x4}", "words between slashes"),
         ("a: {variant: t-x4, places: [file:///etc/passwd]}", "http or https"),
+        ("a: {variant: t-x4, places: ['http://[a/b.pth', 3]}", "http or https"),
         ("a: {variant: t-x9}", "unknown variant"),
         ("a: {places: ['https://example.invalid/a.pth']}", "either variant or config"),
         ("a: {variant: t-x4, set5: good}", "could not convert"),

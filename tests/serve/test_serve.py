@@ -159,6 +159,7 @@ def test_tokens_and_foreign_pages(upscalers: dict[str, Upscaler]) -> None:
     page = {"Origin": "https://example.com"}
     answer = web.post("/upscale", content=body, headers=page)
     assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (403, False)
+    assert web.post("/upscale", content=body, headers={"Origin": "http://[a"}).status_code == 403
     assert web.get("/health", headers={"Host": "example.com"}).status_code == 403
     web = client(upscalers, origins=("https://example.com",), tokens=("first",))
     asked = {

@@ -59,7 +59,7 @@ def _entry(path: Path, name: str, value: Any) -> Known:
     if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or ":" in name:
         raise CheckpointError(f"{where}: a name is made of words between slashes")
     places = value.get("places", [])
-    if not isinstance(places, list) or not all(_is_address(place) for place in places):
+    if not isinstance(places, list) or not all(is_address(place) for place in places):
         raise CheckpointError(f"{where}: places must be a list of http or https addresses of files")
     if ("variant" in value) == ("config" in value):
         raise CheckpointError(f"{where}: needs either variant or config")
@@ -72,8 +72,10 @@ def _entry(path: Path, name: str, value: Any) -> Known:
     return Known(name, config, places, set5=set5, **texts)
 
 
-def _is_address(place: Any) -> bool:
-    if not isinstance(place, str):
+def is_address(place: Any) -> bool:
+    """Whether ``place`` may be fetched from: an http or https address that does not end as a folder's."""
+    try:
+        parts = urlsplit(place)
+    except (AttributeError, ValueError):  # no text; [ without ]
         return False
-    parts = urlsplit(place)
     return parts.scheme in ("http", "https") and bool(parts.netloc) and not parts.path.endswith("/")

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from seemore_fast.errors import CheckpointError
 from seemore_fast.network import checkpoint
-from seemore_fast.network.weights.catalogue import Known
+from seemore_fast.network.weights.catalogue import Known, is_address
 from seemore_fast.system import folders
 from seemore_fast.system.atomic import write_text
 from seemore_fast.system.terminal import Screen
@@ -99,7 +99,11 @@ def _places(entry: Known) -> list[str]:
     mirror = os.environ.get("SEEMORE_WEIGHTS_URL")
     if not mirror:
         return entry.places
-    return [f"{mirror.rstrip('/')}/{entry.places[0].rsplit('/', 1)[1]}"]
+    if not is_address(place := f"{mirror.rstrip('/')}/{entry.places[0].rsplit('/', 1)[1]}"):
+        raise CheckpointError(
+            f"SEEMORE_WEIGHTS_URL={mirror}: must begin with http:// or https:// and name a server"
+        )
+    return [place]
 
 
 def _address(entry: Known) -> str:
