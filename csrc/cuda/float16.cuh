@@ -40,7 +40,7 @@ struct PairBias {
     }
   }
   // zero: not known to the compiler, which else would need a move for each of a product's two registers.
-  SM_DEVICE void fetch_floats(const float* bias, unsigned zero) {
+  SM_DEVICE void fetch_floats(const float* bias, unsigned zero = 0) {
     SM_UNROLL
     for (int n = 0; n < NT; ++n) {
       const float2 both = __ldg(reinterpret_cast<const float2*>(bias) + 4 * n + lane_id() % 4);
@@ -253,9 +253,9 @@ struct Narrow {
   }
 
   // acc += a times NT tiles of w from `first` on, of one fragment.
-  template <int NT, int K, int ALL>
-  static SM_DEVICE void multiply_some(float (&acc)[NT][4], const Chunk (&a)[K],
-                                      const Matrix<Narrow, ALL, K>& w, int first) {
+  template <int NT, int K, int ALL, class Acc>
+  static SM_DEVICE void multiply_some(Acc (&acc)[NT], const Chunk (&a)[K], const Matrix<Narrow, ALL, K>& w,
+                                      int first) {
     static_assert(K <= 2);
     SM_UNROLL
     for (int n = 0; n < NT; ++n) {

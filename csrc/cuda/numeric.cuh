@@ -65,6 +65,10 @@ SM_DEVICE void multiply_fetched(typename P::Sum (&acc)[MT][NT], const typename P
   }
 }
 
+// Whether sums that are P::Sum are float16.
+template <class P>
+constexpr bool kHalfSums = sizeof(typename P::Sum) < 4 * sizeof(float);
+
 // Whether the registers of two blocks hold all channels of a warp's pixels: input, hidden layer and output.
 template <class P, int NT>
 constexpr bool kIsSlim = sizeof(typename P::Element) == 2 && NT <= 6;

@@ -199,7 +199,7 @@ struct Packer {
     Dense all = taps == 9
                     ? columns3x3(1, nt, value)
                     : matrix(1, channels / 8, nt, [=](int, int out, int in) { return value(0, 0, out, in); });
-    all.bias = matrix_bias(w.bias, outputs, 8 * nt, taps == 1);
+    all.bias = matrix_bias(w.bias, outputs, 8 * nt, true);
     return all;
   }
 

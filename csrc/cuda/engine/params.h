@@ -79,9 +79,13 @@ constexpr int head_bytes(int tile_h, int tile_w, int in_chans, int pixel_bytes) 
 // Rows of a column that a thread filters: rme's stripes, the feed-forward's gate.
 template <int element_bytes>
 constexpr int kStripedRows = element_bytes == 2 ? 8 : 4;
-// Fragments below each other that share the weights of a conv 3x3, in `rme` and `conv`, and in `upsample`.
-constexpr int conv_together(int width, int element_bytes) {
-  return element_bytes == 4 ? 1 : width <= 5 ? 3 : 2;
+// Fragments below each other that share the weights of a conv 3x3, as many as registers hold the sums of, in
+// `rme`, in `conv` and in `upsample`. half_sums: they are float16 (fp16, but for `upsample`).
+constexpr int rme_together(int width, int element_bytes, bool half_sums) {
+  return element_bytes == 4 ? 1 : half_sums ? (width <= 5 ? 6 : 3) : width <= 5 ? 3 : 2;
+}
+constexpr int conv_together(int width, int element_bytes, bool half_sums) {
+  return half_sums ? 4 : rme_together(width, element_bytes, false);
 }
 constexpr int upsample_together(int width, int outputs, int element_bytes) {
   return element_bytes == 4 ? 1 : outputs <= 2 ? 4 : width <= 6 ? 3 : 2;

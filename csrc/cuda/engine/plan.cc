@@ -122,21 +122,23 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   };
   auto out = [&](size_t th, size_t tw) { return Phase{th, 15 + 0.7 * (double)(tw * units)}; };
 
-  const int shared_weights = conv_together(net.width, element);
+  const bool half_sums = precision == SM_CUDA_FP16;
+  const int rme_shares = rme_together(net.width, element, half_sums),
+            conv_shares = conv_together(net.width, element, half_sums);
   const size_t striped = element == 2 ? kStripedRows<2> : kStripedRows<4>;
   auto rme_bytes = [&](size_t th, size_t tw, int) {
     if (th % striped) return kNever;
-    const size_t pitch = tw + 4, bands = round_up(th + 2, shared_weights) * pitch + 16;
+    const size_t pitch = tw + 4, bands = round_up(th + 2, rme_shares) * pitch + 16;
     return (2 * bands + 2 * pitch + 2) * pixel + 16;
   };
   // One image, whatever the batch: the order in which logits are summed decides their last bits.
   plan.rme = tile(
       rme_bytes,
       [&](size_t th, size_t tw) {
-        const size_t groups = fragments(round_up(th + 2, shared_weights) / shared_weights * (tw + 4));
+        const size_t groups = fragments(round_up(th + 2, rme_shares) / rme_shares * (tw + 4));
         return Phases({in(th, tw, 2),
                        {fragments(halo(th, tw, 2)), 105, 8},
-                       {groups, 400.0 * shared_weights, 105.0 * shared_weights, 25.0 * shared_weights},
+                       {groups, 400.0 * rme_shares, 0, 130.0 * rme_shares},
                        {units * (th / striped) * tw / 32, 77.0 * striped},
                        {th * tw / 16, 170, 3, 23},
                        out(th, tw)});
@@ -213,18 +215,18 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   plan.ends = tile(
       [&](size_t th, size_t tw, int) {
         if (th * tw > 512) return kNever;
-        return std::max(tail_pixels((int)th, (int)tw, shared_weights) + th * tw,
+        return std::max(tail_pixels((int)th, (int)tw, conv_shares) + th * tw,
                         (size_t)tail_pixels((int)th, (int)tw, upsample)) *
                pixel;
       },
       [&](size_t th, size_t tw) {
-        return Phases({in(th, tw, 1),
-                       {fragments(halo(th, tw, 1)), 105, 8},
-                       {round_up(th, shared_weights) / shared_weights * tw / 16, 200.0 * shared_weights,
-                        105.0 * shared_weights},
-                       out(th, tw),
-                       in(th, tw, 1),
-                       {round_up(th, upsample) / upsample * tw / 16, 240.0 * upsample, 115.0 * upsample}});
+        return Phases(
+            {in(th, tw, 1),
+             {fragments(halo(th, tw, 1)), 105, 8},
+             {round_up(th, conv_shares) / conv_shares * tw / 16, 200.0 * conv_shares, 0, 105.0 * conv_shares},
+             out(th, tw),
+             in(th, tw, 1),
+             {round_up(th, upsample) / upsample * tw / 16, 240.0 * upsample, 115.0 * upsample}});
       },
       200, n);
 }

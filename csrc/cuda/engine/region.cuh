@@ -174,15 +174,11 @@ SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region&
   blank_places<P>(a, at, region, [first](int row) { return first + row; });
 }
 
-// Fragments that convolve3x3() computes at once, but for `upsample`.
-template <class P, int NT>
-constexpr int kConvTogether = conv_together(NT, sizeof(typename P::Element));
-
 // One column of taps of convolve3x3() for 8 K channels of MT + 2 rows of pixels: from is the lane's address
 // in the first, down the way to the next. Every row is fetched once, for all taps and fragments that it
 // meets.
-template <class P, int K, int MT, int OT>
-SM_DEVICE void convolve_column(float (&acc)[MT][OT][4], const typename P::Element* from, int down,
+template <class P, int K, int MT, int OT, class Acc>
+SM_DEVICE void convolve_column(Acc (&acc)[MT][OT], const typename P::Element* from, int down,
                                const uint4*& weight) {
   Matrix<P, 3 * OT, K> taps;
   taps.fetch_own(weight);
@@ -200,9 +196,9 @@ SM_DEVICE void convolve_column(float (&acc)[MT][OT][4], const typename P::Elemen
 // acc += the 3x3 convolution of MT fragments in rows below each other: place(row) is the upper left neighbour
 // of the first one's pixel `row`, down(row) the way from that to the next fragment's. Convolution `pass` of
 // the weights, in the order of pack.cc.
-template <class P, int NT, int MT, int OT, class PlaceOf, class DownOf>
-SM_DEVICE void convolve3x3(float (&acc)[MT][OT][4], const typename P::Element* memory, PlaceOf place,
-                           DownOf down, const void* weight, int pass) {
+template <class P, int NT, int MT, int OT, class Acc, class PlaceOf, class DownOf>
+SM_DEVICE void convolve3x3(Acc (&acc)[MT][OT], const typename P::Element* memory, PlaceOf place, DownOf down,
+                           const void* weight, int pass) {
   constexpr int stride = kStride<P, NT>;
   if constexpr (sizeof(typename P::Element) == 2) {
     constexpr int kPairs = NT / 2 * 3 + NT % 2, kVectors = kPairs * Matrix<P, 3 * OT, 2>::kVectors +

@@ -109,14 +109,14 @@ struct Rme {
 
   // t = GELU(conv); x = to_x t, k = to_k t. x comes over pixels that no later round reads.
   SM_DEVICE void convolve() {
-    typename P::template Bias<NT> bias;
+    typename P::template SumBias<NT> bias;
     for (int round = 0; round < columns(); round += 16 * warps()) {  // as long as the first warp has pixels
       // Of the warp's fragments; a register less if not kept.
       auto first_found_here = [&] { return round + 16 * (thread_found_here() / 32); };
       Chunk t[MT][NT];
       const int first = first_found_here();
       if (first < columns()) {
-        float acc[MT][NT][4];
+        typename P::Sum acc[MT][NT];
         bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
         P::begin(acc, bias);
         convolve3x3<P, NT>(
@@ -395,9 +395,12 @@ struct Rme {
 };
 
 template <class P, int NT>
+constexpr int kRmeTogether = rme_together(NT, sizeof(typename P::Element), kHalfSums<P>);
+
+template <class P, int NT>
 SM_DEVICE void rme_kernel(const RmeParams& p) {
   SM_DYNAMIC_SHARED(memory);
-  Rme<P, NT, kConvTogether<P, NT>>(p, memory).run();
+  Rme<P, NT, kRmeTogether<P, NT>>(p, memory).run();
 }
 
 }  // namespace cuda

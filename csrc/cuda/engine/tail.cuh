@@ -63,9 +63,10 @@ struct Staged {
   }
 
   // 8 OT outputs from part `pass` of the layer on, of the fragments below `first` of the tile.
-  template <int OT>
-  SM_DEVICE void convolve(float (&acc)[MT][OT][4], const Dense& layer, int pass, Place first) const {
-    typename P::template Bias<OT> bias;
+  // Bias: of the type of sums.
+  template <class Bias, int OT, class Acc>
+  SM_DEVICE void convolve(Acc (&acc)[MT][OT], const Dense& layer, int pass, Place first) const {
+    Bias bias;
     bias.fetch(found_here(layer.bias + 8 * OT * pass));
     P::begin(acc, bias);
     const int pitch = at.tile_w + 2, start = first.y * pitch + first.x;
@@ -92,6 +93,9 @@ constexpr int kUpsampleTogether =
         : upsample_together(NT, OT, sizeof(typename P::Element));
 
 template <class P, int NT>
+constexpr int kConvTogether = conv_together(NT, sizeof(typename P::Element), kHalfSums<P>);
+
+template <class P, int NT>
 SM_DEVICE void conv_kernel(const ConvParams& p) {
   using Element = typename P::Element;
   constexpr int MT = kConvTogether<P, NT>, stride = kStride<P, NT>;
@@ -102,8 +106,8 @@ SM_DEVICE void conv_kernel(const ConvParams& p) {
   Element* result = tile.memory + tile.padded() * stride;
   for (int i = threadIdx.x / 32; i < tile.columns(); i += warps()) {
     const Place first = tile.column(i);
-    float acc[MT][NT][4];
-    tile.convolve(acc, p.conv, 0, first);
+    typename P::Sum acc[MT][NT];
+    tile.template convolve<typename P::template SumBias<NT>>(acc, p.conv, 0, first);
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
       if (first.y + m >= at.tile_h) break;
@@ -194,7 +198,7 @@ SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
     for (int i = threadIdx.x / 32; i < tile.columns(); i += warps()) {
       const Place first = tile.column(i);
       float acc[MT][OT][4];
-      tile.convolve(acc, p.conv, pass, first);
+      tile.template convolve<typename P::template Bias<OT>>(acc, p.conv, pass, first);
       const float factor = 1.0f / p.range;
       const Place place = place_of(at, (int)block_found_here());
       const int rows = min(at.tile_h - first.y, at.h - place.y - first.y);
