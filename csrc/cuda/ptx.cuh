@@ -141,7 +141,13 @@ SM_DEVICE const T* found_here(const T* p) {
   return p;
 }
 
-// The thread's number, likewise, and the block's.
+// A number, likewise.
+SM_DEVICE int found_here(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// The thread's number, and the block's.
 SM_DEVICE int thread_found_here() {
   int x;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));

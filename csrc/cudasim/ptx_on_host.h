@@ -26,6 +26,7 @@ template <class T>
 const T* found_here(const T* p) {
   return p;
 }
+inline int found_here(int x) { return x; }
 inline int thread_found_here() { return threadIdx.x; }
 inline unsigned block_found_here() { return blockIdx.x; }
 

@@ -28,9 +28,12 @@ struct Ffn {
   static constexpr int kGateRows =
       kStripedRows<sizeof(Element)>;                        // of a column, that a thread filters at once
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
-  // But not what would spill: a's bias, of the experts' kernel in bf16 with 40 channels and in fp16, whose
-  // biases take more registers, with 48. With a's bias also g's, but where bf16 has experts; with many ranks
-  // both, and g's weights.
+  // Where they hold neither, and sums take half as many, two fragments share what is fetched; beside what the
+  // experts keep that would spill.
+  static constexpr bool kPaired = kHalfSums<P> && !kHeld && !kMix;
+  // Else registers do not hold what would spill: a's bias, of the experts' kernel in bf16 with 40 channels
+  // and in fp16, whose biases take more registers, with 48. With a's bias also g's, but where bf16 has
+  // experts; with many ranks both, and g's weights.
   static constexpr bool kLate = kIsSlim<P, NT> && (kMix ? kHeld == kIsBf16<P> : !kHeld),
                         kMany = kIsSlim<P, NT> && kMix && !kHeld && kManyRanks,
                         kBothLate = (kLate && kIsBf16<P> != kMix) || kMany;
@@ -42,10 +45,8 @@ struct Ffn {
   const int warp;
   const Place place;
   const Region region;
-  Element *a, *g;     // shared memory, of region
-  Element* inner;     // a's first pixel of the tile
-  const Element* in;  // the image
-  Element* out;
+  Element *a, *g;       // shared memory, of region
+  Element* inner;       // a's first pixel of the tile
   unsigned char* rest;  // what mix.cuh may use
 
   SM_DEVICE Ffn(const FfnParams& params, unsigned char* memory)
@@ -57,9 +58,15 @@ struct Ffn {
         a(reinterpret_cast<Element*>(memory)),
         g(a + round_to_fragment(region.count()) * stride),
         inner(a + (region.pitch + 1) * stride),
-        in(static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels)),
-        out(static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels)),
         rest(reinterpret_cast<unsigned char*>(g + round_to_fragment(region.count()) * stride)) {}
+
+  // The image.
+  SM_DEVICE const Element* in() const {
+    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
+  }
+  SM_DEVICE Element* out() const {
+    return static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels);
+  }
 
   SM_DEVICE void normalise(Chunk (&v)[NT], float share) const {
     if constexpr (sizeof(Element) == 2)
@@ -68,8 +75,55 @@ struct Ffn {
       P::normalise(v, at.dim, share);
   }
 
-  // a and g from LN y; a but for fragments that have no pixel of the tile.
+  // a and g from LN y.
   SM_DEVICE void first_layer() {
+    if constexpr (kPaired) {
+      int first = 16 * warp;
+      const int step = 16 * warps();
+      SM_NO_UNROLL
+      for (; first + step < region.count(); first += 2 * step) project<2>(first);
+      if (first < region.count()) project<1>(first);
+    } else {
+      project_one_by_one();
+    }
+  }
+
+  // Of MT fragments, `first` the first pixel of one; the next begins 16 pixels for each warp behind it.
+  template <int MT>
+  SM_DEVICE void project(int first) {
+    const float share = 1.0f / at.dim;
+    const int step = 16 * warps() * stride;
+    Chunk normal[MT][NT];
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) {
+      P::template read<NT, stride>(normal[m], a + first * stride + m * step);
+      normalise(normal[m], share);
+    }
+    project_to<MT>(g, normal, p.g, first, region.beyond_image(at));
+    project_to<MT>(a, normal, p.a, first, false);
+  }
+  // GELU(layer normal), to their places in a or g; zero outside the image, if there are such.
+  template <int MT>
+  SM_DEVICE void project_to(Element* memory, const Chunk (&normal)[MT][NT], const Dense& layer, int first,
+                            bool beyond) {
+    typename P::template SumBias<NT> bias;
+    typename P::Sum acc[MT][NT];
+    bias.fetch(found_here(layer.bias));
+    P::begin(acc, bias);
+    multiply_fetched<P>(acc, normal, found_here(layer.weight));
+    SM_UNROLL
+    for (int m = 0; m < MT; ++m) {
+      const int here = first + 16 * m * warps();
+      Chunk v[NT];
+      SM_UNROLL
+      for (int n = 0; n < NT; ++n) v[n] = P::gelu(acc[m][n]);
+      if (beyond) blank<P>(v, at, region, here);
+      P::template write<NT, stride>(memory + here * stride, v);
+    }
+  }
+
+  // Fragments that have no pixel of the tile get no a.
+  SM_DEVICE void project_one_by_one() {
     const bool beyond = region.beyond_image(at);
     const float share = 1.0f / at.dim;
     Matrix<P, NT, NT> to_a, to_g;
@@ -177,10 +231,11 @@ struct Ffn {
   }
 
   SM_DEVICE void run() {
-    stage<P, NT>(a, in, at, region, round_to_fragment(region.count()) - region.count());
+    Element* const sum = kMix ? out() : nullptr;  // what it adds to
+    stage<P, NT>(a, in(), at, region, round_to_fragment(region.count()) - region.count());
     if constexpr (kMix) {
       Mix<P, NT>(p.mix, at, region, rest).run(a, g);
-      copy_out<P, NT, false>(out, nullptr, inner, region.pitch, at, place);
+      copy_out<P, NT, false>(sum, nullptr, inner, region.pitch, at, place);
     }
     __syncthreads();
     first_layer();
@@ -189,7 +244,7 @@ struct Ffn {
     __syncthreads();
     last_layer();
     __syncthreads();
-    copy_out<P, NT, true>(out, kMix ? out : in, inner, region.pitch, at, place);
+    copy_out<P, NT, true>(kMix ? sum : out(), kMix ? sum : in(), inner, region.pitch, at, place);
   }
 };
 

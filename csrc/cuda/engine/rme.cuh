@@ -40,7 +40,9 @@ struct Rme {
   SM_DEVICE int pitch() const { return at.tile_w + 4; }
   // Pixels with a border of 1 come in bands of MT rows. A fragment is 16 columns of a band, or the last ones
   // of a band and the first ones of the next: column i of all, one after another, is the pixel at
-  SM_DEVICE int place_of_column(int i) const { return i + band_of(i) * (MT - 1) * pitch(); }
+  SM_DEVICE int place_of_column(int i) const {
+    return i + band_of(i) * (MT - 1) * (found_here(at.tile_w) + 4);  // pitch(): a register less if not kept
+  }
   SM_DEVICE int band_of(int i) const {  // i / pitch()
     return i * (at.tile_w == 32 ? 65535 / 36 + 1 : 65535 / 20 + 1) >> 16;
   }

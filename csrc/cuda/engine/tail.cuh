@@ -81,7 +81,7 @@ struct Staged {
   }
 };
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ != 900 || defined(__CUDACC_RTC__))
 constexpr int kMostTogether = 2;  // of six tiles of outputs: ptxas spills where it has to hold more
 #else
 constexpr int kMostTogether = 3;
