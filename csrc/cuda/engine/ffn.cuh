@@ -28,9 +28,9 @@ struct Ffn {
   static constexpr int kGateRows =
       kStripedRows<sizeof(Element)>;                        // of a column, that a thread filters at once
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
-  // Where they hold neither, and sums take half as many, two fragments share what is fetched; beside what the
-  // experts keep that would spill.
-  static constexpr bool kPaired = kHalfSums<P> && !kHeld && !kMix;
+  // Where they hold neither, and sums take half as many, two fragments share what is fetched, but with
+  // many ranks, which would spill.
+  static constexpr bool kPaired = kHalfSums<P> && !kHeld && !(kMix && kManyRanks);
   // Else registers do not hold what would spill: a's bias, of the experts' kernel in bf16 with 40 channels
   // and in fp16, whose biases take more registers, with 48. With a's bias also g's, but where bf16 has
   // experts; with many ranks both, and g's weights.
@@ -42,7 +42,6 @@ struct Ffn {
 
   const FfnParams& p;
   const Tiling& at;
-  const int warp;
   const Place place;
   const Region region;
   Element *a, *g;       // shared memory, of region
@@ -52,7 +51,6 @@ struct Ffn {
   SM_DEVICE Ffn(const FfnParams& params, unsigned char* memory)
       : p(params),
         at(params.at),
-        warp(threadIdx.x / 32),
         place(place_of(at, blockIdx.x)),
         region(at, place, 1, at.tile_w + 2),
         a(reinterpret_cast<Element*>(memory)),
@@ -60,6 +58,7 @@ struct Ffn {
         inner(a + (region.pitch + 1) * stride),
         rest(reinterpret_cast<unsigned char*>(g + round_to_fragment(region.count()) * stride)) {}
 
+  static SM_DEVICE int warp() { return kMix ? Mix<P, NT>::warp() : threadIdx.x / 32; }
   // The image.
   SM_DEVICE const Element* in() const {
     return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
@@ -78,7 +77,7 @@ struct Ffn {
   // a and g from LN y.
   SM_DEVICE void first_layer() {
     if constexpr (kPaired) {
-      int first = 16 * warp;
+      int first = 16 * warp();
       const int step = 16 * warps();
       SM_NO_UNROLL
       for (; first + step < region.count(); first += 2 * step) project<2>(first);
@@ -136,8 +135,8 @@ struct Ffn {
     }
     // Of fragments that have pixels of the tile.
     const int least = region.pitch - 14, last = at.tile_h * region.pitch + at.tile_w;
-    Element *here = a + 16 * warp * stride, *beside = g + 16 * warp * stride;
-    for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
+    Element *here = a + 16 * warp() * stride, *beside = g + 16 * warp() * stride;
+    for (int first = 16 * warp(); first < region.count(); first += 16 * warps()) {
       const int none = first >> 30;  // 0, but ptxas does not know, and fetches nothing ahead
       if constexpr (kIsSlim<P, NT> && kAll)
         here = a + first * stride, beside = g + first * stride;  // registers
@@ -214,7 +213,7 @@ struct Ffn {
     bias.fetch(p.out_weight.bias);
     if constexpr (kIsSlim<P, NT>) weight.fetch(p.out_weight.weight);
     const int log = log_width(at) - 4;  // of the fragments in a row
-    for (int i = warp; i < at.tile_h << log; i += warps()) {
+    for (int i = warp(); i < at.tile_h << log; i += warps()) {
       const int row = i >> log, column = (i - (row << log)) * 16;
       Element* here = inner + (row * region.pitch + column) * stride;
       Chunk v[1][NT];
@@ -235,7 +234,7 @@ struct Ffn {
     stage<P, NT>(a, in(), at, region, round_to_fragment(region.count()) - region.count());
     if constexpr (kMix) {
       Mix<P, NT>(p.mix, at, region, rest).run(a, g);
-      copy_out<P, NT, false>(sum, nullptr, inner, region.pitch, at, place);
+      copy_out<P, NT, false>(sum, nullptr, inner, region.pitch, at, place, warp());
     }
     __syncthreads();
     first_layer();

@@ -104,7 +104,7 @@ struct Mix {
   const MixParams& p;
   const Tiling& at;
   const Region& region;
-  const int n, warp;
+  const int n;
   int near, columns;  // of the map that the tile needs: the first, and how many
   // Shared memory.
   Element*
@@ -113,10 +113,15 @@ struct Mix {
   int* place;   // [region.pitch]: which of `columns`
 
   SM_DEVICE Mix(const MixParams& params, const Tiling& tiling, const Region& around, unsigned char* memory)
-      : p(params), at(tiling), region(around), n(blockIdx.y), warp(threadIdx.x / 32) {
+      : p(params), at(tiling), region(around), n(blockIdx.y) {
     lines = reinterpret_cast<Element*>(memory);
     share = reinterpret_cast<Word*>(lines + region.rows * p.most_columns * 2 * kRanks);
     place = reinterpret_cast<int*>(share + region.pitch);
+  }
+
+  // Found where it is needed: fp16's wider kernels have no register for it.
+  static SM_DEVICE int warp() {
+    return (kHalfSums<P> && NT > 5 ? (unsigned)thread_found_here() : threadIdx.x) / 32;
   }
 
   SM_DEVICE Tap column_tap(int column) const {
@@ -170,7 +175,7 @@ struct Mix {
     }
     const auto* b = static_cast<const Element*>(p.b) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
     const auto* c = static_cast<const Element*>(p.c) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
-    for (int row = warp; row < region.rows; row += warps()) {
+    for (int row = warp(); row < region.rows; row += warps()) {
       const int y = region.y + row;
       if ((unsigned)y >= (unsigned)at.h) continue;
       const Element* line = lines + row * columns * 2 * kRanks + unit * kUnit<P>;
@@ -199,7 +204,7 @@ struct Mix {
     typename P::template SumBias<NT> bias;
     const int none = region.count() >> 30;  // 0, but the compiler does not know
     if constexpr (kBias) bias.fetch_floats(p.bias + n * 8 * NT, none);
-    for (int first = 16 * warp; first < region.count(); first += 16 * warps()) {
+    for (int first = 16 * warp(); first < region.count(); first += 16 * warps()) {
       Chunk v[NT], products[1][2];
       typename P::Sum acc[1][NT];
       P::template read<2, stride>(products[0], z + first * stride);

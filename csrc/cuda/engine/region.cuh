@@ -117,12 +117,13 @@ SM_DEVICE void stage(typename P::Element* memory, const typename P::Element* ima
 // Writes a tile, whose first pixel is at `memory`, to an image of a stream; kAdd: with an image added.
 template <class P, int NT, bool kAdd>
 SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* residual,
-                        const typename P::Element* memory, int pitch, const Tiling& at, Place place) {
+                        const typename P::Element* memory, int pitch, const Tiling& at, Place place,
+                        int warp = threadIdx.x / 32) {
   using Vec = typename P::Vec;
   using Of = Places<P, NT>;
   constexpr int kBatch = 3;
   const int end = min(at.tile_w, at.w - place.x) * Of::kOfPixel, rows = min(at.tile_h, at.h - place.y),
-            warp = threadIdx.x / 32, mine = Of::holds(lane_id()) ? lane_id() : end;
+            mine = Of::holds(lane_id()) ? lane_id() : end;
   const size_t start = ((size_t)(place.y + warp) * at.w + place.x) * (8 * NT),
                step = (size_t)warps() * at.w * (8 * NT);
   auto* to = image + start;
