@@ -26,10 +26,8 @@ def test_flat_pictures_stay_flat(colour: tuple[int, ...], border: str) -> None:
     assert np.abs(upscaler("zero").up(image).astype(int) - colour).max() > 1, "what the border is for"
 
 
-@pytest.mark.parametrize(
-    ("colour", "most"), [((0, 255, 0), 2), ((255, 0, 255), 1), ((0, 255, 255), 1), ((255, 255, 0), 1)]
-)
-def test_no_frame_around_other_colours(colour: tuple[int, ...], most: int) -> None:
+@pytest.mark.parametrize("colour", [(0, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 0)])
+def test_no_frame_around_other_colours(colour: tuple[int, ...]) -> None:
     """The network itself may err on a colour, but then everywhere alike."""
     image = np.full((32, 32, 3), colour, np.uint8)
 
@@ -38,8 +36,8 @@ def test_no_frame_around_other_colours(colour: tuple[int, ...], most: int) -> No
         middle = larger[64:68, 64:68]
         return int(np.abs(larger - np.tile(middle, (32, 32, 1))).max())
 
-    assert frame("reflect") <= most
-    assert frame("zero") > 10 * most
+    assert frame("reflect") <= 1
+    assert frame("zero") > 10
 
 
 def texture() -> np.ndarray:
