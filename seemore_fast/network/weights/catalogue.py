@@ -74,8 +74,10 @@ def _entry(path: Path, name: str, value: Any) -> Known:
 
 def is_address(place: Any) -> bool:
     """Whether ``place`` may be fetched from: an http or https address that does not end as a folder's."""
+    if not isinstance(place, str):
+        return False
     try:
         parts = urlsplit(place)
-    except (AttributeError, ValueError):  # no text; [ without ]
+    except ValueError:  # [ without ]
         return False
     return parts.scheme in ("http", "https") and bool(parts.netloc) and not parts.path.endswith("/")
