@@ -191,30 +191,69 @@ struct Narrow {
       for (int k = 0; k < KT; ++k) a[k].v[half] = Format::fma(a[k].v[half], factor, shift);
     }
   }
-  // The same but for a number that all channels of a pixel have in addition, and that weights whose rows add
-  // up to nothing take away again (pack.cc). So the mean may be rounded, and goes with the scale. What
-  // float32 loses of a mean far larger than the deviations is less than what the 16 bits of the pixels have
-  // lost.
+  // Sums over channels and, by 8 channels at a time (of 16 the registers would have to be neighbours), those
+  // of squares, of the pixels with themselves.
   template <int KT>
-  static SM_DEVICE void normalise_but_for_mean(Chunk (&a)[KT], float share) {
+  static SM_DEVICE void add_up(float (&sum)[4], float (&squares)[2][4], const Chunk (&a)[KT]) {
     const unsigned one = Format::kOne;
-    float sum[4], squares[2][4];
     Format::mma_k16_first(sum, a[0].v, a[1].v, {one, one});
     SM_UNROLL
     for (int k = 2; k + 1 < KT; k += 2) Format::mma_k16(sum, a[k].v, a[k + 1].v, {one, one});
     if (KT % 2) Format::mma_k8(sum, a[KT - 1].v, one);
     SM_UNROLL
-    for (int half = 0; half < 2; ++half) {  // by 8 channels: of 16 the registers would have to be neighbours
+    for (int half = 0; half < 2; ++half) {
       Format::mma_k8_first(squares[half], a[0].v, a[0].v[half]);
       SM_UNROLL
       for (int k = 1; k < KT; ++k) Format::mma_k8(squares[half], a[k].v, a[k].v[half]);
     }
+  }
+  static SM_DEVICE float scale_of(float squares, float minus, float share) {
+    return rsqrtf(fmaxf(fmaf(-minus, minus, fmaf(squares, share, 1e-6f)), 1e-6f));
+  }
+  // LayerNorm's statistics and its affine part. In bf16 in float32: where the two nearly cancel, a number
+  // rounded in between would be most of the result's error.
+  template <int KT>
+  static SM_DEVICE void normalise(Chunk (&a)[KT], int dim, float share, const float2 (&weight)[KT],
+                                  const float2 (&bias)[KT]) {
+    if constexpr (Format::kIsBf16) {
+      float sum[4], squares[2][4];
+      add_up(sum, squares, a);
+      const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
+      SM_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const float mine = g % 2 ? squares[half][2 * half + 1] : squares[half][2 * half];
+        const float minus = sum[2 * half] * -share;
+        const float scale = scale_of(__shfl_sync(kFullMask, mine, from), minus, share), shift = minus * scale;
+        SM_UNROLL
+        for (int k = 0; k < KT; ++k) {
+          const float2 v = Format::unpack(a[k].v[half]);
+          a[k].v[half] = Format::pack(fmaf(fmaf(v.x, scale, shift), weight[k].x, bias[k].x),
+                                      fmaf(fmaf(v.y, scale, shift), weight[k].y, bias[k].y));
+        }
+      }
+    } else {
+      normalise(a, dim, share);
+      SM_UNROLL
+      for (int k = 0; k < KT; ++k) SM_UNROLL
+      for (int half = 0; half < 2; ++half)
+        a[k].v[half] = Format::fma(a[k].v[half], Format::pack(weight[k].x, weight[k].y),
+                                   Format::pack(bias[k].x, bias[k].y));
+    }
+  }
+  // The statistics but for a number that all channels of a pixel have in addition, and that weights whose
+  // rows add up to nothing take away again (pack.cc). So the mean may be rounded, and goes with the scale.
+  // What float32 loses of a mean far larger than the deviations is less than what the 16 bits of the pixels
+  // have lost.
+  template <int KT>
+  static SM_DEVICE void normalise_but_for_mean(Chunk (&a)[KT], float share) {
+    float sum[4], squares[2][4];
+    add_up(sum, squares, a);
     const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
     SM_UNROLL
     for (int half = 0; half < 2; ++half) {
       const float mine = g % 2 ? squares[half][2 * half + 1] : squares[half][2 * half];
       const float minus = sum[2 * half] * -share;
-      const float scale = rsqrtf(fmaxf(fmaf(-minus, minus, fmaf(mine, share, 1e-6f)), 1e-6f));
+      const float scale = scale_of(mine, minus, share);
       const Word here = Format::pack(scale, minus * scale);
       const Word both = __float_as_uint(__shfl_sync(kFullMask, __uint_as_float(here), from));
       const Word factor = low_twice(both), shift = high_twice(both);
@@ -314,6 +353,7 @@ struct Narrow {
 };
 
 struct HalfFormat {
+  static constexpr bool kIsBf16 = false;
   static constexpr unsigned kOne = 0x3c003c00u;
   using Sum = unsigned[2];
   template <int NT>
@@ -356,6 +396,7 @@ struct HalfFormat {
 };
 
 struct Bf16Format {
+  static constexpr bool kIsBf16 = true;
   static constexpr unsigned kOne = 0x3f803f80u;
   using Sum = float[4];
   template <int NT>
@@ -401,8 +442,8 @@ using Bf16 = Narrow<Bf16Format>;
 
 template <class P>
 constexpr bool kIsBf16 = false;
-template <>
-constexpr bool kIsBf16<Bf16> = true;
+template <class Format>
+constexpr bool kIsBf16<Narrow<Format>> = Format::kIsBf16;
 
 }  // namespace cuda
 }  // namespace seemore

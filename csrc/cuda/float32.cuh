@@ -102,6 +102,17 @@ struct Wide {
     for (int k = 0; k < KT; ++k) a[k] = P::pack(a[k].v);
   }
 
+  // The same, then weight * a + bias.
+  template <int KT>
+  static SM_DEVICE void normalise(Chunk (&a)[KT], int dim, float share, const float2 (&weight)[KT],
+                                  const float2 (&bias)[KT]) {
+    normalise(a, dim, share);
+    SM_UNROLL
+    for (int k = 0; k < KT; ++k) SM_UNROLL
+    for (int i = 0; i < 4; ++i)
+      a[k].v[i] = i % 2 ? fmaf(a[k].v[i], weight[k].y, bias[k].y) : fmaf(a[k].v[i], weight[k].x, bias[k].x);
+  }
+
   // What accumulators start at: a layer's bias.
   template <int NT>
   struct Bias {

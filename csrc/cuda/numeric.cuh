@@ -9,6 +9,7 @@
 //   read<KT, stride>(a, memory)           those of 16 pixels one after another, the first at `memory`
 //   write<NT, stride>(memory, a)          and back
 //   normalise(a, dim, 1 / dim)            LayerNorm's statistics applied: (v - mean) / sqrt(variance + 1e-6)
+//   normalise(a, dim, 1 / dim, w, b)      and its affine part, of which a lane has its channels' in pairs
 //   Sum                                   a lane's 4 elements of what 1x1 layers add up: float[4], but in
 //                                         fp16 unsigned[2], pairs of halves that products round to
 //   SumBias<NT>::fetch(b), fetch_floats(b, 0)  the bias of such a layer as pack.cc has it beside the weights,

@@ -5,13 +5,17 @@ What a GPU alone can show (memory ordering, speed) is left to benchmarks on one.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from seemore_fast import load
 from seemore_fast.engines import cuda_engine
 from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.errors import BackendError
+from seemore_fast.image import read
 from seemore_fast.network import fold, reference
 from tests.support import cudasim, golden
 from tests.support.golden import run, twice_half
@@ -20,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("compiler")
 
 LIMIT = 1e-5
 """Largest relative L2 error of fp32 against float64."""
+
+CAT = Path(__file__).resolve().parents[2] / "examples/cat.png"
 
 WIDE = 72
 """Channels of a network that the fused kernels do not hold: those of csrc/cuda/engine/wide.cuh run it."""
@@ -117,6 +123,18 @@ def test_wide_networks(precision, seeds):
     assert golden.relative_l2(first, want) <= allowed
     for seed in seeds:
         assert torch.equal(engine(x, seed=seed, check=False), first), f"seed {seed}"
+
+
+def test_bf16_keeps_what_becomes_the_picture():
+    """Head and last LayerNorm compute more finely than in 8 bits, or the error were twice as large."""
+    model = load("t-x2")
+    network = reference.SeemoRe(**model.config).eval()
+    network.load_state_dict(model.state_dict())
+    pixels = read(CAT).pixels[60:92, 60:100]
+    x = torch.tensor(pixels).permute(2, 0, 1)[None] / 255
+    want = run(network, x)
+    got = cudasim.Simulated(network, "bf16")(x, check=False)
+    assert golden.relative_l2(got, want) <= 0.35 / 2 * twice_half(network, x, want, torch.bfloat16)
 
 
 @pytest.mark.parametrize("channels", [12, WIDE])

@@ -7,6 +7,17 @@
 namespace seemore {
 namespace cuda {
 
+// What is multiplied. bf16's 8 bits of the picture and of these weights would be most of a network's error,
+// for `conv` adds the head's result to what becomes the picture.
+template <class P>
+struct HeadOperand {
+  using Type = P;
+};
+template <>
+struct HeadOperand<Bf16> {
+  using Type = Tf32;
+};
+
 // Blocks to a multiprocessor (numeric.cuh).
 template <class P, int NT>
 constexpr int kBlocksOfHead = sizeof(typename P::Element) == 2 || NT <= 5 ? 2 : 1;
@@ -16,6 +27,7 @@ constexpr int kBlocksOfHead = sizeof(typename P::Element) == 2 || NT <= 5 ? 2 : 
 template <class P, int NT>
 SM_DEVICE void head_product_kernel(const HeadParams& p) {
   using Element = typename P::Element;
+  using Operand = typename HeadOperand<P>::Type;
   constexpr int stride = kStride<P, NT>;
   SM_DYNAMIC_SHARED(memory);
   const Tiling& at = p.at;
@@ -54,9 +66,9 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
     // Both parts at once spill in float32.
     SM_NO_UNROLL
     for (int part = 0; part < parts; ++part) {
-      Matrix<P, NT, 2> weight;
+      Matrix<Operand, NT, 2> weight;
       weight.fetch(p.product, part);
-      typename P::Chunk a[1][2];
+      typename Operand::Chunk a[1][2];
       SM_UNROLL
       for (int k = 0; k < 2; ++k) {
         float v[4];
@@ -66,9 +78,9 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
           v[j] = from < 0 ? 0.0f : here[from];
           v[2 + j] = from < 0 ? 0.0f : here[from + 8];
         }
-        a[0][k] = P::pack(v);
+        a[0][k] = Operand::pack(v);
       }
-      P::multiply(acc, a, weight);
+      Operand::multiply(acc, a, weight);
     }
     typename P::Chunk v[NT];
     SM_UNROLL

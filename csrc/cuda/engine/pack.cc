@@ -247,16 +247,19 @@ struct Packer {
     return all;
   }
 
-  // The head's convolution: an input is a channel's neighbour of the pixel, 16 to a matrix.
+  // The head's convolution: an input is a channel's neighbour of the pixel, 16 to a matrix. For bf16 in TF32
+  // (head_product.cuh).
   const void* head_product(const sm_network& net) {
     const int inputs = 9 * net.in_chans, dim = net.dim;
     const float* w = net.ends.head.weight;
-    return matrix((inputs + 15) / 16, 2, channels / 8,
-                  [=](int part, int out, int in) {
-                    const int input = 16 * part + in;
-                    return out < dim && input < inputs ? w[(size_t)out * inputs + input] : 0.0f;
-                  })
-        .weight;
+    const sm_cuda_precision of_network = precision;
+    if (precision == SM_CUDA_BF16) precision = SM_CUDA_TF32;
+    const Dense all = matrix((inputs + 15) / 16, 2, channels / 8, [=](int part, int out, int in) {
+      const int input = 16 * part + in;
+      return out < dim && input < inputs ? w[(size_t)out * inputs + input] : 0.0f;
+    });
+    precision = of_network;
+    return all.weight;
   }
 
   // [dim, dim], of a layer behind LayerNorm. In 16 bit its rows add up to 0, so that a number which all
@@ -345,7 +348,7 @@ struct Packer {
     return wide ? layer(w, outputs, tiles, dim, taps) : fused(w, outputs, tiles, dim, taps);
   }
 
-  // A LayerNorm's affine part, of wide networks.
+  // A LayerNorm's affine part, in float32.
   Norm norm(const sm_layer& w, int dim) {
     return {copy(w.weight, dim, channels), copy(w.bias, dim, channels)};
   }
@@ -476,10 +479,7 @@ size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool 
   if (!wide && net.in_chans <= kMostProductChannels) head.product = packer.head_product(net);
   for (int i = 0; i < net.num_layers; ++i)
     to.groups.push_back(packer.group(net.groups[i], net, to, device_rank_of));
-  if (wide)
-    to.conv.wide_norm = packer.norm(ends.norm, net.dim);
-  else
-    to.conv.norm = packer.taps(ends.norm, net.dim, 1);
+  to.conv.norm = packer.norm(ends.norm, net.dim);
   to.conv.conv = packer.product(ends.conv_2, net.dim, net.dim, 9);
   const int outputs = net.in_chans * net.scale * net.scale;
   to.upsample.in_chans = net.in_chans;

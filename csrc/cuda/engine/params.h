@@ -207,8 +207,7 @@ struct ConvParams {
   const void* in;    // [N, H, W, CP]
   const void* skip;  // [N, H, W, CP]
   void* out;         // [N, H, W, CP]
-  Taps norm;         // one tap
-  Norm wide_norm;    // of wide networks
+  Norm norm;
   Dense conv;
 };
 

@@ -12,7 +12,6 @@ namespace cuda {
 template <class P, int NT, int MT>
 struct Staged {
   using Element = typename P::Element;
-  using Word = typename P::Word;
   using Chunk = typename P::Chunk;
   static constexpr int stride = kStride<P, NT>;
 
@@ -36,26 +35,20 @@ struct Staged {
   // How many times MT rows of 16 pixels; the last rows may be beyond the tile.
   SM_DEVICE int columns() const { return (at.tile_h + MT - 1) / MT * at.tile_w / 16; }
 
-  SM_DEVICE void normalise(const Taps& norm) {
-    constexpr int words = P::kChunkWords / 2;
+  SM_DEVICE void normalise(const Norm& norm) {
     const bool beyond = region.beyond_image(at);
     const float share = 1.0f / at.dim;
-    Word weight[NT][words], bias[NT][words];
+    float2 weight[NT], bias[NT];  // of the lane's channels
     SM_UNROLL
-    for (int c = 0; c < NT; ++c) SM_UNROLL
-    for (int i = 0; i < words; ++i) {
-      const int word = (8 * c + 2 * (lane_id() % 4)) / P::kChannelsPerWord + i;
-      weight[c][i] = __ldg(static_cast<const Word*>(norm.weight) + word);
-      bias[c][i] = __ldg(static_cast<const Word*>(norm.bias) + word);
+    for (int c = 0; c < NT; ++c) {
+      const int channel = 8 * c + 2 * (lane_id() % 4);
+      weight[c] = __ldg(reinterpret_cast<const float2*>(norm.weight + channel));
+      bias[c] = __ldg(reinterpret_cast<const float2*>(norm.bias + channel));
     }
     for (int first = 16 * warp(); first < region.count(); first += 16 * warps()) {
       Chunk v[NT];
       P::template read<NT, stride>(v, memory + first * stride);
-      P::normalise(v, at.dim, share);
-      SM_UNROLL
-      for (int c = 0; c < NT; ++c) SM_UNROLL
-      for (int i = 0; i < 2 * words; ++i)
-        v[c].v[i] = P::fma(v[c].v[i], weight[c][i % words], bias[c][i % words]);
+      P::normalise(v, at.dim, share, weight, bias);
       if (beyond) blank<P>(v, at, region, first);
       P::template write<NT, stride>(memory + first * stride, v);
     }

@@ -165,7 +165,7 @@ void Run::wide_after_pooling(const Network::Group& g) {
 
 void Run::wide_tail(const void* in) {
   Stages stages{*this};
-  stages.normalise(in, stages.plane[0], net.conv.wide_norm);
+  stages.normalise(in, stages.plane[0], net.conv.norm);
   stages.convolve(9, net.conv.conv, stages.plane[0], stages.plane[1], {.residual = memory.skip});
   UpsampleParams up = net.upsample;
   up.at = stages.at;
