@@ -9,6 +9,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -57,6 +58,8 @@ class Answer(BaseHTTPRequestHandler):
             first = 0
         if first >= len(server.content):
             return self.send_error(416)
+        if fault == "without end":
+            return self._send_on()
         rest = server.content[first:]
         sent = rest[: len(rest) // 2] if fault == "breaks off" else rest
         return self._send(206 if first else 200, sent, "application/octet-stream", len(rest))
@@ -67,6 +70,14 @@ class Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
         self.wfile.write(body)
+
+    def _send_on(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.end_headers()  # no length
+        with suppress(ConnectionError):
+            while True:
+                self.wfile.write(bytes(1 << 16))
 
 
 def checkpoint_bytes(seed: int = 0) -> bytes:
@@ -166,6 +177,13 @@ def test_what_is_not_there(server, entry, fault, said):
     assert said in message
     assert server.url in message  # to download by hand
     assert not fetch.cached(entry).exists()
+
+
+def test_a_server_that_sends_without_end(server, entry, monkeypatch):
+    monkeypatch.setattr(fetch, "_LARGEST", 1 << 20)
+    server.faults = ["without end"]
+    assert "more than 1048576 bytes" in fault_of(entry)
+    assert fetch.fetch(entry).is_file()  # from the beginning
 
 
 def test_the_next_place_is_tried(server, entry):

@@ -6,13 +6,14 @@ The SHA-256 of what came the first time is remembered; another file under the sa
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -117,10 +118,10 @@ def _download(place: str, part: Path, name: str) -> None:
 
     whole: list[int] = []
     for last in range(_TRIES):
-        with part.open("ab") as file:
+        with _Limited(part, "ab") as file:
             held = file.tell()
 
-            def look(response: Any, *_: Any, file: BinaryIO = file, held: int = held, **__: Any) -> None:
+            def look(response: Any, *_: Any, file: io.FileIO = file, held: int = held, **__: Any) -> None:
                 whole[:] = [_begin(response, file, held)] if response.ok and not response.is_redirect else []
 
             headers = {"Range": f"bytes={held}-", "Accept-Encoding": "identity"}
@@ -141,7 +142,18 @@ def _download(place: str, part: Path, name: str) -> None:
     raise ValueError(f"broken off after {part.stat().st_size} of {whole[0] if whole else '?'} bytes")
 
 
-def _begin(response: Any, file: BinaryIO, held: int) -> int:
+class _Limited(io.FileIO):
+    """Emptied, with a ValueError, where more is written than weights have: a server need not say how much it
+    sends."""
+
+    def write(self, chunk: Any) -> int:
+        if self.tell() + len(chunk) > _LARGEST:
+            self.truncate(0)
+            raise ValueError(f"it sends more than {_LARGEST} bytes, too many for these weights")
+        return super().write(chunk)
+
+
+def _begin(response: Any, file: io.FileIO, held: int) -> int:
     """Where the answer's bytes go: behind those we hold, or in their place.  Returns the whole file's size.
 
     Raises ValueError for what cannot be weights.
