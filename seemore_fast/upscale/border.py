@@ -1,8 +1,8 @@
 """What the network sees beyond the picture's edge: zeros, its mirror image, or its other side.
 
 The network's convolutions pad with zeros, as it was trained.  On flat saturated pictures that shows as a
-frame (up to 42 of 255 away from the middle, t-x4 on green); with mirrored pixels around, cut off again, edge
-and middle differ by 1 at most, for all eight corners of the colour cube.
+frame (up to 31 of 255 away from the middle, t-x4 on magenta); with mirrored pixels around, cut off again,
+edge and middle are the same, for all eight corners of the colour cube.
 
 Zero stays the default: it is what papers measure, and on photographs mirroring gains nothing (Set5, PSNR:
 the first t-x2 37.26 with both, the first t-x4 31.32; of the outer 8 pixels 37.13 and 37.11, 30.70 and 30.69),
