@@ -35,6 +35,7 @@ class Nvrtc:
 
     def __init__(self, path: str):
         try:
+            _load_builtins(Path(path))
             self._lib = ctypes.CDLL(path)
             major, minor = ctypes.c_int(), ctypes.c_int()
             self._check(self._lib.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
@@ -113,6 +114,15 @@ def find() -> Nvrtc | BackendError:
             if Path(path).is_file():  # else it was but a name to try
                 reason = refused
     return reason
+
+
+def _load_builtins(library: Path) -> None:
+    """What NVRTC opens by name when it compiles, and finds if loaded: 13.0's does not look beside itself."""
+    if library.is_file():
+        for pattern in ("libnvrtc-builtins*.so*", "nvrtc-builtins*.dll"):
+            for path in sorted(library.parent.glob(pattern)):
+                if "alt" not in path.name:
+                    ctypes.CDLL(str(path))
 
 
 def _candidates() -> Iterator[str]:

@@ -131,6 +131,23 @@ def test_info_refuses_what_is_no_gpu():
         assert said in result.output
 
 
+def test_nvrtcs_builtins_are_loaded_before_it(tmp_path, monkeypatch):
+    """It opens them by name, and CUDA 13.0's package for Linux does not look beside itself."""
+    for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0", "libnvrtc-builtins.alt.so.13.0"):
+        (tmp_path / name).touch()
+    loaded = []
+
+    def load(path: str) -> None:
+        loaded.append(Path(path).name)
+        if path.endswith("libnvrtc.so.13"):
+            raise OSError("empty")
+
+    monkeypatch.setattr(nvrtc.ctypes, "CDLL", load)
+    with pytest.raises(BackendError, match="empty"):
+        nvrtc.Nvrtc(str(tmp_path / "libnvrtc.so.13"))
+    assert loaded == ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"]
+
+
 def real_compiler() -> nvrtc.Nvrtc:
     found = nvrtc.find()
     if isinstance(found, BackendError):
