@@ -124,6 +124,38 @@ struct Narrow {
     a[0] = {{both[0], both[1]}};
     a[1] = {{both[2], both[3]}};
   }
+  // read() and write() of what is a product's right operands: neighbouring registers hold chunks of the same
+  // pixels, where a left operand has the same channels of both eight pixels. It would take a move for each
+  // word to have the others' order.
+  template <int stride>
+  static SM_DEVICE int place_in_columns() {
+    return ((lane_id() & 7) + 8 * (lane_id() >> 4)) * stride + (lane_id() & 8);
+  }
+  template <int KT, int stride>
+  static SM_DEVICE void read_columns(Chunk (&a)[KT], const Element* memory) {
+    const Element* pair = memory + place_in_columns<stride>();
+    SM_UNROLL
+    for (int k = 0; k + 1 < KT; k += 2) {
+      unsigned both[4];
+      ldmatrix_x4(both, pair + 8 * k);
+      a[k] = {{both[0], both[2]}};
+      a[k + 1] = {{both[1], both[3]}};
+    }
+    if (KT % 2) ldmatrix_x2(a[KT - 1].v, memory + (lane_id() & 15) * stride + 8 * (KT - 1));
+  }
+  template <int NT, int stride>
+  static SM_DEVICE void write_columns(Element* memory, const Chunk (&a)[NT]) {
+    if constexpr (kStoresMatrices && NT <= 5) {
+      __syncwarp();
+      Element* pair = memory + place_in_columns<stride>();
+      SM_UNROLL
+      for (int n = 0; n + 1 < NT; n += 2)
+        stmatrix_x4(pair + 8 * n, {a[n].v[0], a[n + 1].v[0]}, {a[n].v[1], a[n + 1].v[1]});
+      if (NT % 2) stmatrix_x2(memory + (lane_id() & 15) * stride + 8 * (NT - 1), a[NT - 1].v);
+    } else {
+      write<NT, stride>(memory, a);
+    }
+  }
   template <int NT, int stride>
   static SM_DEVICE void write(Element* memory, const Chunk (&a)[NT]) {
     write<NT>(a, [memory](int row) { return memory + row * stride; });
@@ -170,12 +202,10 @@ struct Narrow {
     }
     float squares[2][4];
     SM_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      Format::mma_k16_first(squares[half], a[0].v, a[1].v, {a[0].v[half], a[1].v[half]});
+    for (int half = 0; half < 2; ++half) {  // by 8 channels: of 16 the registers would have to be neighbours
+      Format::mma_k8_first(squares[half], a[0].v, a[0].v[half]);
       SM_UNROLL
-      for (int k = 2; k + 1 < KT; k += 2)
-        Format::mma_k16(squares[half], a[k].v, a[k + 1].v, {a[k].v[half], a[k + 1].v[half]});
-      if (KT % 2) Format::mma_k8(squares[half], a[KT - 1].v, a[KT - 1].v[half]);
+      for (int k = 1; k < KT; ++k) Format::mma_k8(squares[half], a[k].v, a[k].v[half]);
     }
     const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
     SM_UNROLL

@@ -8,6 +8,7 @@
 //   load<KT>(a, memory, stride, pixel)    KT chunks of the pixels pixel(0) .. pixel(15) from shared memory
 //   read<KT, stride>(a, memory)           those of 16 pixels one after another, the first at `memory`
 //   write<NT, stride>(memory, a)          and back
+//   read_columns<..>(..), write_columns<..>(..)  the same in 16 bit, of what will be right operands
 //   normalise(a, dim, 1 / dim)            LayerNorm's statistics applied: (v - mean) / sqrt(variance + 1e-6)
 //   normalise(a, dim, 1 / dim, w, b)      and its affine part, of which a lane has its channels' in pairs
 //   Sum                                   a lane's 4 elements of what 1x1 layers add up: float[4], but in

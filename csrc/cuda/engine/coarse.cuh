@@ -10,7 +10,7 @@ namespace cuda {
 // depthwise convolutions [kCoarseColumns, CP], logits [experts].
 template <class P, int NT>
 SM_DEVICE void coarse_kernel(const CoarseParams& params) {
-  constexpr int kChannels = 8 * NT, kWide = kCoarseColumns + 2;
+  constexpr int kChannels = 8 * NT, kFours = kChannels / 4, kWide = kCoarseColumns + 2;
   SM_DYNAMIC_SHARED(memory);
   const MixParams& p = params.mix;
   auto* level = reinterpret_cast<float*>(memory);
@@ -20,25 +20,30 @@ SM_DEVICE void coarse_kernel(const CoarseParams& params) {
   const int row = (int)blockIdx.x / across, column = (int)blockIdx.x % across * kCoarseColumns;
   const int columns = min(kCoarseColumns, p.map_w - column);
 
+  auto fetch = [](const float* four) { return __ldg(reinterpret_cast<const float4*>(four)); };
   if (blockIdx.x == 0) sum_logits(p, params.at, n, logits);
   const float* low = p.low + (size_t)n * p.low_h * p.low_w * kChannels;
-  for (int task = threadIdx.x; task < 3 * kWide * kChannels; task += kThreads) {
-    const int channel = task % kChannels, i = task / kChannels;
+  for (int task = threadIdx.x; task < 3 * kWide * kFours; task += kThreads) {  // four channels of a pixel
+    const int channel = task % kFours * 4, i = task / kFours;
     const int y = row - 1 + i / kWide, x = column - 1 + i % kWide;
-    float value = 0;
+    float4 value = {};
     if (y >= 0 && y < p.map_h && x >= 0 && x < p.map_w) {
       if (p.aggregate_again) {
-        value = __ldg(p.aggregate.bias + channel);
-        for (int tap = 0; tap < 16; ++tap) {
+        value = fetch(p.aggregate.bias + channel);
+        SM_NO_UNROLL
+        for (int dy = 0; dy < 4; ++dy) SM_UNROLL
+        for (int tap = 4 * dy; tap < 4 * dy + 4; ++tap) {
           const size_t from = ((size_t)(4 * y + tap / 4) * p.low_w + 4 * x + tap % 4) * kChannels + channel;
-          value = fmaf(__ldg(p.aggregate.weight + tap * kChannels + channel), __ldg(low + from), value);
+          const float4 weight = fetch(p.aggregate.weight + tap * kChannels + channel), v = fetch(low + from);
+          value.x = fmaf(weight.x, v.x, value.x), value.y = fmaf(weight.y, v.y, value.y);
+          value.z = fmaf(weight.z, v.z, value.z), value.w = fmaf(weight.w, v.w, value.w);
         }
-        value = gelu(value);
+        value = {gelu(value.x), gelu(value.y), gelu(value.z), gelu(value.w)};
       } else {
-        value = __ldg(low + ((size_t)y * p.low_w + x) * kChannels + channel);
+        value = fetch(low + ((size_t)y * p.low_w + x) * kChannels + channel);
       }
     }
-    level[task] = value;
+    reinterpret_cast<float4*>(level)[task] = value;
   }
   __syncthreads();
   if (blockIdx.x == 0 && threadIdx.x == 0) choose(p, logits);

@@ -52,13 +52,21 @@ struct Ffn {
       : p(params),
         at(params.at),
         place(place_of(at, blockIdx.x)),
-        region(at, place, 1, at.tile_w + 2),
+        region(at, place, 1, row(at)),
         a(reinterpret_cast<Element*>(memory)),
         g(a + round_to_fragment(region.count()) * stride),
         inner(a + (region.pitch + 1) * stride),
         rest(reinterpret_cast<unsigned char*>(g + round_to_fragment(region.count()) * stride)) {}
 
-  static SM_DEVICE int warp() { return kMix ? Mix<P, NT>::warp() : threadIdx.x / 32; }
+  // Where pairs of fragments leave no register, NVRTC's code spills 4 to 16 bytes unless that is a division.
+  static SM_DEVICE Pitch row(const Tiling& at) {
+    const int pixels = at.tile_w + 2;
+    if constexpr (kPaired && !kMix)
+      return {pixels, 65535 / pixels + 1};
+    else
+      return longer<2>(at);
+  }
+  static SM_DEVICE int warp() { return Mix<P, NT>::warp(); }
   // The image.
   SM_DEVICE const Element* in() const {
     return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
@@ -116,7 +124,11 @@ struct Ffn {
       Chunk v[NT];
       SM_UNROLL
       for (int n = 0; n < NT; ++n) v[n] = P::gelu(acc[m][n]);
-      if (beyond) blank<P>(v, at, region, here);
+      if constexpr (kMix) {
+        if (beyond) blank<P>(v, at, region, here);
+      } else {  // of a region that is found again: registers
+        if (beyond) blank<P>(v, at, Region(at, place_of(at, (int)block_found_here()), 1, row(at)), here);
+      }
       P::template write<NT, stride>(memory + here * stride, v);
     }
   }
@@ -168,39 +180,45 @@ struct Ffn {
     }
   }
 
-  // a *= depthwise 3x3 of g. A warp's lanes have neighbouring columns of one unit of channels.
+  // a *= depthwise 3x3 of g.
   SM_DEVICE void gate() {
+    share_columns<kChannels / kUnit<P>, kGateRows>(
+        at, [this](int unit, int row, int column) { filter<2>(unit, row, column); },
+        [this](int unit, int row, int column) { filter<1>(unit, row, column); });
+  }
+  // The same of kGateRows rows of N columns of one unit of channels.
+  template <int N>
+  SM_DEVICE void filter(int unit, int row, int column) {
     constexpr int units = kChannels / kUnit<P>;
-    const int log = log_width(at), tasks = (units * (at.tile_h / kGateRows)) << log;
-    for (int task = threadIdx.x; task < tasks; task += threads()) {
-      const int column = task & (at.tile_w - 1), other = task >> log;
-      const int unit = other % units, row = other / units * kGateRows;
-      const int start = (row * region.pitch + column) * stride + unit * kUnit<P>;
-      Vec w[9];
+    const int start = (row * region.pitch + column) * stride + unit * kUnit<P>;
+    Vec w[9];
+    SM_UNROLL
+    for (int tap = 0; tap < 9; ++tap) w[tap] = P::fetch_vec(p.gate.weight, tap * units + unit);
+    const Vec bias = P::fetch_vec(p.gate.bias, unit);
+    Vec sum[N][kGateRows + 2];  // of three rows at a time
+    SM_UNROLL
+    for (int r = 0; r < kGateRows + 2; ++r) {
+      const Element* from = g + start + r * region.pitch * stride;
       SM_UNROLL
-      for (int tap = 0; tap < 9; ++tap) w[tap] = P::fetch_vec(p.gate.weight, tap * units + unit);
-      const Vec bias = P::fetch_vec(p.gate.bias, unit);
-      Vec sum[kGateRows + 2];  // of three rows at a time
-      SM_UNROLL
-      for (int r = 0; r < kGateRows + 2; ++r) {
-        const Element* from = g + start + r * region.pitch * stride;
+      for (int dx = 0; dx < N + 2; ++dx) {
+        const Vec v = P::load_vec(from + dx * stride);
         SM_UNROLL
-        for (int dx = 0; dx < 3; ++dx) {
-          const Vec v = P::load_vec(from + dx * stride);
+        for (int c = max(dx - 2, 0); c <= min(dx, N - 1); ++c) SM_UNROLL
+        for (int dy = 2; dy >= 0; --dy) {
+          const int to = r - dy, tap = 3 * dy + dx - c;
+          if (to < 0 || to >= kGateRows) continue;
           SM_UNROLL
-          for (int dy = 2; dy >= 0; --dy) {
-            const int to = r - dy;
-            if (to < 0 || to >= kGateRows) continue;
-            SM_UNROLL
-            for (int i = 0; i < 4; ++i)
-              sum[to].w[i] = P::fma(w[3 * dy + dx].w[i], v.w[i], dy + dx == 0 ? bias.w[i] : sum[to].w[i]);
-          }
+          for (int i = 0; i < 4; ++i)
+            sum[c][to].w[i] = P::fma(w[tap].w[i], v.w[i], tap ? sum[c][to].w[i] : bias.w[i]);
         }
-        if (r < 2) continue;
-        Element* to = inner + start + (r - 2) * region.pitch * stride;
+      }
+      if (r < 2) continue;
+      SM_UNROLL
+      for (int c = 0; c < N; ++c) {
+        Element* to = inner + start + ((r - 2) * region.pitch + c) * stride;
         Vec product = P::load_vec(to);
         SM_UNROLL
-        for (int i = 0; i < 4; ++i) product.w[i] = P::mul(product.w[i], sum[r - 2].w[i]);
+        for (int i = 0; i < 4; ++i) product.w[i] = P::mul(product.w[i], sum[c][r - 2].w[i]);
         P::store_vec(to, product);
       }
     }

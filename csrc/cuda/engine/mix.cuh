@@ -138,29 +138,35 @@ struct Mix {
     }
   }
 
-  // Ranks `first` and following of the map, between its rows.
+  // Ranks `first` and following of the map, between its rows: four of a pixel to a thread.
   SM_DEVICE void resize_rows(int first) {
     const auto* map = static_cast<const Element*>(p.map) + (size_t)n * p.map_h * p.map_w * p.ranks + first;
-    for (int task = threadIdx.x; task < region.rows * columns * kRanks / 2; task += threads()) {
-      const int pair = task % (kRanks / 2), other = task / (kRanks / 2);
-      const int column = other % columns, row = other / columns;
+    const int inverse = 65535 / columns + 1;  // as Region's: there are some ten columns
+    for (int task = threadIdx.x; task < region.rows * columns * kRanks / 4; task += threads()) {
+      const int rank = task % (kRanks / 4) * 4, other = task / (kRanks / 4);
+      const int row = other * inverse >> 16, column = near + other - row * columns;
       const Tap y = tap_of(min(max(region.y + row, 0), at.h - 1) + p.top, p.map_h, p.full_h);
-      auto between = [&](int x) {
-        const float2 a = P::load_pair(map + ((size_t)y.near * p.map_w + x) * p.ranks + 2 * pair);
-        const float2 b = P::load_pair(map + ((size_t)y.far * p.map_w + x) * p.ranks + 2 * pair);
-        return make_float2(a.x + (b.x - a.x) * y.weight, a.y + (b.y - a.y) * y.weight);
-      };
-      const float2 here = between(near + column), next = between(min(near + column + 1, p.map_w - 1));
-      Element* to = lines + other * 2 * kRanks + 2 * pair;
-      P::store_pair(to, here);
-      P::store_pair(to + kRanks, make_float2(next.x - here.x, next.y - here.y));
+      const int above = y.near * p.map_w, below = y.far * p.map_w, beside = min(column + 1, p.map_w - 1);
+      Element* to = lines + other * 2 * kRanks + rank;
+      SM_UNROLL
+      for (int i = 0; i < 4; i += 2) {
+        auto between = [&](int x) {
+          const float2 a = P::load_pair(map + (above + x) * p.ranks + rank + i);
+          const float2 b = P::load_pair(map + (below + x) * p.ranks + rank + i);
+          return make_float2(a.x + (b.x - a.x) * y.weight, a.y + (b.y - a.y) * y.weight);
+        };
+        const float2 here = between(column), next = between(beside);
+        P::store_pair(to + i, here);
+        P::store_pair(to + kRanks + i, make_float2(next.x - here.x, next.y - here.y));
+      }
     }
   }
 
   // What the experts multiply: z of all the region's pixels, zero where no expert was chosen, also where it
   // overflows.
   SM_DEVICE void products(Element* z, int first) {
-    const int unit = lane_id() % kUnits;
+    // Eight lanes have eight columns, in banks of their own.
+    const int unit = lane_id() / 8 % kUnits, first_column = lane_id() % 8 + lane_id() / (8 * kUnits) * 8;
     Vec weight;
     unsigned chosen[4];
     SM_UNROLL
@@ -179,7 +185,7 @@ struct Mix {
       const int y = region.y + row;
       if ((unsigned)y >= (unsigned)at.h) continue;
       const Element* line = lines + row * columns * 2 * kRanks + unit * kUnit<P>;
-      for (int column = lane_id() / kUnits; column < region.pitch; column += 32 / kUnits) {
+      for (int column = first_column; column < region.pitch; column += 32 / kUnits) {
         const int x = region.x + column;
         if ((unsigned)x >= (unsigned)at.w) continue;
         const size_t from = ((size_t)y * at.w + x) * p.ranks;

@@ -65,14 +65,23 @@ struct HeadParams {
   const float* weight;  // [in_chans, 9, CP]
   const float* bias;    // [CP]
   const void* product;  // the same as matrices of 16 inputs, for kMostProductChannels at most
+  int pitch, plane;     // head_pitch() and head_plane() of the tile
   void* out;            // [N, H, W, CP]
 };
 
 constexpr int kMostProductChannels = 8;
 
+// Of the head that is a product: pixels from a row of a tile with its border to the next, and from a channel
+// to the next. Rows of a neighbourhood begin 11 banks apart, or 21, channels 0: what lanes read of 8 pixels
+// lies in banks of its own.
+constexpr int head_pitch(int tile_w) { return tile_w == 32 ? 43 : 21; }
+constexpr int head_plane(int tile_h, int tile_w) {
+  return ((tile_h + 2) * head_pitch(tile_w) + 31) / 32 * 32;
+}
+
 // Shared memory of the head that is a product.
 constexpr int head_bytes(int tile_h, int tile_w, int in_chans, int pixel_bytes) {
-  return tile_h * tile_w * pixel_bytes + ((tile_h + 2) * (tile_w + 2) * in_chans + 1) * 4 +
+  return tile_h * tile_w * pixel_bytes + head_plane(tile_h, tile_w) * in_chans * 4 +
          (9 * in_chans + 15) / 16 * 16 * 4;
 }
 

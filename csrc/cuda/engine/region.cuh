@@ -11,18 +11,30 @@
 namespace seemore {
 namespace cuda {
 
+// Pixels from a row of a region to the next, of few that there are: no division is left to the GPU.
+struct Pitch {
+  int pixels;
+  int inverse;  // 65536 / pixels, rounded up: exact for the few thousand pixels of a region
+};
+template <int pixels>
+constexpr int kInverse = 65535 / pixels + 1;
+// Of rows that are kMore pixels longer than a tile's.
+template <int kMore>
+SM_DEVICE Pitch longer(const Tiling& at) {
+  return {at.tile_w + kMore, at.tile_w == 32 ? kInverse<32 + kMore> : kInverse<16 + kMore>};
+}
+
 // A part of the image: its first pixel, rows, pixels to a row.
 struct Region {
-  int y, x, rows, pitch;
-  int inverse;  // 65536 / pitch, rounded up: exact for the few thousand pixels of a region
+  int y, x, rows, pitch, inverse;  // Pitch
 
-  // The tile with `border` pixels around it, and more at the end of rows up to `pitch`.
-  SM_DEVICE Region(const Tiling& at, Place place, int border, int row_pitch)
+  // The tile with `border` pixels around it, and more at the end of rows up to their pitch.
+  SM_DEVICE Region(const Tiling& at, Place place, int border, const Pitch& row)
       : y(place.y - border),
         x(place.x - border),
         rows(at.tile_h + 2 * border),
-        pitch(row_pitch),
-        inverse(65535 / row_pitch + 1) {}
+        pitch(row.pixels),
+        inverse(row.inverse) {}
 
   SM_DEVICE int count() const { return rows * pitch; }
   SM_DEVICE int row_of(int i) const { return i * inverse >> 16; }
@@ -152,6 +164,24 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
     to += step;
     if constexpr (kAdd) also += step;
     from += warps() * pitch * kStride<P, NT>;
+  }
+}
+
+// Shares a tile's columns of kRows pixels, of all units of channels, among the threads: two columns beside
+// each other are a thread's, whose neighbourhoods it reads once. Eight lanes have four such pairs of two
+// units: pixels an even number of units apart, so that units of both parities fill all banks. An odd last
+// unit has no partner: its columns go one by one. two, one: f(unit, row, column) of the first pixel.
+template <int kUnits, int kRows, class Two, class One>
+SM_DEVICE void share_columns(const Tiling& at, Two two, One one) {
+  constexpr int kPairs = kUnits / 2;  // of units
+  const int log = log_width(at), bands = at.tile_h / kRows, paired = (kPairs * bands) << log,
+            all = paired + (kUnits % 2 ? bands << log : 0);
+  for (int task = threadIdx.x; task < all; task += threads()) {
+    const int other = (task < paired ? task : task - paired) >> log, i = task & (at.tile_w - 1);
+    if (task < paired)
+      two(other % kPairs * 2 + (i >> 2 & 1), other / kPairs * kRows, (i & 3) * 2 + (i >> 3) * 8);
+    else
+      one(kUnits - 1, other * kRows, i);
   }
 }
 

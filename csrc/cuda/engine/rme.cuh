@@ -2,8 +2,8 @@
 // the second half needs, the first aggregation, and the router's logits of the block's pixels.
 //
 // Shared memory: the normalised input with a border of 2, over which comes x with a border of 1, a round of
-// all warps after another; k with a border of 1, over which come the stripes' results and then P x. Both have
-// the pitch of the first.
+// all warps after another; k with a border of 1, over which come the stripes' results. P x comes over one or
+// the other. Both have the pitch of the first.
 #pragma once
 
 #include "cuda/engine/region.cuh"
@@ -21,6 +21,10 @@ struct Rme {
   static constexpr int kChannels = 8 * NT, kUnits = kChannels / kUnit<P>, stride = kStride<P, NT>;
   static constexpr int kRows = kStripedRows<sizeof(Element)>;
   static constexpr bool kFused = kIsSlim<P, NT> && NT <= 5;  // registers hold P's weights and 16 rows of B's
+  // Else half of the warps have P's, and the others B's and the router's: each fetches half as many, and has
+  // twice as many pixels for them. So much work is P x that half of the warps would be late with it in
+  // other formats.
+  static constexpr bool kSplit = kIsSlim<P, NT> && !kFused;
 
   // What shared memory begins with: the tile's place, where k lies, and whether the tile with a border of 1
   // reaches out of the image.
@@ -77,10 +81,10 @@ struct Rme {
   SM_DEVICE void normalise() {
     const Place place = place_of(at, blockIdx.x);
     if (threadIdx.x == 0) {
-      const Region narrow(at, place, 1, at.tile_w + 2);
+      const Region narrow(at, place, 1, longer<2>(at));
       *kept() = {place, normal_pixels() * stride, narrow.beyond_image(at)};
     }
-    const Region wide(at, place, 2, pitch());
+    const Region wide(at, place, 2, longer<4>(at));
     stage<P, NT>(normal(), in(), at, wide, normal_pixels() - wide.count());
     __syncthreads();
     constexpr int words = P::kChunkWords / 2;
@@ -156,26 +160,36 @@ struct Rme {
       SM_UNROLL
       for (int c = 0; c < NT; ++c) v[c] = P::exact(acc[0][c]);
       auto place_of = [&](int row) { return place_of_column(first + row) + m * down(first + row); };
-      if (kX && reaches_out()) blank_places<P>(v, at, Region(at, place(), 1, pitch()), place_of);
+      if (kX && reaches_out()) blank_places<P>(v, at, Region(at, place(), 1, longer<4>(at)), place_of);
       Element* to = kX ? x() : k();
       P::template write<NT>(v, [&](int row) { return to + place_of(row) * stride; });
     }
   }
 
-  // The first aggregation of k: tiles are aligned to it. By the last warps, for store_ranks() begins with the
-  // first.
+  // The first aggregation of k: tiles are aligned to it. By the last warps, for the first ones have C k.
   SM_DEVICE void aggregate() {
+    // Pixels four apart lie in banks four apart: eight lanes have four units of two neighbours. Of units that
+    // are left they have more pixels, of which every other two begin at another column of their taps.
+    constexpr int kFours = kUnits / 4 * 4, kRest = kUnits % 4;
+    static_assert(kRest < 3);
     const Place place = this->place();
-    const int log = log_width(at) - 2, tasks = (kUnits * (at.tile_h / 4)) << log;
-    for (int task = threads() - 1 - (int)threadIdx.x; task < tasks; task += threads()) {
-      const int unit = task % kUnits, i = task / kUnits, r = i >> log, c = i - (r << log);
+    const int log = log_width(at) - 2, cells = (at.tile_h / 4) << log, fours = kFours * cells;
+    for (int task = threads() - 1 - (int)threadIdx.x; task < kUnits * cells; task += threads()) {
+      int unit = task & 3, i = task >> 2, turn = 0;
+      if (kFours > 4) unit += i / cells * 4, i %= cells;
+      if (kRest && task >= fours) {
+        unit = kFours + task % kRest, i = (task - fours) / kRest;
+        turn = kRest == 1 ? i / 2 & 3 : i & 2;
+      }
+      const int r = i >> log, c = i - (r << log);
       const int y = place.y / 4 + r, px = place.x / 4 + c;
       if (y >= p.low_h || px >= p.low_w) continue;
       const Element* from = k() + ((4 * r + 1) * pitch() + 4 * c + 1) * stride + unit * kUnit<P>;
       Vec sum = P::fetch_vec(p.aggregate.bias, unit);
       SM_NO_UNROLL
       for (int dy = 0; dy < 4; ++dy) SM_UNROLL
-      for (int dx = 0; dx < 4; ++dx) {
+      for (int i = 0; i < 4; ++i) {
+        const int dx = (i + turn) & 3;
         const Vec v = P::load_vec(from + (dy * pitch() + dx) * stride);
         const Vec w = P::fetch_vec(p.aggregate.weight, (4 * dy + dx) * kUnits + unit);
         SM_UNROLL
@@ -195,62 +209,80 @@ struct Rme {
     }
   }
 
-  // GELU(stripes x), zero outside the image. A thread has kRows rows of a column of one unit of channels.
+  // GELU(stripes x), zero outside the image.
   template <bool kBeyond>
   SM_DEVICE void stripes() {
+    share_columns<kUnits, kRows>(
+        at, [this](int unit, int row, int column) { filter<kBeyond, 2>(unit, row, column); },
+        [this](int unit, int row, int column) { filter<kBeyond, 1>(unit, row, column); });
+  }
+  // The same of kRows rows of N columns of one unit of channels.
+  template <bool kBeyond, int N>
+  SM_DEVICE void filter(int unit, int row, int column) {
     const Place place = this->place();
-    const int log = log_width(at), tasks = (kUnits * (at.tile_h / kRows)) << log;
-    for (int task = threadIdx.x; task < tasks; task += threads()) {
-      const int column = task & (at.tile_w - 1), other = task >> log;
-      const int unit = other % kUnits, row = other / kUnits * kRows;
-      const int start = (row * pitch() + column) * stride + unit * kUnit<P>;
-      Vec h[3], v[3];
+    const int start = (row * pitch() + column) * stride + unit * kUnit<P>;
+    Vec h[3], v[3];
+    SM_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      h[i] = P::fetch_vec(p.stripe_h.weight, i * kUnits + unit);
+      v[i] = P::fetch_vec(p.stripe_v.weight, i * kUnits + unit);
+    }
+    const Vec bias_h = P::fetch_vec(p.stripe_h.bias, unit), bias_v = P::fetch_vec(p.stripe_v.bias, unit);
+    Vec sum[N][3];  // of the rows that are not complete
+    SM_UNROLL
+    for (int r = 0; r < kRows + 2; ++r) {
+      Vec line[N];
       SM_UNROLL
-      for (int i = 0; i < 3; ++i) {
-        h[i] = P::fetch_vec(p.stripe_h.weight, i * kUnits + unit);
-        v[i] = P::fetch_vec(p.stripe_v.weight, i * kUnits + unit);
-      }
-      const Vec bias_h = P::fetch_vec(p.stripe_h.bias, unit), bias_v = P::fetch_vec(p.stripe_v.bias, unit);
-      Vec sum[3];  // of the rows that are not complete
-      SM_UNROLL
-      for (int r = 0; r < kRows + 2; ++r) {
-        Vec line = bias_h;
+      for (int dx = 0; dx < N + 2; ++dx) {
+        const Vec from = P::load_vec(x() + start + (r * pitch() + dx) * stride);
         SM_UNROLL
-        for (int dx = 0; dx < 3; ++dx) {
-          const Vec from = P::load_vec(x() + start + (r * pitch() + dx) * stride);
-          SM_UNROLL
-          for (int i = 0; i < 4; ++i) line.w[i] = P::fma(h[dx].w[i], from.w[i], line.w[i]);
-        }
+        for (int c = max(dx - 2, 0); c <= min(dx, N - 1); ++c) SM_UNROLL
+        for (int i = 0; i < 4; ++i)
+          line[c].w[i] = P::fma(h[dx - c].w[i], from.w[i], dx == c ? bias_h.w[i] : line[c].w[i]);
+      }
+      SM_UNROLL
+      for (int c = 0; c < N; ++c) {
         if constexpr (kBeyond) {
           const unsigned mask = (unsigned)(place.y + row + r - 1) < (unsigned)at.h ? 0xffffffffu : 0;
           SM_UNROLL
-          for (int i = 0; i < 4; ++i) line.w[i] = P::keep(line.w[i], mask);
+          for (int i = 0; i < 4; ++i) line[c].w[i] = P::keep(line[c].w[i], mask);
         }
         SM_UNROLL
         for (int dy = 0; dy < 3; ++dy) {
-          Vec& to = sum[(r + 3 - dy) % 3];  // of row r - dy
+          Vec& to = sum[c][(r + 3 - dy) % 3];  // of row r - dy
           SM_UNROLL
-          for (int i = 0; i < 4; ++i) to.w[i] = P::fma(v[dy].w[i], line.w[i], dy ? to.w[i] : bias_v.w[i]);
+          for (int i = 0; i < 4; ++i) to.w[i] = P::fma(v[dy].w[i], line[c].w[i], dy ? to.w[i] : bias_v.w[i]);
         }
         if (r < 2) continue;
-        Vec& done = sum[(r - 2) % 3];
-        const bool there = place.y + row + r - 2 < at.h && place.x + column < at.w;
+        Vec& done = sum[c][(r - 2) % 3];
+        const bool there = place.y + row + r - 2 < at.h && place.x + column + c < at.w;
         SM_UNROLL
         for (int i = 0; i < 4; ++i) {
           done.w[i] = P::gelu_word(done.w[i]);
           if (kBeyond) done.w[i] = P::keep(done.w[i], there ? 0xffffffffu : 0);
         }
-        P::store_vec(striped() + start + (r - 2) * pitch() * stride, done);
+        P::store_vec(striped() + start + ((r - 2) * pitch() + c) * stride, done);
       }
     }
   }
 
-  // Calls f(where in shared memory, row, column) for the fragments of the tile that are this warp()'s, in a
+  // Which of the tile's fragments are a warp's: `first`, and every `step` ones.
+  struct Share {
+    int first, step;
+  };
+  SM_DEVICE Share share_of_all() const { return {warp(), warps()}; }
+  // Among half of the warps; negative: the warp is of the other half.
+  SM_DEVICE Share share_of_lower() const {
+    const int half = warps() / 2;
+    return {warp() < half ? warp() : -1, half};
+  }
+
+  // Calls f(where in shared memory, row, column) for the fragments of the tile that are the warp's, in a
   // buffer whose pixel of the tile's first is `memory`.
   template <class F>
-  SM_DEVICE void for_fragments(Element* memory, F f) {
+  SM_DEVICE void for_fragments(Element* memory, Share share, F f) {
     const int log = log_width(at) - 4;
-    for (int i = warp(); i < at.tile_h << log; i += warps()) {
+    for (int i = share.first; i < at.tile_h << log; i += share.step) {
       const int row = i >> log, column = (i - (row << log)) * 16;
       f(memory + (row * pitch() + column) * stride, row, column);
     }
@@ -298,10 +330,10 @@ struct Rme {
       }
     }
   };
-  SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer, int first) {
+  SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer, int first, Share share) {
     for (int part = first; part < layer.tiles / 2; ++part) {
       const Ranks to(at, place(), stream, layer, part);
-      for_fragments(memory, [&](Element* here, int row, int column) {
+      for_fragments(memory, share, [&](Element* here, int row, int column) {
         Chunk a[1][NT];
         P::template read<NT, stride>(a[0], here);
         to.store(a, row, column);
@@ -330,40 +362,66 @@ struct Rme {
     return reinterpret_cast<float*>(normal()) + 4 * p.logits.tiles * warp;
   }
 
-  // P x in place of x, B x, and the warp's share of the logits.
-  SM_DEVICE void project() {
-    store_ranks(p.b, striped(), p.expert_b, kFused ? 1 : 0);
-    for (int tile = 1; tile < p.logits.tiles; ++tile) {
-      Logits more(p.logits, tile);
-      for_fragments(striped(), [&](Element* here, int, int) {
-        Chunk a[1][NT];
-        P::template read<NT, stride>(a[0], here);
-        more.add(a);
-      });
-      more.store(logits(warp()) + 4 * tile);
-    }
+  // Where P x goes: in place of the stripes, or if others may read them still, over x, behind the logits.
+  SM_DEVICE Element* product() const { return kSplit ? x() + 2 * pitch() * stride : striped(); }
+
+  // P x; B x of the first 16 ranks; logits of the first four experts.
+  template <bool kProduct, bool kRanks, bool kLogits>
+  SM_DEVICE void project(Share share) {
     Matrix<P, NT, NT> proj;
     typename P::template SumBias<NT> bias;
     Logits first(p.logits, 0);
     if constexpr (kIsSlim<P, NT>) proj.fetch(p.proj.weight);
     bias.fetch(p.proj.bias);
     const Ranks ranks(at, place(), p.b, p.expert_b, 0);
-    for_fragments(striped(), [&](Element* here, int row, int column) {
+    const auto beside = product() - striped();
+    for_fragments(striped(), share, [&](Element* here, int row, int column) {
       Chunk a[1][NT], v[NT];
       typename P::Sum acc[1][NT];
       P::template read<NT, stride>(a[0], here);
-      first.add(a);
-      if constexpr (kFused) ranks.store(a, row, column);
-      P::begin(acc, bias);
-      if constexpr (kIsSlim<P, NT>)
-        P::multiply(acc, a, proj);
-      else
-        multiply_fetched<P>(acc, a, p.proj.weight);
-      SM_UNROLL
-      for (int t = 0; t < NT; ++t) v[t] = P::exact(acc[0][t]);
-      P::template write<NT, stride>(here, v);
+      if constexpr (kLogits) first.add(a);
+      if constexpr (kRanks) ranks.store(a, row, column);
+      if constexpr (kProduct) {
+        P::begin(acc, bias);
+        if constexpr (kIsSlim<P, NT>)
+          P::multiply(acc, a, proj);
+        else
+          multiply_fetched<P>(acc, a, p.proj.weight);
+        SM_UNROLL
+        for (int t = 0; t < NT; ++t) v[t] = P::exact(acc[0][t]);
+        P::template write<NT, stride>(here + beside, v);
+      }
     });
-    first.store(logits(warp()));
+    if constexpr (kLogits) first.store(logits(share.first));
+  }
+  // B x of other ranks, logits of other experts.
+  SM_DEVICE void project_more(int first_part, Share share) {
+    store_ranks(p.b, striped(), p.expert_b, first_part, share);
+    for (int tile = 1; tile < p.logits.tiles; ++tile) {
+      Logits more(p.logits, tile);
+      for_fragments(striped(), share, [&](Element* here, int, int) {
+        Chunk a[1][NT];
+        P::template read<NT, stride>(a[0], here);
+        more.add(a);
+      });
+      more.store(logits(share.first) + 4 * tile);
+    }
+  }
+  SM_DEVICE void project() {
+    if constexpr (kSplit) {
+      const Share lower = share_of_lower();
+      if (lower.first >= 0) {
+        project<true, false, false>(lower);
+      } else {
+        const Share upper = {warp() - lower.step, lower.step};
+        project_more(1, upper);
+        project<false, true, true>(upper);
+      }
+    } else {
+      const Share share = share_of_all();
+      project_more(kFused ? 1 : 0, share);
+      project<true, kFused, true>(share);
+    }
   }
 
   // The tile's part of the logits.
@@ -371,7 +429,7 @@ struct Rme {
     const int expert = thread_found_here();
     if (expert >= p.experts) return;
     float sum = 0;
-    for (int warp = 0; warp < warps(); ++warp) sum += logits(warp)[expert];
+    for (int warp = 0; warp < warps() / (kSplit ? 2 : 1); ++warp) sum += logits(warp)[expert];
     p.partial[((size_t)blockIdx.y * gridDim.x + block_found_here()) * p.experts + expert] = sum;
   }
 
@@ -381,7 +439,8 @@ struct Rme {
     convolve();
     __syncthreads();
     aggregate();
-    store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c, 0);
+    const Share share = share_of_lower();
+    if (share.first >= 0) store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c, 0, share);
     __syncthreads();
     if (reaches_out())
       stripes<true>();
@@ -391,7 +450,7 @@ struct Rme {
     project();
     __syncthreads();
     copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.y, kChannels), in(),
-                          striped(), pitch(), at, place());
+                          product(), pitch(), at, place());
     route();
   }
 };

@@ -14,6 +14,8 @@ void Run::head(void* to) {
   p.in = params.input;
   p.type = pixels();
   p.out = to;
+  p.pitch = head_pitch(p.at.tile_w);
+  p.plane = head_plane(p.at.tile_h, p.at.tile_w);
   if (p.product)
     start(kernels.head_product, p, (unsigned)p.at.count,
           head_bytes(p.at.tile_h, p.at.tile_w, p.in_chans, plan.pixel_bytes));

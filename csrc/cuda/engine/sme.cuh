@@ -58,14 +58,17 @@ struct Sme {
   SM_DEVICE int tile_h() const { return kRows > kBandRows ? kRows : at.tile_h; }
   SM_DEVICE int rows() const { return tile_h() + 2 * kBorder; }
   SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(q + kFirst * kPlane); }
-  SM_DEVICE Region region() const { return Region(at, kept()->place, kBorder, kPitch); }
+  SM_DEVICE Region region_at(Place place) const {
+    return Region(at, place, kBorder, {kPitch, kInverse<kPitch>});
+  }
+  SM_DEVICE Region region() const { return region_at(kept()->place); }
   SM_DEVICE const Element* in() const {
     return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
   }
 
   SM_DEVICE void fetch() {
     const Place place = place_of(at, blockIdx.x);
-    const Region region(at, place, kBorder, kPitch);
+    const Region region = region_at(place);
     if (threadIdx.x == 0)
       *kept() = {place, 0,
                  (region.beyond_columns(at) ? kSideways : 0) | (region.beyond_rows(at) ? kUpOrDown : 0)};
@@ -77,8 +80,7 @@ struct Sme {
     constexpr int kPlaneRows = kRows + 2 * kBorder;
     for (int i = threadIdx.x; i < kFirst * kPlaneRows; i += kThreads) {
       Element* row = q + i / kPlaneRows * kPlane + i % kPlaneRows * kColumns;
-      for (int column = kPitch; column < kColumns - 8; column += 2)
-        *reinterpret_cast<Word*>(row + column) = column == kPitch ? Format::kOne : 0;
+      store_shared(row + kPitch - 2, {0, Format::kOne, 0, 0});  // the row's last pixels come later
     }
   }
 
@@ -115,10 +117,16 @@ struct Sme {
     SM_NO_UNROLL
     for (int first = 16 * warp(); first < region.count(); first += 16 * kWarps) {
       Chunk v[NT];  // as right operands: of pixels 0 to 7 and 8 to 15
-      P::template read<NT, stride>(v, from);
+      if constexpr (kNormalise || kIsBf16<P>)
+        P::template read<NT, stride>(v, from);
+      else
+        P::template read_columns<NT, stride>(v, from);
       if constexpr (kNormalise) {
         P::normalise_but_for_mean(v, share);
-        P::template write<NT, stride>(from, v);
+        if constexpr (kIsBf16<P>)  // the other order would spill
+          P::template write<NT, stride>(from, v);
+        else
+          P::template write_columns<NT, stride>(from, v);
       }
       SM_UNROLL
       for (int j = 0; j < 2; ++j) {

@@ -21,7 +21,7 @@ struct Staged {
 
   SM_DEVICE Staged(const Tiling& tiling, unsigned char* shared, const void* stream)
       : at(tiling),
-        region(at, place_of(at, blockIdx.x), 1, at.tile_w + 2),
+        region(at, place_of(at, blockIdx.x), 1, longer<2>(at)),
         memory(reinterpret_cast<Element*>(shared)) {
     stage<P, NT>(memory, static_cast<const Element*>(stream) + image_start(at, blockIdx.y, 8 * NT), at,
                  region, padded() - region.count());
