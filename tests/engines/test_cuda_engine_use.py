@@ -5,8 +5,6 @@ What a GPU alone can show (memory ordering, speed) is left to benchmarks on one.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -24,8 +22,6 @@ pytestmark = pytest.mark.usefixtures("compiler")
 
 LIMIT = 1e-5
 """Largest relative L2 error of fp32 against float64."""
-
-CAT = Path(__file__).resolve().parents[2] / "examples/cat.png"
 
 WIDE = 72
 """Channels of a network that the fused kernels do not hold: those of csrc/cuda/engine/wide.cuh run it."""
@@ -130,7 +126,7 @@ def test_bf16_keeps_what_becomes_the_picture():
     model = load("t-x2")
     network = reference.SeemoRe(**model.config).eval()
     network.load_state_dict(model.state_dict())
-    pixels = read(CAT).pixels[60:92, 60:100]
+    pixels = read(cudasim.ROOT / "examples/cat.png").pixels[60:92, 60:100]
     x = torch.tensor(pixels).permute(2, 0, 1)[None] / 255
     want = run(network, x)
     got = cudasim.Simulated(network, "bf16")(x, check=False)
