@@ -17,8 +17,9 @@ from seemore_fast.data.metrics import psnr, ssim
 from seemore_fast.data.resize import enlarge, imresize
 from seemore_fast.errors import CheckpointError, PackageError, SeemoreError
 from seemore_fast.model import load
+from tests.support.repository import ROOT
 
-CAT = Path(__file__).resolve().parents[1] / "examples/cat.png"
+CAT = ROOT / "examples/cat.png"
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import pytest
 
 from benchmarks.contact import course, report, rows
 from benchmarks.contact.steps import Course, Step
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks/gpu.sh"
 
 pytestmark = pytest.mark.skipif(

@@ -14,7 +14,8 @@ from seemore_fast.backends import native
 from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.network import fold, reference
 from seemore_fast.network.variants import config
-from tests.support.building import PATHS, ROOT, run, tool
+from tests.support.building import PATHS, run, tool
+from tests.support.repository import ROOT
 
 CUDA = ROOT / "csrc/cuda"
 

@@ -14,7 +14,8 @@ import pytest
 from seemore_fast.backends import native
 from seemore_fast.engines.cpu_engine import float32_arrays
 from seemore_fast.network import fold, reference
-from tests.support.building import ROOT, run, tool
+from tests.support.building import run, tool
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.skipif(
     native.lib is None or not sys.platform.startswith("linux"), reason="needs the native library, on Linux"

@@ -14,7 +14,7 @@ from seemore_fast.engines import cuda_compile
 from seemore_fast.errors import BackendError
 from seemore_fast.network import reference
 from seemore_fast.network.variants import config
-from tests.support.building import ROOT
+from tests.support.repository import ROOT
 
 PROGRAM = ("ops/mix_experts", "-DSM_TYPE=Float32", "")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu_cost_model import CARDS
-from tests.support.building import ROOT, run, tool
+from tests.support.building import run, tool
+from tests.support.repository import ROOT
 
 PRINTS = r"""
 #include <cstdio>

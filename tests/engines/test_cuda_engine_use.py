@@ -17,6 +17,7 @@ from seemore_fast.image import read
 from seemore_fast.network import fold, reference
 from tests.support import cudasim, golden
 from tests.support.golden import run, twice_half
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.usefixtures("compiler")
 
@@ -126,7 +127,7 @@ def test_bf16_keeps_what_becomes_the_picture():
     model = load("t-x2")
     network = reference.SeemoRe(**model.config).eval()
     network.load_state_dict(model.state_dict())
-    pixels = read(cudasim.ROOT / "examples/cat.png").pixels[60:92, 60:100]
+    pixels = read(ROOT / "examples/cat.png").pixels[60:92, 60:100]
     x = torch.tensor(pixels).permute(2, 0, 1)[None] / 255
     want = run(network, x)
     got = cudasim.Simulated(network, "bf16")(x, check=False)

@@ -27,6 +27,8 @@ if (why := onnx_graph.missing()) is not None:
 
 import onnx
 
+from tests.support.repository import ROOT
+
 CONFIG = {
     "scale": 2,
     "num_experts": 3,
@@ -243,7 +245,7 @@ def test_the_recipe_for_other_runtimes_runs(
 ) -> None:
     """docs/export.md's, with the providers that there are."""
     monkeypatch.chdir(older_file.parent)
-    page = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
+    page = (ROOT / "docs/export.md").read_text()
     (script,) = (s for s in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "providers" in s)
     names: dict[str, Any] = {}
     exec(compile(script, "export.md", "exec"), names)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from seemore_fast.backends import native
-from tests.support.building import ROOT, configure, run, tool
+from tests.support.building import configure, run, tool
+from tests.support.repository import ROOT
 
 # What CMake and compilers say, cut short; and what setup.py makes of it.
 REASONS = [

@@ -6,7 +6,9 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-CSRC = Path(__file__).resolve().parents[2] / "csrc"
+from tests.support.repository import ROOT
+
+CSRC = ROOT / "csrc"
 # Whose interface two libraries implement, which are never linked together: CUDA's driver and the simulator.
 ALTERNATIVES = {"seemore::cuda::KernelOnDevice"}
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from tests.support import cases, golden
-from tests.support.building import ROOT, configure, run, tool
+from tests.support.building import configure, run, tool
 from tests.support.operators import CASES
+from tests.support.repository import ROOT
 from tests.support.small import SMALL
 
 pytestmark = pytest.mark.full

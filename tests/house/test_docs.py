@@ -12,8 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seemore_fast.cli import app
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
 
 
 def blocks(page: str, language: str) -> list[str]:

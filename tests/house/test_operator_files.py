@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from seemore_fast.ops._register import OPERATORS
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = re.findall(
     r"^  \| `([^`]+)` \| [^|]+ \| (all|CPU|Triton|CUDA) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M
 )

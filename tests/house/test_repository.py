@@ -18,8 +18,7 @@ from seemore_fast.cli import app
 from seemore_fast.network.reference import SeemoRe
 from seemore_fast.network.variants import config, names
 from tests.support.packages import DEPENDENCIES
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
 
 
 def tracked_files() -> list[Path]:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from seemore_fast.backends import native
-from tests.support.building import ROOT, configure, run, tool
+from tests.support.building import configure, run, tool
 from tests.support.isas import ISAS
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.full
 

@@ -16,9 +16,9 @@ from seemore_fast.errors import ImageError, PackageError
 from seemore_fast.image import Image, read, write
 from seemore_fast.image.linear import Curve
 from seemore_fast.upscale import Upscaler
+from tests.support.repository import ROOT
 from tests.upscale.test_upscale import noise
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {".jxl": "pillow_jxl", ".heic": "pillow_heif", ".exr": "OpenEXR", ".bmp": "PIL"}
 
 

@@ -10,11 +10,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BUILDS = Path(__file__).parents[1] / "support/triton_builds.py"
+from tests.support.repository import ROOT
+
+BUILDS = ROOT / "tests/support/triton_builds.py"
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -45,7 +46,7 @@ def test_kernels_take_what_they_took(ratchet):
     """A process of its own, which Triton's interpreter has not touched."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, BUILDS]
-    done = subprocess.run(command, cwd=BUILDS.parents[2], env=environment, text=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     if not_compared := re.search(r"^not compared: .*$", done.stdout, re.MULTILINE):
         pytest.skip(not_compared[0])

@@ -6,12 +6,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-HERE = Path(__file__).parent
+from tests.support.repository import ROOT
+
+HERE = ROOT / "tests/kernels"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -33,9 +34,7 @@ def test_kernels_in_the_interpreter(tier):
         HERE / "test_ops.py",
         HERE / "test_gelu.py",
     ]
-    done = subprocess.run(
-        command, cwd=HERE.parents[1], env=environment, text=True, capture_output=True, timeout=900
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout

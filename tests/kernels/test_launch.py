@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from benchmarks import launch_cost
-from tests.support.building import ROOT, tool
+from tests.support.building import tool
+from tests.support.repository import ROOT
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 

@@ -18,8 +18,7 @@ from seemore_fast.image import Image, read, write
 from seemore_fast.network import checkpoint, weights
 from seemore_fast.network.reference import SeemoRe
 from tests.support.faults import fault_of
-
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
 
 
 @pytest.mark.parametrize("name", weights.names())

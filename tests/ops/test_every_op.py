@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from seemore_fast.backends import choice, native
 from seemore_fast.errors import BackendError
 from tests.support.operators import OPS, call, convert, make_args, outputs
+from tests.support.repository import ROOT
 
 
 def tensors(args):
@@ -91,7 +91,7 @@ def test_scratch_memory_is_not_read_before_it_is_written():
     found = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "MALLOC_PERTURB_": "128"},  # fills with what is left of 255
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

@@ -14,10 +14,11 @@ import yaml
 from seemore_fast.errors import SeemoreError
 from seemore_fast.network import variants
 from seemore_fast.options import schema
+from tests.support.repository import ROOT
 
-TRAIN_FILE = Path(__file__).parents[1] / "data" / "train_t_x2.yml"
+TRAIN_FILE = ROOT / "tests/data/train_t_x2.yml"
 TRAIN = TRAIN_FILE.read_text()
-TEST_FILES = Path(__file__).parents[2] / "options" / "test"
+TEST_FILES = ROOT / "options/test"
 
 
 def load(tmp_path: Path, text: str, *force: str) -> schema.Options:

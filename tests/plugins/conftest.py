@@ -11,8 +11,9 @@ import torch
 
 from seemore_fast.model import load
 from seemore_fast.network import weights
+from tests.support.repository import ROOT
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/plug-ins.md"
+PAGE = ROOT / "docs/plug-ins.md"
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from seemore_fast.model import load
+from tests.support.repository import ROOT
 
-FOLDER = Path(__file__).resolve().parents[2] / "integrations/comfyui"
+FOLDER = ROOT / "integrations/comfyui"
 
 pytestmark = pytest.mark.usefixtures("torchvision_or_stand_in")
 

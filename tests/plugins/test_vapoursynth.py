@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ import vapoursynth as vs
 from seemore_fast.errors import VideoError
 from seemore_fast.plugins.vapoursynth import upscale
 from seemore_fast.upscale import Size, Upscaler
+from tests.support.repository import ROOT
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/plug-ins.md"
+PAGE = ROOT / "docs/plug-ins.md"
 
 
 def clip(format_: int, length: int = 6) -> vs.VideoNode:

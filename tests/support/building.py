@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
+
 PATHS = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 
 

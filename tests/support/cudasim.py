@@ -28,8 +28,7 @@ from seemore_fast.backends import choice, cuda_programs, native, nvrtc
 from seemore_fast.engines import cuda_engine
 from seemore_fast.errors import BackendError
 from seemore_fast.network import reference
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
 
 
 @functools.cache

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
+
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 EXTRAS = set(
     re.findall(

@@ -13,9 +13,8 @@ from seemore_fast.errors import SeemoreError
 from seemore_fast.train import capture
 from seemore_fast.train.processes import Processes
 from tests.support import captures
+from tests.support.repository import ROOT
 from tests.support.warm import python
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SECONDS = 180  # far more than any of these runs takes
 

@@ -25,9 +25,9 @@ from seemore_fast.network import variants
 from seemore_fast.options import schema
 from seemore_fast.train import network
 from seemore_fast.train.loop import train
+from tests.support.repository import ROOT
 from tests.support.warm import python
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 120  # far more than any of these runs takes
 
 

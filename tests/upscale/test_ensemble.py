@@ -15,9 +15,8 @@ from seemore_fast.data.resize import imresize
 from seemore_fast.image import Image, read, write
 from seemore_fast.model import load
 from seemore_fast.upscale import Upscaler, ensemble
+from tests.support.repository import ROOT
 from tests.upscale.test_upscale import noise
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def by_hand(image: np.ndarray) -> np.ndarray:

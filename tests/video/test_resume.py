@@ -20,6 +20,7 @@ from seemore_fast.errors import VideoError
 from seemore_fast.video import upscale_video
 from seemore_fast.video.parts import Parts
 from tests.support import videos
+from tests.support.repository import ROOT
 from tests.support.videos import Nearest, enlarge
 from tests.support.warm import python
 
@@ -39,7 +40,7 @@ upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Slow(), segment=4, codec="h2
 
 def start_child(source: Path, output: Path, seconds_a_frame: float) -> tuple[subprocess.Popen, int]:
     """The process, and the number of the one that does its work."""
-    path = f"import sys; sys.path[:0] = {[str(Path(__file__).parents[2]), *sys.path]!r}\n"
+    path = f"import sys; sys.path[:0] = {[str(ROOT), *sys.path]!r}\n"
     child = subprocess.Popen(
         [*python(), "-c", path + CHILD, source, output, str(seconds_a_frame)],
         stdout=subprocess.PIPE,
