@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from dataclasses import dataclass
 from types import ModuleType
@@ -176,7 +177,7 @@ def memory_of(case: Case, card: Card, costs: list[Cost]) -> list[float]:
 def cost_of(launch: dict[str, Any], compiled: list[Compiled], pixels: int) -> Cost:
     """Of one launch, for each of ``pixels``."""
     (one,) = (c for c in compiled if launch["kernel"].startswith(f"{c.program} "))
-    blocks = launch["grid"][0] * launch["grid"][1]
+    blocks = math.prod(launch["grid"])
     per_pixel = 1 / pixels
     executed = {line: (opcode, issued) for line, opcode, issued, *_ in launch["lines"]}
     classes = weigh(one.sass[launch["mangled"]], executed)

@@ -163,11 +163,14 @@ struct Narrow {
   template <int NT, class AddressOf>
   static SM_DEVICE void write(const Chunk (&a)[NT], AddressOf address) {
     __syncwarp();  // read() may have fetched for one lane what another one overwrites
-    if constexpr (kStoresMatrices && NT <= 5) {  // with more, four registers in a row would spill others
-      Element* pair = address(lane_id() & 15) + 8 * (lane_id() >> 4);
+    if constexpr (kStoresMatrices) {
+      constexpr int kPaired =
+          NT <= 5 ? NT / 2 * 2 : 0;  // of more, four registers in a row would spill others
+      Element* pair = address(lane_id() & 15) + 8 * (lane_id() >> 4);  // as read()'s
       SM_UNROLL
-      for (int n = 0; n + 1 < NT; n += 2) stmatrix_x4(pair + 8 * n, a[n].v, a[n + 1].v);
-      if (NT % 2) stmatrix_x2(pair + 8 * (NT - 1), a[NT - 1].v);
+      for (int n = 0; n < kPaired; n += 2) stmatrix_x4(pair + 8 * n, a[n].v, a[n + 1].v);
+      SM_UNROLL
+      for (int n = kPaired; n < NT; ++n) stmatrix_x2(pair + 8 * n, a[n].v);  // of 16 lanes' addresses
     } else {
       SM_UNROLL
       for (int half = 0; half < 2; ++half) {

@@ -147,16 +147,17 @@ SM_DEVICE int found_here(int x) {
   return x;
 }
 
-// The thread's number, and the block's.
+// The thread's number, and the block's place in the grid.
 SM_DEVICE int thread_found_here() {
   int x;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
   return x;
 }
-SM_DEVICE unsigned block_found_here() {
-  unsigned x;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(x));
-  return x;
+SM_DEVICE uint2 block_found_here() {
+  uint2 at;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(at.x));
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(at.y));
+  return at;
 }
 
 // Four 8 x 8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes,

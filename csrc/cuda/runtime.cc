@@ -158,7 +158,7 @@ const char* launch(Function kernel, const void* params, size_t, Grid grid, size_
   const char* reason;
   const Driver* api = driver(&reason);
   void* arguments[] = {const_cast<void*>(params)};
-  const Result result = api->launch(kernel->function, grid.x, grid.y, 1, grid.threads, 1, 1,
+  const Result result = api->launch(kernel->function, grid.x, grid.y, grid.z, grid.threads, 1, 1,
                                     (unsigned)shared_bytes, stream, arguments, nullptr);
   return result ? api->explain(("starting the kernel " + kernel->name).c_str(), result) : nullptr;
 }

@@ -58,7 +58,7 @@ using Function = const KernelOnDevice*;
 const char* find_kernel(int device, const Program& program, const char* name, Function* function);
 
 struct Grid {
-  unsigned x, y, threads = kThreads;  // threads: of a block
+  unsigned x, y, z = 1, threads = kThreads;  // threads: of a block
 };
 
 // Starts blocks, with all the shared memory that a block may have, on a stream of the

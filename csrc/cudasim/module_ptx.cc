@@ -47,7 +47,7 @@ py::list measured() {
     py::dict launch;
     launch["kernel"] = m.kernel;
     launch["mangled"] = m.mangled;
-    launch["grid"] = py::make_tuple(m.grid.x, m.grid.y);
+    launch["grid"] = py::make_tuple(m.grid.x, m.grid.y, m.grid.z);
     launch["threads"] = m.threads;
     launch["shared"] = m.shared_bytes;
     launch["blocks"] = m.blocks_run;

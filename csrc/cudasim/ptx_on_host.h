@@ -28,7 +28,7 @@ const T* found_here(const T* p) {
 }
 inline int found_here(int x) { return x; }
 inline int thread_found_here() { return threadIdx.x; }
-inline unsigned block_found_here() { return blockIdx.x; }
+inline uint2 block_found_here() { return {blockIdx.x, blockIdx.y}; }
 
 float round_tf32(float x);
 unsigned pack_half2(float low, float high);

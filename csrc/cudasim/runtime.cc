@@ -2,13 +2,11 @@
 // g++ has compiled.
 #include "cuda/runtime.h"
 
-#include <cstring>
 #include <exception>
 #include <map>
 #include <string>
 #include <utility>
 
-#include "cuda/engine/params.h"
 #include "cudasim/device.h"
 #include "cudasim/executor.h"
 #include "cudasim/ptx/run.h"
@@ -29,14 +27,6 @@ using Entries = std::map<std::pair<std::string, std::string>, KernelOnDevice>;
 Entries& entries() {
   static Entries known;
   return known;
-}
-
-// Tiles in a row of the image, where a launch's blocks are its tiles: the engine's parameters begin with
-// Tiling.
-uint32_t tiles_across(const void* params, size_t bytes, Grid grid) {
-  Tiling at = {};
-  if (bytes >= sizeof at) memcpy(&at, params, sizeof at);
-  return at.count == (int)grid.x && at.across > 0 && at.count % at.across == 0 ? at.across : 1;
 }
 
 }  // namespace
@@ -81,8 +71,8 @@ const char* launch(Function kernel, const void* params, size_t params_bytes, Gri
       return error.c_str();
     }
     error = !compiled ? kernel->name + " is in none of the loaded PTX texts"
-                      : cudasim::ptx::run(*compiled, {grid.x, grid.y, 1}, {grid.threads, 1, 1}, shared_bytes,
-                                          params, params_bytes, tiles_across(params, params_bytes, grid));
+                      : cudasim::ptx::run(*compiled, {grid.x, grid.y, grid.z}, {grid.threads, 1, 1},
+                                          shared_bytes, params, params_bytes);
     return error.empty() ? nullptr : error.c_str();
   }
   if (!kernel->body) {
@@ -90,7 +80,7 @@ const char* launch(Function kernel, const void* params, size_t params_bytes, Gri
     return error.c_str();
   }
   error = cudasim::run({kernel->name.c_str(),
-                        {grid.x, grid.y, 1},
+                        {grid.x, grid.y, grid.z},
                         {grid.threads, 1, 1},
                         shared_bytes,
                         kernel->body,

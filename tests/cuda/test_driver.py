@@ -110,7 +110,7 @@ def test_a_forward(forward):
     assert [launch.split()[0] for launch in launches] == kernels
     for launch in launches:
         assert re.fullmatch(
-            r"\w+ on 100, stream 7, grid \d+ 1 1, block (256|512) 1 1, shared fits", launch
+            r"\w+ on 100, stream 7, grid \d+ \d+ 1, block (256|512) 1 1, shared fits", launch
         ), "the device's primary context, the caller's stream"
     loaded = [call for call in calls if call.startswith("cuModuleLoadDataEx ")]
     assert len(loaded) == len(set(loaded)) == 6, "each program once, however often it is loaded"

@@ -362,7 +362,7 @@ def test_bank_conflicts_are_counted(body, wavefronts, ideal):
     finally:
         lib.measure(0)
     (line,) = (line for line in launch["lines"] if line[1].startswith("ld.shared"))
-    assert launch["grid"] == (3, 1)
+    assert launch["grid"] == (3, 1, 1)
     assert launch["blocks"] == 3, "the first, the last and one between"
     assert line[2:6] == (3, 3 * LANES, 3 * wavefronts, 3 * ideal)
 

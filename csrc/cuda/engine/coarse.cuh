@@ -16,7 +16,7 @@ SM_DEVICE void coarse_kernel(const CoarseParams& params) {
   auto* level = reinterpret_cast<float*>(memory);
   float* mixed = level + 3 * kWide * kChannels;
   float* logits = mixed + kCoarseColumns * kChannels;
-  const int across = (p.map_w + kCoarseColumns - 1) / kCoarseColumns, n = blockIdx.y;
+  const int across = (p.map_w + kCoarseColumns - 1) / kCoarseColumns, n = blockIdx.z;
   const int row = (int)blockIdx.x / across, column = (int)blockIdx.x % across * kCoarseColumns;
   const int columns = min(kCoarseColumns, p.map_w - column);
 

@@ -29,8 +29,8 @@ struct sm_cuda_engine {
 
 namespace {
 
-constexpr int kMostSide = 1 << 20;
-constexpr int kMostImages = 65535;  // a dimension of the grid
+constexpr int kMostImages = 65535;    // a dimension of the grid
+constexpr int kMostSide = 4 * 65535;  // rows of tiles are another
 constexpr int kMostChannels = 8192;
 
 #define SM_TRY(call) \

@@ -34,45 +34,37 @@ struct Ffn {
   // Else registers do not hold what would spill: a's bias, of the experts' kernel in bf16 with 40 channels
   // and in fp16, whose biases take more registers, with 48. With a's bias also g's, but where bf16 has
   // experts; with many ranks both, and g's weights.
-  static constexpr bool kLate = kIsSlim<P, NT> && (kMix ? kHeld == kIsBf16<P> : !kHeld),
+  static constexpr bool kLate = kIsSlim<P, NT> && (!kHeld || (kMix && kIsBf16<P>)),
                         kMany = kIsSlim<P, NT> && kMix && !kHeld && kManyRanks,
-                        kBothLate = (kLate && kIsBf16<P> != kMix) || kMany;
+                        kBothLate = kIsSlim<P, NT> && !kHeld && (kIsBf16<P> || kMany);
   // Nor does every fragment get an a, but where that would spill.
   static constexpr bool kAll = !kHeld && (kMix || !kIsSlim<P, NT>);
 
   const FfnParams& p;
   const Tiling& at;
-  const Place place;
-  const Region region;
-  Element *a, *g;       // shared memory, of region
-  Element* inner;       // a's first pixel of the tile
-  unsigned char* rest;  // what mix.cuh may use
+  Element* const a;  // shared memory, of region()
 
   SM_DEVICE Ffn(const FfnParams& params, unsigned char* memory)
-      : p(params),
-        at(params.at),
-        place(place_of(at, blockIdx.x)),
-        region(at, place, 1, row(at)),
-        a(reinterpret_cast<Element*>(memory)),
-        g(a + round_to_fragment(region.count()) * stride),
-        inner(a + (region.pitch + 1) * stride),
-        rest(reinterpret_cast<unsigned char*>(g + round_to_fragment(region.count()) * stride)) {}
+      : p(params), at(params.at), a(reinterpret_cast<Element*>(memory)) {}
 
-  // Where pairs of fragments leave no register, NVRTC's code spills 4 to 16 bytes unless that is a division.
-  static SM_DEVICE Pitch row(const Tiling& at) {
-    const int pixels = at.tile_w + 2;
-    if constexpr (kPaired && !kMix)
-      return {pixels, 65535 / pixels + 1};
-    else
-      return longer<2>(at);
+  // Found where they are needed: registers are scarce.
+  SM_DEVICE Place place() const { return place_found_here(at); }
+  SM_DEVICE Region region() const { return Region(at, place(), 1, longer<2>(at)); }
+  SM_DEVICE int pitch() const { return at.tile_w + 2; }
+  SM_DEVICE int count() const { return (at.tile_h + 2) * pitch(); }  // of region()'s pixels
+  SM_DEVICE Element* g() const { return a + round_to_fragment(count()) * stride; }
+  SM_DEVICE Element* inner() const { return a + (pitch() + 1) * stride; }  // a's first pixel of the tile
+  // What mix.cuh may use.
+  SM_DEVICE unsigned char* rest() const {
+    return reinterpret_cast<unsigned char*>(g() + round_to_fragment(count()) * stride);
   }
   static SM_DEVICE int warp() { return Mix<P, NT>::warp(); }
   // The image.
   SM_DEVICE const Element* in() const {
-    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
+    return static_cast<const Element*>(p.in) + image_start(at, found_here((int)blockIdx.z), kChannels);
   }
   SM_DEVICE Element* out() const {
-    return static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels);
+    return static_cast<Element*>(p.out) + image_start(at, found_here((int)blockIdx.z), kChannels);
   }
 
   SM_DEVICE void normalise(Chunk (&v)[NT], float share) const {
@@ -88,8 +80,8 @@ struct Ffn {
       int first = 16 * warp();
       const int step = 16 * warps();
       SM_NO_UNROLL
-      for (; first + step < region.count(); first += 2 * step) project<2>(first);
-      if (first < region.count()) project<1>(first);
+      for (; first + step < count(); first += 2 * step) project<2>(first);
+      if (first < count()) project<1>(first);
     } else {
       project_one_by_one();
     }
@@ -99,15 +91,14 @@ struct Ffn {
   template <int MT>
   SM_DEVICE void project(int first) {
     const float share = 1.0f / at.dim;
-    const int step = 16 * warps() * stride;
     Chunk normal[MT][NT];
     SM_UNROLL
     for (int m = 0; m < MT; ++m) {
-      P::template read<NT, stride>(normal[m], a + first * stride + m * step);
+      P::template read<NT, stride>(normal[m], a + (first + 16 * m * warps()) * stride);
       normalise(normal[m], share);
     }
-    project_to<MT>(g, normal, p.g, first, region.beyond_image(at));
-    project_to<MT>(a, normal, p.a, first, false);
+    project_to(g(), normal, p.g, first, region().beyond_image(at));
+    project_to(a, normal, p.a, first, false);
   }
   // GELU(layer normal), to their places in a or g; zero outside the image, if there are such.
   template <int MT>
@@ -124,18 +115,14 @@ struct Ffn {
       Chunk v[NT];
       SM_UNROLL
       for (int n = 0; n < NT; ++n) v[n] = P::gelu(acc[m][n]);
-      if constexpr (kMix) {
-        if (beyond) blank<P>(v, at, region, here);
-      } else {  // of a region that is found again: registers
-        if (beyond) blank<P>(v, at, Region(at, place_of(at, (int)block_found_here()), 1, row(at)), here);
-      }
+      if (beyond) blank<P>(v, at, region(), here);
       P::template write<NT, stride>(memory + here * stride, v);
     }
   }
 
   // Fragments that have no pixel of the tile get no a.
   SM_DEVICE void project_one_by_one() {
-    const bool beyond = region.beyond_image(at);
+    const bool beyond = region().beyond_image(at);
     const float share = 1.0f / at.dim;
     Matrix<P, NT, NT> to_a, to_g;
     typename P::template SumBias<NT> bias_a, bias_g;
@@ -146,12 +133,12 @@ struct Ffn {
       to_g.fetch(p.g.weight);
     }
     // Of fragments that have pixels of the tile.
-    const int least = region.pitch - 14, last = at.tile_h * region.pitch + at.tile_w;
-    Element *here = a + 16 * warp() * stride, *beside = g + 16 * warp() * stride;
-    for (int first = 16 * warp(); first < region.count(); first += 16 * warps()) {
+    const int least = pitch() - 14, last = at.tile_h * pitch() + at.tile_w;
+    Element *here = a + 16 * warp() * stride, *beside = g() + 16 * warp() * stride;
+    for (int first = 16 * warp(); first < count(); first += 16 * warps()) {
       const int none = first >> 30;  // 0, but ptxas does not know, and fetches nothing ahead
       if constexpr (kIsSlim<P, NT> && kAll)
-        here = a + first * stride, beside = g + first * stride;  // registers
+        here = a + first * stride, beside = g() + first * stride;  // registers
       Chunk normal[1][NT], v[NT];
       typename P::Sum acc[1][NT];
       P::template read<NT, stride>(normal[0], here);
@@ -163,7 +150,7 @@ struct Ffn {
       else
         multiply_fetched<P>(acc, normal, static_cast<const char*>(p.g.weight) + (kMany ? none : 0));
       gelu_pack<P>(v, acc);
-      if (beyond) blank<P>(v, at, region, first);
+      if (beyond) blank<P>(v, at, region(), first);
       P::template write<NT, stride>(beside, v);
       if (kAll || (first >= least && first <= last)) {
         if constexpr (kLate) bias_a.fetch(found_here(p.a.bias));
@@ -190,7 +177,7 @@ struct Ffn {
   template <int N>
   SM_DEVICE void filter(int unit, int row, int column) {
     constexpr int units = kChannels / kUnit<P>;
-    const int start = (row * region.pitch + column) * stride + unit * kUnit<P>;
+    const int start = (row * pitch() + column) * stride + unit * kUnit<P>;
     Vec w[9];
     SM_UNROLL
     for (int tap = 0; tap < 9; ++tap) w[tap] = P::fetch_vec(p.gate.weight, tap * units + unit);
@@ -198,7 +185,7 @@ struct Ffn {
     Vec sum[N][kGateRows + 2];  // of three rows at a time
     SM_UNROLL
     for (int r = 0; r < kGateRows + 2; ++r) {
-      const Element* from = g + start + r * region.pitch * stride;
+      const Element* from = g() + start + r * pitch() * stride;
       SM_UNROLL
       for (int dx = 0; dx < N + 2; ++dx) {
         const Vec v = P::load_vec(from + dx * stride);
@@ -215,7 +202,7 @@ struct Ffn {
       if (r < 2) continue;
       SM_UNROLL
       for (int c = 0; c < N; ++c) {
-        Element* to = inner + start + ((r - 2) * region.pitch + c) * stride;
+        Element* to = inner() + start + ((r - 2) * pitch() + c) * stride;
         Vec product = P::load_vec(to);
         SM_UNROLL
         for (int i = 0; i < 4; ++i) product.w[i] = P::mul(product.w[i], sum[c][r - 2].w[i]);
@@ -233,7 +220,7 @@ struct Ffn {
     const int log = log_width(at) - 4;  // of the fragments in a row
     for (int i = warp(); i < at.tile_h << log; i += warps()) {
       const int row = i >> log, column = (i - (row << log)) * 16;
-      Element* here = inner + (row * region.pitch + column) * stride;
+      Element* here = inner() + (row * pitch() + column) * stride;
       Chunk v[1][NT];
       typename P::Sum acc[1][NT];
       P::template read<NT, stride>(v[0], here);
@@ -248,11 +235,10 @@ struct Ffn {
   }
 
   SM_DEVICE void run() {
-    Element* const sum = kMix ? out() : nullptr;  // what it adds to
-    stage<P, NT>(a, in(), at, region, round_to_fragment(region.count()) - region.count());
+    stage<P, NT>(a, in(), at, region(), round_to_fragment(count()) - count());
     if constexpr (kMix) {
-      Mix<P, NT>(p.mix, at, region, rest).run(a, g);
-      copy_out<P, NT, false>(sum, nullptr, inner, region.pitch, at, place, warp());
+      Mix<P, NT>(p.mix, at, region(), rest()).run(a, g());
+      copy_out<P, NT, false>(out(), nullptr, inner(), pitch(), at, place(), warp());
     }
     __syncthreads();
     first_layer();
@@ -261,7 +247,7 @@ struct Ffn {
     __syncthreads();
     last_layer();
     __syncthreads();
-    copy_out<P, NT, true>(kMix ? sum : out(), kMix ? sum : in(), inner, region.pitch, at, place);
+    copy_out<P, NT, true>(out(), kMix ? out() : in(), inner(), pitch(), at, place());
   }
 };
 

@@ -28,7 +28,7 @@ SM_DEVICE void head_kernel(const HeadParams& p) {
   const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x;
   if (task >= pixels * tiles) return;
   const size_t pixel = task / tiles;
-  const int tile = task % tiles, y = pixel / at.w, x = pixel % at.w, n = blockIdx.y;
+  const int tile = task % tiles, y = pixel / at.w, x = pixel % at.w, n = blockIdx.z;
   float acc[8];
   SM_UNROLL
   for (int i = 0; i < 8; ++i) acc[i] = __ldg(p.bias + 8 * tile + i);

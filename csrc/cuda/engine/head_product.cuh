@@ -51,7 +51,7 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
   constexpr int stride = kStride<P, NT>;
   SM_DYNAMIC_SHARED(memory);
   const Tiling& at = p.at;
-  const Place place = place_of(at, blockIdx.x);
+  const Place place = place_of(at);
   const Region region(at, place, 1, longer<2>(at));
   const int warp = threadIdx.x / 32, t = lane_id() % 4, g = lane_id() / 4;
   const int parts = (9 * p.in_chans + 15) / 16, pitch = p.pitch, plane = p.plane;
@@ -64,7 +64,7 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
     offset[k] = channel < p.in_chans ? channel * plane + tap / 3 * pitch + tap % 3 : -1;
   }
   for (int channel = 0; channel < p.in_chans; ++channel) {
-    const size_t from = ((size_t)blockIdx.y * p.in_chans + channel) * at.h * at.w;
+    const size_t from = ((size_t)blockIdx.z * p.in_chans + channel) * at.h * at.w;
     const float mean = __ldg(p.mean + channel);
     for (int i = threadIdx.x; i < region.count(); i += kThreads) {
       const int row = region.row_of(i), column = i - row * region.pitch, y = region.y + row,
@@ -119,7 +119,7 @@ SM_DEVICE void head_product_kernel(const HeadParams& p) {
     });
   }
   __syncthreads();
-  copy_out<P, NT, false>(static_cast<Element*>(p.out) + image_start(at, blockIdx.y, 8 * NT), nullptr, result,
+  copy_out<P, NT, false>(static_cast<Element*>(p.out) + image_start(at, blockIdx.z, 8 * NT), nullptr, result,
                          at.tile_w, at, place);
 }
 

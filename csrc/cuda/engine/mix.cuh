@@ -103,7 +103,7 @@ struct Mix {
 
   const MixParams& p;
   const Tiling& at;
-  const Region& region;
+  const Region region;
   const int n;
   int near, columns;  // of the map that the tile needs: the first, and how many
   // Shared memory.
@@ -113,7 +113,7 @@ struct Mix {
   int* place;   // [region.pitch]: which of `columns`
 
   SM_DEVICE Mix(const MixParams& params, const Tiling& tiling, const Region& around, unsigned char* memory)
-      : p(params), at(tiling), region(around), n(blockIdx.y) {
+      : p(params), at(tiling), region(around), n(blockIdx.z) {
     lines = reinterpret_cast<Element*>(memory);
     share = reinterpret_cast<Word*>(lines + region.rows * p.most_columns * 2 * kRanks);
     place = reinterpret_cast<int*>(share + region.pitch);

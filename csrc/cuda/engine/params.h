@@ -45,7 +45,7 @@ struct Norm {
   const float* bias;    // [CP]
 };
 
-// The image and how blocks share it: block (i, n) computes tiles i, i + grid.x, .. of image n.
+// The image and its tiles: block (i, j, n) has tile i of row j of image n.
 struct Tiling {
   int h, w;            // pixels
   int dim;             // channels that are real

@@ -75,11 +75,11 @@ struct Rme {
   }
 
   SM_DEVICE const Element* in() const {
-    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
+    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.z, kChannels);
   }
 
   SM_DEVICE void normalise() {
-    const Place place = place_of(at, blockIdx.x);
+    const Place place = place_of(at);
     if (threadIdx.x == 0) {
       const Region narrow(at, place, 1, longer<2>(at));
       *kept() = {place, normal_pixels() * stride, narrow.beyond_image(at)};
@@ -196,7 +196,7 @@ struct Rme {
         for (int j = 0; j < 4; ++j) sum.w[j] = P::fma(w.w[j], v.w[j], sum.w[j]);
       }
       auto* out = reinterpret_cast<float4*>(
-          p.low + (((size_t)blockIdx.y * p.low_h + y) * p.low_w + px) * kChannels + unit * kUnit<P>);
+          p.low + (((size_t)blockIdx.z * p.low_h + y) * p.low_w + px) * kChannels + unit * kUnit<P>);
       float2 both[4];
       SM_UNROLL
       for (int j = 0; j < 4; ++j) both[j] = P::unpack(P::gelu_word(sum.w[j]));
@@ -305,7 +305,7 @@ struct Rme {
         : at(tiling),
           place(tile),
           ranks(8 * layer.tiles),
-          image(static_cast<Element*>(stream) + image_start(at, blockIdx.y, ranks) + 16 * part +
+          image(static_cast<Element*>(stream) + image_start(at, blockIdx.z, ranks) + 16 * part +
                 4 * (lane_id() % 4)) {
       weight.fetch(layer.weight, part);
       bias.fetch(layer.bias + 16 * part);
@@ -430,7 +430,8 @@ struct Rme {
     if (expert >= p.experts) return;
     float sum = 0;
     for (int warp = 0; warp < warps() / (kSplit ? 2 : 1); ++warp) sum += logits(warp)[expert];
-    p.partial[((size_t)blockIdx.y * gridDim.x + block_found_here()) * p.experts + expert] = sum;
+    const uint2 block = block_found_here();
+    p.partial[(((size_t)blockIdx.z * gridDim.y + block.y) * gridDim.x + block.x) * p.experts + expert] = sum;
   }
 
   SM_DEVICE void run() {
@@ -449,7 +450,7 @@ struct Rme {
     __syncthreads();
     project();
     __syncthreads();
-    copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.y, kChannels), in(),
+    copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.z, kChannels), in(),
                           product(), pitch(), at, place());
     route();
   }

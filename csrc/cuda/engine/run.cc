@@ -17,7 +17,7 @@ void Run::head(void* to) {
   p.pitch = head_pitch(p.at.tile_w);
   p.plane = head_plane(p.at.tile_h, p.at.tile_w);
   if (p.product)
-    start(kernels.head_product, p, (unsigned)p.at.count,
+    start(kernels.head_product, p, grid_of(p.at, kThreads),
           head_bytes(p.at.tile_h, p.at.tile_w, p.in_chans, plan.pixel_bytes));
   else
     start(kernels.head, p, blocks_for((size_t)params.h * params.w * net.width), 0);

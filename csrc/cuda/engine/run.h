@@ -56,16 +56,23 @@ struct Run {
   int channels() const { return 8 * net.width; }  // CP
 
   template <class Params>
-  void start(const Kernel<Params>& kernel, const Params& p, unsigned blocks, size_t shared,
-             unsigned threads = kThreads) {
+  void start(const Kernel<Params>& kernel, const Params& p, const Grid& grid, size_t shared) {
     if (error || (params.launches && started == params.launches)) return;
-    error = kernel.start(p, {blocks, images(), threads}, shared, params.stream);
+    error = kernel.start(p, grid, shared, params.stream);
     ++started;
   }
-
+  // So many blocks for each image.
+  template <class Params>
+  void start(const Kernel<Params>& kernel, const Params& p, unsigned blocks, size_t shared) {
+    start(kernel, p, Grid{blocks, 1, images()}, shared);
+  }
+  // A block to a tile, so that no kernel has to divide for its place.
+  Grid grid_of(const Tiling& at, unsigned threads) const {
+    return {(unsigned)at.across, (unsigned)(at.count / at.across), images(), threads};
+  }
   template <class Params>
   void start(const Kernel<Params>& kernel, const Params& p, const Step& step) {
-    start(kernel, p, (unsigned)step.at.count, step.shared, step.threads);
+    start(kernel, p, grid_of(step.at, step.threads), step.shared);
   }
 
   // Blocks that have a thread, or a warp, for each task of an image.

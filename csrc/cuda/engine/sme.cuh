@@ -59,15 +59,17 @@ struct Sme {
   SM_DEVICE int rows() const { return tile_h() + 2 * kBorder; }
   SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(q + kFirst * kPlane); }
   SM_DEVICE Region region_at(Place place) const {
-    return Region(at, place, kBorder, {kPitch, kInverse<kPitch>});
+    Region region(at, place, kBorder, {kPitch, kInverse<kPitch>});
+    region.rows = rows();  // of tall tiles known to the compiler
+    return region;
   }
   SM_DEVICE Region region() const { return region_at(kept()->place); }
   SM_DEVICE const Element* in() const {
-    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels);
+    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.z, kChannels);
   }
 
   SM_DEVICE void fetch() {
-    const Place place = place_of(at, blockIdx.x);
+    const Place place = place_of(at);
     const Region region = region_at(place);
     if (threadIdx.x == 0)
       *kept() = {place, 0,
@@ -324,7 +326,7 @@ struct Sme {
       P::template write<NT, stride>(tile_row(row), v);
     }
     __syncthreads();
-    copy_out<P, NT, true>(static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels), in(),
+    copy_out<P, NT, true>(static_cast<Element*>(p.out) + image_start(at, blockIdx.z, kChannels), in(),
                           tile_row(0), kPitch, at, kept()->place);
   }
 };

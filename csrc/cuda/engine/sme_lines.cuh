@@ -34,11 +34,11 @@ struct SmeLines {
         warp(threadIdx.x / 32),
         halo(p.kernel / 2),
         pitch(at.tile_w + p.kernel - 1),
-        place(place_of(at, blockIdx.x)),
+        place(place_of(at)),
         q(reinterpret_cast<Element*>(memory)),
         striped(kRounds ? q + (at.tile_h + p.kernel - 1) * pitch * q_stride : q),
-        in(static_cast<const Element*>(p.in) + image_start(at, blockIdx.y, kChannels)),
-        out(static_cast<Element*>(p.out) + image_start(at, blockIdx.y, kChannels)) {}
+        in(static_cast<const Element*>(p.in) + image_start(at, blockIdx.z, kChannels)),
+        out(static_cast<Element*>(p.out) + image_start(at, blockIdx.z, kChannels)) {}
 
   // LN of these pixels, as operands.
   SM_DEVICE void load_normal(Chunk (&a)[1][NT], const Pixels& pixels) const {

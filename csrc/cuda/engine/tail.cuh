@@ -20,10 +20,8 @@ struct Staged {
   Element* memory;
 
   SM_DEVICE Staged(const Tiling& tiling, unsigned char* shared, const void* stream)
-      : at(tiling),
-        region(at, place_of(at, blockIdx.x), 1, longer<2>(at)),
-        memory(reinterpret_cast<Element*>(shared)) {
-    stage<P, NT>(memory, static_cast<const Element*>(stream) + image_start(at, blockIdx.y, 8 * NT), at,
+      : at(tiling), region(at, place_of(at), 1, longer<2>(at)), memory(reinterpret_cast<Element*>(shared)) {
+    stage<P, NT>(memory, static_cast<const Element*>(stream) + image_start(at, blockIdx.z, 8 * NT), at,
                  region, padded() - region.count());
     __syncthreads();
   }
@@ -111,9 +109,9 @@ SM_DEVICE void conv_kernel(const ConvParams& p) {
     }
   }
   __syncthreads();
-  const size_t image = image_start(at, blockIdx.y, 8 * NT);
+  const size_t image = image_start(at, blockIdx.z, 8 * NT);
   copy_out<P, NT, true>(static_cast<Element*>(p.out) + image, static_cast<const Element*>(p.skip) + image,
-                        result, at.tile_w, at, place_of(at, (int)block_found_here()));
+                        result, at.tile_w, at, place_found_here(at));
 }
 
 SM_DEVICE unsigned byte_of(float value) {  // rounded to nearest even, clamped, NaN to 0
@@ -172,7 +170,7 @@ SM_DEVICE void write_shuffled(const UpsampleParams& p, const Pixels (&pixels)[MT
     for (int half = 0; half < 2; ++half) {
       if (pixels[m].index[half] < 0) continue;
       const size_t y = (size_t)pixels[m].y[half] * s + dy, x = (size_t)pixels[m].x[half] * s + dx;
-      const size_t plane = (size_t)blockIdx.y * p.in_chans + channel;
+      const size_t plane = (size_t)blockIdx.z * p.in_chans + channel;
       write_pixel(p.out, (plane * rows + y) * columns + x, p.type, acc[m][k][2 * half + i] / p.range + mean);
     }
   }
@@ -193,7 +191,7 @@ SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
       float acc[MT][OT][4];
       tile.template convolve<typename P::template Bias<OT>>(acc, p.conv, pass, first);
       const float factor = 1.0f / p.range;
-      const Place place = place_of(at, (int)block_found_here());
+      const Place place = place_found_here(at);
       const int rows = min(at.tile_h - first.y, at.h - place.y - first.y);
       SM_UNROLL
       for (int n = 0; n < OT; ++n) {
@@ -205,7 +203,7 @@ SM_DEVICE void upsample_kernel(const UpsampleParams& p) {
           const int channel = (output + j) / (s * s), dy = (output + j) / s % s, dx = (output + j) % s;
           if (channel >= p.in_chans) continue;
           const float mean = __ldg(p.mean + channel);
-          const size_t start = ((size_t)blockIdx.y * p.in_chans + channel) * plane + dx;
+          const size_t start = ((size_t)blockIdx.z * p.in_chans + channel) * plane + dx;
           SM_UNROLL
           for (int m = 0; m < MT; ++m) {
             if (m >= rows) continue;

@@ -16,8 +16,14 @@ struct Place {
   int y, x;  // of its first pixel
 };
 
-SM_DEVICE Place place_of(const Tiling& at, int tile) {
-  return {tile / at.across * at.tile_h, tile % at.across * at.tile_w};
+// That of the block, which has image blockIdx.z.
+SM_DEVICE Place place_of(const Tiling& at) {
+  return {(int)blockIdx.y * at.tile_h, (int)blockIdx.x * at.tile_w};
+}
+// The same, where no register is to hold it.
+SM_DEVICE Place place_found_here(const Tiling& at) {
+  const uint2 block = block_found_here();
+  return {(int)block.y * at.tile_h, (int)block.x * at.tile_w};
 }
 
 SM_DEVICE bool inside(const Tiling& at, int y, int x) { return y >= 0 && y < at.h && x >= 0 && x < at.w; }

@@ -88,7 +88,7 @@ struct Stages {
     dense(g.expert_b, plane[2], memory.b);
     dense(g.proj, plane[2], memory.stream[1], {.residual = in});
     const LogitsParams logits = {plan.rme.at, channels, net.experts, plane[2], g.router, memory.partial};
-    run.start(kernels.logits, logits, (unsigned)logits.at.count, channels * sizeof(float));
+    run.start(kernels.logits, logits, run.grid_of(logits.at, kThreads), channels * sizeof(float));
   }
 
   WideMixParams experts(const Network::Group& g) const {

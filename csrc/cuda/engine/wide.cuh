@@ -16,7 +16,7 @@ template <class P>
 SM_DEVICE void normalise_kernel(const NormaliseParams& p) {
   const size_t pixel = (size_t)blockIdx.x * kWarps + threadIdx.x / 32;
   if (pixel >= (size_t)p.at.h * p.at.w) return;
-  const size_t start = image_start(p.at, blockIdx.y, p.channels) + pixel * p.channels;
+  const size_t start = image_start(p.at, blockIdx.z, p.channels) + pixel * p.channels;
   const auto* in = static_cast<const typename P::Element*>(p.in) + start;
   auto* out = static_cast<typename P::Element*>(p.out) + start;
   float sum = 0;
@@ -77,7 +77,7 @@ SM_DEVICE void product(const Tiling& at, const void* in, int channels, int taps,
       x = (int)((first + 16 * m + row) % at.w);
       return true;
     });
-  const auto* image = static_cast<const typename P::Element*>(in) + image_start(at, blockIdx.y, channels);
+  const auto* image = static_cast<const typename P::Element*>(in) + image_start(at, blockIdx.z, channels);
   float acc[kTogether][2][4];
   start(acc, layer, tile);
   for (int tap = 0; tap < taps; ++tap) {
@@ -104,9 +104,9 @@ template <class P>
 SM_DEVICE void product_kernel(const ProductParams& p) {
   using Element = typename P::Element;
   Dense layer = p.layer;
-  layer.bias += (size_t)blockIdx.y * p.bias_step;
+  layer.bias += (size_t)blockIdx.z * p.bias_step;
   const int outputs = 8 * layer.tiles;
-  const size_t image = image_start(p.at, blockIdx.y, outputs);
+  const size_t image = image_start(p.at, blockIdx.z, outputs);
   product<P>(p.at, p.in, p.channels, p.taps, layer, [&](auto& pixels, auto& acc, int tile) {
     if (p.gelu) gelu_all(acc);
     SM_UNROLL
@@ -137,7 +137,7 @@ SM_DEVICE void filter_kernel(const FilterParams& p) {
   const int top = (int)(pixel / p.out_w) * p.stride - p.top,
             left = (int)(pixel % p.out_w) * p.stride - p.left;
   const auto* in = static_cast<const typename From::Element*>(p.in) +
-                   (size_t)blockIdx.y * p.in_h * p.in_w * p.channels + c;
+                   (size_t)blockIdx.z * p.in_h * p.in_w * p.channels + c;
   float2 sum = __ldg(reinterpret_cast<const float2*>(p.conv.bias + c));
   for (int i = 0; i < p.rows; ++i)
     for (int j = 0; j < p.columns; ++j) {
@@ -150,7 +150,7 @@ SM_DEVICE void filter_kernel(const FilterParams& p) {
       sum.y = fmaf(w.y, v.y, sum.y);
     }
   if (p.gelu) sum = make_float2(gelu(sum.x), gelu(sum.y));
-  const size_t at = ((size_t)blockIdx.y * p.out_h * p.out_w + pixel) * p.channels + c;
+  const size_t at = ((size_t)blockIdx.z * p.out_h * p.out_w + pixel) * p.channels + c;
   if (p.times) {
     const float2 v = To::load_pair(static_cast<const typename To::Element*>(p.times) + at);
     sum.x *= v.x, sum.y *= v.y;
@@ -158,19 +158,18 @@ SM_DEVICE void filter_kernel(const FilterParams& p) {
   To::store_pair(static_cast<typename To::Element*>(p.out) + at, sum);
 }
 
-// Router logits of the block's share of an image. Shared memory: [CP], sums of the channels.
+// Router logits of the block's tile. Shared memory: [CP], sums of the channels.
 template <class P>
 SM_DEVICE void logits_kernel(const LogitsParams& p) {
   SM_DYNAMIC_SHARED(memory);
   auto* sums = reinterpret_cast<float*>(memory);
-  const int top = (int)blockIdx.x / p.at.across * p.at.tile_h,
-            left = (int)blockIdx.x % p.at.across * p.at.tile_w;
-  const int bottom = min(top + p.at.tile_h, p.at.h), right = min(left + p.at.tile_w, p.at.w);
-  const auto* in = static_cast<const typename P::Element*>(p.in) + image_start(p.at, blockIdx.y, p.channels);
+  const Place place = place_of(p.at);
+  const int bottom = min(place.y + p.at.tile_h, p.at.h), right = min(place.x + p.at.tile_w, p.at.w);
+  const auto* in = static_cast<const typename P::Element*>(p.in) + image_start(p.at, blockIdx.z, p.channels);
   for (int c = 2 * (int)threadIdx.x; c < p.channels; c += 2 * kThreads) {
     double first = 0, second = 0;  // of a thousand pixels
-    for (int y = top; y < bottom; ++y)
-      for (int x = left; x < right; ++x) {
+    for (int y = place.y; y < bottom; ++y)
+      for (int x = place.x; x < right; ++x) {
         const float2 v = P::load_pair(in + ((size_t)y * p.at.w + x) * p.channels + c);
         first += v.x;
         second += v.y;
@@ -184,7 +183,8 @@ SM_DEVICE void logits_kernel(const LogitsParams& p) {
   float logit = 0;
   for (int c = 0; c < p.channels; ++c)
     logit = fmaf(__ldg(p.router + (size_t)expert * p.channels + c), sums[c], logit);
-  p.partial[((size_t)blockIdx.y * gridDim.x + blockIdx.x) * p.experts + expert] = logit;
+  const size_t block = ((size_t)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  p.partial[block * p.experts + expert] = logit;
 }
 
 // Routing: one block to an image. Shared memory: [experts].
@@ -192,7 +192,7 @@ template <class P>
 SM_DEVICE void route_images_kernel(const WideMixParams& p) {
   SM_DYNAMIC_SHARED(memory);
   auto* logits = reinterpret_cast<float*>(memory);
-  const int n = blockIdx.y;
+  const int n = blockIdx.z;
   sum_logits(p.mix, p.at, n, logits);
   __syncthreads();
   if (threadIdx.x == 0) choose(p.mix, logits);
@@ -206,8 +206,8 @@ SM_DEVICE void project_low_kernel(const WideMixParams& p) {
   const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x, pixels = (size_t)p.mix.map_h * p.mix.map_w;
   const size_t pixel = task / p.mix.ranks;
   if (pixel >= pixels) return;
-  p.map[blockIdx.y * pixels * p.mix.ranks + task] = project_low(
-      p.mix, p.mixed + (blockIdx.y * pixels + pixel) * p.channels, p.channels, (int)(task % p.mix.ranks));
+  p.map[blockIdx.z * pixels * p.mix.ranks + task] = project_low(
+      p.mix, p.mixed + (blockIdx.z * pixels + pixel) * p.channels, p.channels, (int)(task % p.mix.ranks));
 }
 
 // What the experts multiply. A thread computes two rows of a pixel.
@@ -218,15 +218,15 @@ SM_DEVICE void expert_products_kernel(const WideMixParams& p) {
   const size_t task = (size_t)blockIdx.x * kThreads + threadIdx.x, pixel = task / (mix.ranks / 2);
   if (pixel >= (size_t)p.at.h * p.at.w) return;
   const int rank = 2 * (int)(task % (mix.ranks / 2));
-  const size_t at = image_start(p.at, blockIdx.y, mix.ranks) + pixel * mix.ranks + rank;
+  const size_t at = image_start(p.at, blockIdx.z, mix.ranks) + pixel * mix.ranks + rank;
   const float2 b = P::load_pair(static_cast<const Element*>(mix.b) + at);
   const float2 c = P::load_pair(static_cast<const Element*>(mix.c) + at);
   const Tap y = tap_of((int)(pixel / p.at.w) + mix.top, mix.map_h, mix.full_h);
   const Tap x = tap_of((int)(pixel % p.at.w) + mix.left, mix.map_w, mix.full_w);
-  const float* row = p.map + ((size_t)blockIdx.y * mix.map_h + y.near) * mix.map_w * mix.ranks;
+  const float* row = p.map + ((size_t)blockIdx.z * mix.map_h + y.near) * mix.map_w * mix.ranks;
   const float2 up = resized(row, {y.near, 0}, mix.map_w, mix.ranks, y, x, rank);
   P::store_pair(static_cast<Element*>(p.z) + at,
-                expert_rows(b, c, up, p.weight + (size_t)blockIdx.y * mix.ranks + rank));
+                expert_rows(b, c, up, p.weight + (size_t)blockIdx.z * mix.ranks + rank));
 }
 
 }  // namespace cuda

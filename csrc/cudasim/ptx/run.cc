@@ -303,13 +303,13 @@ const Program* find(const std::string& name) {
 }
 
 std::string run(const Program& program, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
-                size_t param_bytes, uint32_t across) {
+                size_t param_bytes) {
   if (program.param_bytes != param_bytes)
     return program.name + " takes " + std::to_string(program.param_bytes) + " bytes of parameters, got " +
            std::to_string(param_bytes);
   global_memory().begin_launch();
   const size_t shared = program.static_shared + shared_bytes;
-  std::vector<Sampled> order = sample(grid.x, grid.y * grid.z, across, most_blocks);
+  std::vector<Sampled> order = sample(grid.x * grid.y, grid.z, grid.x, most_blocks);
   std::mt19937_64 random(order_seed());
   if (order_seed()) std::shuffle(order.begin(), order.end(), random);
 

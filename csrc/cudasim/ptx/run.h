@@ -29,9 +29,9 @@ void when_missing(std::function<void(const std::string&)> ask);
 // asking throw.
 const Program* find(const std::string& name);
 
-// Runs a kernel as cudasim::run does. across: tiles in a row of the image, where grid.x blocks are its tiles.
+// Runs a kernel as cudasim::run does.
 std::string run(const Program& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, const void* params,
-                size_t param_bytes, uint32_t across = 1);
+                size_t param_bytes);
 
 // What launches did since measuring began, one entry a launch.
 struct Line {
