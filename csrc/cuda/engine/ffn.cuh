@@ -31,9 +31,8 @@ struct Ffn {
   // Where they hold neither, and sums take half as many, two fragments share what is fetched, but with
   // many ranks, which would spill.
   static constexpr bool kPaired = kHalfSums<P> && !kHeld && !(kMix && kManyRanks);
-  // Else registers do not hold what would spill: a's bias, of the experts' kernel in bf16 with 40 channels
-  // and in fp16, whose biases take more registers, with 48. With a's bias also g's, but where bf16 has
-  // experts; with many ranks both, and g's weights.
+  // Else registers do not hold what would spill: a's bias with 48 channels, of the experts' kernel in bf16
+  // also with 40; with 48 in bf16 g's, too; with many ranks both, and g's weights.
   static constexpr bool kLate = kIsSlim<P, NT> && (!kHeld || (kMix && kIsBf16<P>)),
                         kMany = kIsSlim<P, NT> && kMix && !kHeld && kManyRanks,
                         kBothLate = kIsSlim<P, NT> && !kHeld && (kIsBf16<P> || kMany);
@@ -80,7 +79,7 @@ struct Ffn {
       int first = 16 * warp();
       const int step = 16 * warps();
       SM_NO_UNROLL
-      for (; first + step < count(); first += 2 * step) project<2>(first);
+      for (; first + step < count(); first += 2 * step) project<2>(found_here(first));
       if (first < count()) project<1>(first);
     } else {
       project_one_by_one();

@@ -95,8 +95,8 @@ SM_DEVICE void conv_kernel(const ConvParams& p) {
   Staged<P, NT, MT> tile(at, shared_memory, p.in);
   tile.normalise(p.norm);
   Element* result = tile.memory + tile.padded() * stride;
-  for (int i = threadIdx.x / 32; i < tile.columns(); i += warps()) {
-    const Place first = tile.column(i);
+  for (int i = thread_found_here() / 32; i < tile.columns(); i += warps()) {
+    const Place first = tile.column(found_here(i));
     typename P::Sum acc[MT][NT];
     tile.template convolve<typename P::template SumBias<NT>>(acc, p.conv, 0, first);
     SM_UNROLL
