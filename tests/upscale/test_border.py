@@ -19,7 +19,7 @@ def upscaler(border: str, tile: int = 0, mode: str = "exact") -> Upscaler:
     return Upscaler(load("t-x4"), tile=tile, tile_mode=mode, border=border)
 
 
-@pytest.mark.parametrize("colour", product((0, 255), repeat=3))
+@pytest.mark.parametrize("colour", list(product((0, 255), repeat=3)))
 @pytest.mark.parametrize("border", ["reflect", "wrap"])
 def test_flat_pictures_stay_flat(colour: tuple[int, ...], border: str) -> None:
     image = np.full((24, 24, 3), colour, np.uint8)
