@@ -431,7 +431,7 @@ struct Rme {
     float sum = 0;
     for (int warp = 0; warp < warps() / (kSplit ? 2 : 1); ++warp) sum += logits(warp)[expert];
     const uint2 block = block_found_here();
-    p.partial[(((size_t)blockIdx.z * gridDim.y + block.y) * gridDim.x + block.x) * p.experts + expert] = sum;
+    p.partial[tile_number(block) * p.experts + expert] = sum;
   }
 
   SM_DEVICE void run() {

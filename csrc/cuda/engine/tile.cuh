@@ -26,6 +26,11 @@ SM_DEVICE Place place_found_here(const Tiling& at) {
   return {(int)block.y * at.tile_h, (int)block.x * at.tile_w};
 }
 
+// Of all images' tiles, which one the block has whose place in the grid is `block`.
+SM_DEVICE size_t tile_number(uint2 block) {
+  return ((size_t)blockIdx.z * gridDim.y + block.y) * gridDim.x + block.x;
+}
+
 SM_DEVICE bool inside(const Tiling& at, int y, int x) { return y >= 0 && y < at.h && x >= 0 && x < at.w; }
 
 // Elements before image n of a stream with `channels`.

@@ -183,8 +183,8 @@ SM_DEVICE void logits_kernel(const LogitsParams& p) {
   float logit = 0;
   for (int c = 0; c < p.channels; ++c)
     logit = fmaf(__ldg(p.router + (size_t)expert * p.channels + c), sums[c], logit);
-  const size_t block = ((size_t)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  p.partial[block * p.experts + expert] = logit;
+  const size_t tile = tile_number({blockIdx.x, blockIdx.y});
+  p.partial[tile * p.experts + expert] = logit;
 }
 
 // Routing: one block to an image. Shared memory: [experts].
