@@ -201,6 +201,34 @@ def test_blocks_of_twice_the_threads(precision, channels):
 
 
 @pytest.mark.parametrize(
+    ("precision", "channels", "size"),
+    [
+        ("fp16", 40, (45, 32)),
+        ("fp16", 40, (30, 16)),
+        ("fp16", 48, (18, 32)),
+        pytest.param("bf16", 40, (30, 64), marks=pytest.mark.full),
+        pytest.param("bf16", 48, (36, 64), marks=pytest.mark.full),
+        pytest.param("fp32", 64, (18, 16), marks=pytest.mark.full),
+    ],
+    ids=str,
+)
+def test_tiles_as_high_as_pictures(precision, channels, size):
+    """Of the feed-forward, no multiples of 8: tests/cuda/test_plan.py has them."""
+    network, oracle = networks(embedding_dim=channels)
+    x = torch.rand(1, 3, *size)
+    lib = cudasim.library()
+    lib.pretend(1, 227 << 10)
+    try:
+        got = cudasim.Simulated(network, precision)(x)
+    finally:
+        lib.pretend(4, 227 << 10)
+    want = run(oracle, x.double())
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    most = golden.twice_half(network, x, want, dtype) if dtype else LIMIT
+    assert golden.relative_l2(got, want) <= most
+
+
+@pytest.mark.parametrize(
     ("precision", "channels", "fused"),
     [("fp32", 64, True), ("tf32", 64, True), ("fp16", 64, True), ("fp32", 72, False)],
 )

@@ -25,8 +25,6 @@ struct Ffn {
   using Chunk = typename P::Chunk;
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
-  static constexpr int kGateRows =
-      kStripedRows<sizeof(Element)>;                        // of a column, that a thread filters at once
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
   // Where they hold neither, and sums take half as many, two fragments share what is fetched, but with
   // many ranks, which would spill.
@@ -168,12 +166,19 @@ struct Ffn {
 
   // a *= depthwise 3x3 of g.
   SM_DEVICE void gate() {
-    share_columns<kChannels / kUnit<P>, kGateRows>(
-        at, [this](int unit, int row, int column) { filter<2>(unit, row, column); },
-        [this](int unit, int row, int column) { filter<1>(unit, row, column); });
+    if (at.tile_h % 8 == 0)
+      gate_by<8>();
+    else
+      gate_by<kGatedRows<NT>>();
   }
-  // The same of kGateRows rows of N columns of one unit of channels.
-  template <int N>
+  template <int kRows>
+  SM_DEVICE void gate_by() {
+    share_columns<kChannels / kUnit<P>, kRows>(
+        at, [this](int unit, int row, int column) { filter<kRows, 2>(unit, row, column); },
+        [this](int unit, int row, int column) { filter<kRows, 1>(unit, row, column); });
+  }
+  // The same of kRows rows of N columns of one unit of channels.
+  template <int kRows, int N>
   SM_DEVICE void filter(int unit, int row, int column) {
     constexpr int units = kChannels / kUnit<P>;
     const int start = (row * pitch() + column) * stride + unit * kUnit<P>;
@@ -181,9 +186,9 @@ struct Ffn {
     SM_UNROLL
     for (int tap = 0; tap < 9; ++tap) w[tap] = P::fetch_vec(p.gate.weight, tap * units + unit);
     const Vec bias = P::fetch_vec(p.gate.bias, unit);
-    Vec sum[N][kGateRows + 2];  // of three rows at a time
+    Vec sum[N][kRows + 2];  // of three rows at a time
     SM_UNROLL
-    for (int r = 0; r < kGateRows + 2; ++r) {
+    for (int r = 0; r < kRows + 2; ++r) {
       const Element* from = g() + start + r * pitch() * stride;
       SM_UNROLL
       for (int dx = 0; dx < N + 2; ++dx) {
@@ -192,7 +197,7 @@ struct Ffn {
         for (int c = max(dx - 2, 0); c <= min(dx, N - 1); ++c) SM_UNROLL
         for (int dy = 2; dy >= 0; --dy) {
           const int to = r - dy, tap = 3 * dy + dx - c;
-          if (to < 0 || to >= kGateRows) continue;
+          if (to < 0 || to >= kRows) continue;
           SM_UNROLL
           for (int i = 0; i < 4; ++i)
             sum[c][to].w[i] = P::fma(w[tap].w[i], v.w[i], tap ? sum[c][to].w[i] : bias.w[i]);

@@ -110,7 +110,7 @@ struct Mix {
   Element*
       lines;    // [region.rows, columns, 2, kRanks]: the map at each row's height, and the step to the next
   Word* share;  // [region.pitch]: of the step, for each column
-  int* place;   // [region.pitch]: which of `columns`
+  int* place;   // [region.pitch]: where each column begins in the map
 
   SM_DEVICE Mix(const MixParams& params, const Tiling& tiling, const Region& around, unsigned char* memory)
       : p(params), at(tiling), region(around), n(blockIdx.z) {
@@ -134,8 +134,11 @@ struct Mix {
     for (int column = threadIdx.x; column < region.pitch; column += threads()) {
       const Tap tap = column_tap(column);
       share[column] = P::splat(tap.weight);
-      place[column] = (tap.near - near) * 2 * kRanks;
+      place[column] = tap.near;
     }
+    __syncthreads();
+    near = place[0];
+    columns = place[region.pitch - 1] - near + 1;
   }
 
   // Ranks `first` and following of the map, between its rows: four of a pixel to a thread.
@@ -165,8 +168,9 @@ struct Mix {
   // What the experts multiply: z of all the region's pixels, zero where no expert was chosen, also where it
   // overflows.
   SM_DEVICE void products(Element* z, int first) {
-    // Eight lanes have eight columns, in banks of their own.
-    const int unit = lane_id() / 8 % kUnits, first_column = lane_id() % 8 + lane_id() / (8 * kUnits) * 8;
+    // Eight lanes have eight columns, or two of four rows, in banks of their own.
+    constexpr int kPixels = 32 / kUnits;  // of a warp
+    const int unit = lane_id() / 8 % kUnits, pixel = lane_id() % 8 + lane_id() / (8 * kUnits) * 8;
     Vec weight;
     unsigned chosen[4];
     SM_UNROLL
@@ -181,24 +185,26 @@ struct Mix {
     }
     const auto* b = static_cast<const Element*>(p.b) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
     const auto* c = static_cast<const Element*>(p.c) + image_start(at, n, p.ranks) + first + unit * kUnit<P>;
-    for (int row = warp(); row < region.rows; row += warps()) {
-      const int y = region.y + row;
-      if ((unsigned)y >= (unsigned)at.h) continue;
-      const Element* line = lines + row * columns * 2 * kRanks + unit * kUnit<P>;
-      for (int column = first_column; column < region.pitch; column += 32 / kUnits) {
-        const int x = region.x + column;
-        if ((unsigned)x >= (unsigned)at.w) continue;
-        const size_t from = ((size_t)y * at.w + x) * p.ranks;
-        const Vec bx = P::load_vec(b + from), ck = P::load_vec(c + from);
-        const Vec base = P::load_vec(line + place[column]), step = P::load_vec(line + place[column] + kRanks);
-        Vec v;
-        SM_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const Word up = P::fma(step.w[i], share[column], base.w[i]);
-          v.w[i] = P::keep(P::mul(P::mul(bx.w[i], P::add(ck.w[i], up)), weight.w[i]), chosen[i]);
-        }
-        P::store_vec(z + (row * region.pitch + column) * stride + unit * kUnit<P>, v);
+    // As many columns of a row as the tile has; then the two that the border adds, of some rows at a time.
+    const int log = log_width(at) - (kPixels == 16 ? 4 : 3), whole = region.rows << log,
+              all = whole + (2 * region.rows + kPixels - 1) / kPixels;
+    for (int task = warp(); task < all; task += warps()) {
+      const bool last = task >= whole;
+      const int row = last ? (task - whole) * (kPixels / 2) + pixel / 2 : task >> log;
+      const int column = last ? at.tile_w + pixel % 2 : (task - (row << log)) * kPixels + pixel;
+      const int y = region.y + row, x = region.x + column;
+      if (row >= region.rows || !inside(at, y, x)) continue;
+      const Element* line = lines + (row * columns + place[column] - near) * 2 * kRanks + unit * kUnit<P>;
+      const size_t from = ((size_t)y * at.w + x) * p.ranks;
+      const Vec bx = P::load_vec(b + from), ck = P::load_vec(c + from);
+      const Vec base = P::load_vec(line), step = P::load_vec(line + kRanks);
+      Vec v;
+      SM_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const Word up = P::fma(step.w[i], share[column], base.w[i]);
+        v.w[i] = P::keep(P::mul(P::mul(bx.w[i], P::add(ck.w[i], up)), weight.w[i]), chosen[i]);
       }
+      P::store_vec(z + (row * region.pitch + column) * stride + unit * kUnit<P>, v);
     }
   }
 
@@ -238,9 +244,8 @@ struct Mix {
     place_columns();
     bool first_time = true;
     for (int first = 0; first < p.ranks; first += kRanks) {
-      bool needed = false;
-      for (int i = 0; i < kRanks; ++i) needed |= !(__ldg(p.weight + n * p.ranks + first + i) == 0);
-      if (!needed) continue;  // the same in all threads
+      const bool chosen = lane_id() < kRanks && !(__ldg(p.weight + n * p.ranks + first + lane_id()) == 0);
+      if (!__ballot_sync(kFullMask, chosen)) continue;  // the same in all warps
       resize_rows(first);
       clear_outside(z);
       __syncthreads();

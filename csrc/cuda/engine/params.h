@@ -49,7 +49,7 @@ struct Norm {
 struct Tiling {
   int h, w;            // pixels
   int dim;             // channels that are real
-  int tile_h, tile_w;  // a multiple of 4; 16 or 32
+  int tile_h, tile_w;  // even, of rme a multiple of 4; 16 or 32
   int across, count;   // tiles in a row, and in the image
 };
 
@@ -85,9 +85,12 @@ constexpr int head_bytes(int tile_h, int tile_w, int in_chans, int pixel_bytes) 
          (9 * in_chans + 15) / 16 * 16 * 4;
 }
 
-// Rows of a column that a thread filters: rme's stripes, the feed-forward's gate.
+// Rows of a column that a thread filters at once: of rme's stripes; of the feed-forward's gate, 8 where the
+// tile's height is a multiple of that, else as many as go into the heights of pictures of 16:9.
 template <int element_bytes>
 constexpr int kStripedRows = element_bytes == 2 ? 8 : 4;
+template <int width>
+constexpr int kGatedRows = width <= 5 ? 5 : 6;
 // Fragments below each other that share the weights of a conv 3x3, as many as registers hold the sums of, in
 // `rme`, in `conv` and in `upsample`. half_sums: they are float16 (fp16, but for `upsample`).
 constexpr int rme_together(int width, int element_bytes, bool half_sums) {

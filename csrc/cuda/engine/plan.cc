@@ -9,11 +9,14 @@ namespace seemore {
 namespace cuda {
 namespace {
 
-constexpr int kSides[][2] = {{32, 32}, {32, 16}, {16, 32}, {16, 16}, {8, 32}, {8, 16}, {4, 16}};
+constexpr int kSides[][2] = {{32, 32}, {32, 16}, {16, 32}, {16, 16}, {8, 32},  {8, 16},
+                             {30, 16}, {20, 32}, {20, 16}, {18, 32}, {18, 16}, {15, 32},
+                             {15, 16}, {12, 32}, {12, 16}, {6, 16},  {4, 16}};
+constexpr size_t kCrops = 32;  // crops begin at multiples (phases.cc), and tiles whose sums depend on theirs
 constexpr int kPooledSide = 32;             // of a tile of a wide network whose logits are summed at once
 constexpr size_t kNever = (size_t)1 << 40;  // bytes of a tile that a kernel does not have
 constexpr size_t kReserved = 1024;          // bytes of shared memory that the system takes per block
-constexpr double kAlone = 1.04;             // what a block takes longer that has a multiprocessor to itself
+constexpr double kAlone = 1.04;  // what a block's warps take longer that have a multiprocessor to themselves
 
 int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
@@ -45,13 +48,13 @@ struct Work {           // warp instructions of a block
 // block may ask for no more than 99 KB. Elsewhere they are fast enough.
 double cycles_of_product(const DeviceInfo& device) { return device.shared_limit < 128 << 10 ? 8 : 0; }
 
-// Cycles until `together` blocks on one multiprocessor have ended: four schedulers, and tensor cores, reach
-// 65 % of their rate at best and hide three quarters of what takes less time; a warp alone issues some four
-// cycles apart.
-double cycles(const DeviceInfo& device, const Work& work, int together) {
+// Cycles until `together` blocks, of as many as a multiprocessor has room for, have ended: four schedulers,
+// and tensor cores, reach 65 % of their rate at best and hide three quarters of what takes less time; a warp
+// alone issues some four cycles apart.
+double cycles(const DeviceInfo& device, const Work& work, int together, int room) {
   const double issue = work.all / 4, tensor = work.products * cycles_of_product(device);
   const double shared = std::max(issue, tensor) + std::min(issue, tensor) / 4;
-  return std::max(together * shared / 0.65, 4 * work.longest);
+  return std::max((room == 1 ? kAlone : together) * shared / 0.65, 4 * work.longest);
 }
 
 // Blocks of a kernel that share a multiprocessor. More than `most` the registers do not allow.
@@ -75,9 +78,8 @@ Step choose(const Network& net, sm_cuda_precision precision, const DeviceInfo& d
       const int share = together(device, shared, slim ? 2 * kThreads / threads : 1), all = at.count * n;
       const int wave = device.multiprocessors * share, rest = all % wave;
       const Work block(work(th, tw), threads / 32, once, half_sum);
-      double cost = all / wave * cycles(device, block, share);
-      if (rest) cost += cycles(device, block, ceil_divide(rest, device.multiprocessors));
-      if (share == 1) cost *= kAlone;
+      double cost = all / wave * cycles(device, block, share, share);
+      if (rest) cost += cycles(device, block, ceil_divide(rest, device.multiprocessors), share);
       if (!best.shared || cost < least) {
         best = {at, shared, (unsigned)threads};
         least = cost;
@@ -122,12 +124,27 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   };
   auto out = [&](size_t th, size_t tw) { return Phase{th, 15 + 0.7 * (double)(tw * units)}; };
 
+  // Filters of `bands` times some rows, by two columns of a pair of units, and by one of an odd unit
+  // (share_columns() in region.cuh): what a warp executes for either.
+  auto filtered = [&](size_t bands, size_t tw, double two, double one) {
+    const size_t pairs = units / 2, odd = units % 2;
+    return Phase{((pairs + odd) * bands * tw + 31) / 32,
+                 ((double)pairs * two + (double)odd * one) / (double)(pairs + odd)};
+  };
+  auto gated_rows = [&](size_t th) {
+    return th % 8 == 0 ? (size_t)8 : net.width <= 5 ? kGatedRows<5> : kGatedRows<6>;
+  };
+  auto gate = [&](size_t th, size_t tw) {
+    const size_t rows = gated_rows(th);
+    return filtered(th / rows, tw, 97.0 * (double)rows, 52.0 * (double)rows);
+  };
+
   const bool half_sums = precision == SM_CUDA_FP16;
   const int rme_shares = rme_together(net.width, element, half_sums),
             conv_shares = conv_together(net.width, element, half_sums);
   const size_t striped = element == 2 ? kStripedRows<2> : kStripedRows<4>;
   auto rme_bytes = [&](size_t th, size_t tw, int) {
-    if (th % striped) return kNever;
+    if (th % striped || kCrops % th) return kNever;
     const size_t pitch = tw + 4, bands = round_up(th + 2, rme_shares) * pitch + 16;
     return (2 * bands + 2 * pitch + 2) * pixel + 16;
   };
@@ -139,7 +156,7 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
         return Phases({in(th, tw, 2),
                        {fragments(halo(th, tw, 2)), 105, 8},
                        {groups, 400.0 * rme_shares, 0, 130.0 * rme_shares},
-                       {units * (th / striped) * tw / 32, 77.0 * striped},
+                       filtered(th / striped, tw, 145.0 * striped, 76.0 * striped),
                        {th * tw / 16, 170, 3, 23},
                        out(th, tw)});
       },
@@ -147,14 +164,14 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   plan.blocks = plan.rme.at.count;
 
   auto ffn_bytes = [&](size_t th, size_t tw, int) {
-    return th % striped ? kNever : 2 * round_up(halo(th, tw, 1), 16) * pixel;
+    return th % gated_rows(th) ? kNever : 2 * round_up(halo(th, tw, 1), 16) * pixel;
   };
   plan.ffn = tile(
       ffn_bytes,
       [&](size_t th, size_t tw) {
         return Phases({in(th, tw, 1),
                        {fragments(halo(th, tw, 1)), 310, 8, 25},
-                       {units * (th / striped) * tw / 32, 52.0 * striped},
+                       gate(th, tw),
                        {th * tw / 16, 155, 0, 13},
                        out(th, tw)});
       },
@@ -171,7 +188,7 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
                        {fragments(halo(th, tw, 1)), 60, 0, 5},
                        out(th, tw),
                        {fragments(halo(th, tw, 1)), 310, 8, 25},
-                       {units * (th / striped) * tw / 32, 52.0 * striped},
+                       gate(th, tw),
                        {th * tw / 16, 155, 0, 13},
                        out(th, tw)});
       },
@@ -192,7 +209,8 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
     return bands_bytes((int)th, planes, element) + round_up(halo(th, tw, k / 2), 16) * pixel;
   };
   auto sme_bytes = [&](size_t th, size_t tw, int threads) {
-    if (th % 8 || (bands && (tw != 16 || (th > kBandRows) != (threads > kThreads)))) return kNever;
+    if (th % 8 || kCrops % th || (bands && (tw != 16 || (th > kBandRows) != (threads > kThreads))))
+      return kNever;
     if (!bands) return halo(th, tw, k / 2) * pixel;
     const size_t most = with_planes(th, tw, planes_at_once(net.width));
     return th > kBandRows && most <= device.shared_limit ? most : with_planes(th, tw, 16);
