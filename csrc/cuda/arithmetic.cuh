@@ -59,10 +59,10 @@ struct Matrix {
   SM_DEVICE void fetch(const void* weight, int part = 0) {
     fetch_own(static_cast<const uint4*>(weight) + (size_t)part * kVectors * 32 + lane_id());
   }
-  // from: where the lane's share begins.
-  SM_DEVICE void fetch_own(const uint4* from) {
+  // from: where the lane's share begins; step: vectors of all lanes from one of a lane's to the next.
+  SM_DEVICE void fetch_own(const uint4* from, int step = 1) {
     SM_UNROLL
-    for (int i = 0; i < kVectors; ++i) v[i] = __ldg(from + 32 * i);
+    for (int i = 0; i < kVectors; ++i) v[i] = __ldg(from + 32 * step * i);
   }
   SM_DEVICE unsigned word(int i) const {
     const uint4& q = v[i / 4];

@@ -14,6 +14,7 @@ inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline unsigned low_twice(unsigned a) { return (a & 0xffff) | a << 16; }
 inline unsigned high_twice(unsigned a) { return (a & 0xffff0000u) | a >> 16; }
 inline void store_global(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
+inline void store_global(void* to, uint2 v) { *static_cast<uint2*>(to) = v; }
 inline void store_shared(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
 inline void copy_to_shared(void* to, const void* from) {
   *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);

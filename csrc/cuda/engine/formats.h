@@ -40,5 +40,20 @@ inline uint32_t pair_of(sm_cuda_precision precision, float low, float high) {
   return bits(low) | bits(high) << 16;
 }
 
+// 8 inputs of 8 outputs, value(output, input), of a format of 32 bits, as products have them; returns the
+// end.
+template <class F>
+float* wide_block(sm_cuda_precision precision, float* to, F value) {
+  if (precision == SM_CUDA_TF32) {
+    for (int lane = 0; lane < 32; ++lane)
+      for (int i = 0; i < 2; ++i) *to++ = tf32_value(value(lane / 4, 2 * (lane % 4) + i));
+  } else {
+    for (int t = 0; t < 4; ++t)
+      for (int in = 0; in < 8; ++in)
+        for (int i = 0; i < 2; ++i) *to++ = value(2 * t + i, in);
+  }
+  return to;
+}
+
 }  // namespace cuda
 }  // namespace seemore

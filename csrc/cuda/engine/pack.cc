@@ -65,7 +65,8 @@ struct Packer {
       for (int chunk = 0; chunk < chunks; chunk += step)
         for (int tile = 0; tile < tiles; ++tile) {
           auto at = [&](int out, int in) { return value(tap, 8 * tile + out, 8 * chunk + in); };
-          here = narrow() ? narrow_block(here, chunk + 1 < chunks ? 2 : 1, at) : wide_block(here, at);
+          here =
+              narrow() ? narrow_block(here, chunk + 1 < chunks ? 2 : 1, at) : wide_block(precision, here, at);
         }
     return {words, copy(bias, outputs, 8 * tiles), tiles};
   }
@@ -82,19 +83,6 @@ struct Packer {
         }
         memcpy(to, both, 4);
       }
-    return to;
-  }
-
-  template <class F>
-  float* wide_block(float* to, F value) {
-    if (precision == SM_CUDA_TF32) {
-      for (int lane = 0; lane < 32; ++lane)
-        for (int i = 0; i < 2; ++i) *to++ = tf32_value(value(lane / 4, 2 * (lane % 4) + i));
-    } else {
-      for (int t = 0; t < 4; ++t)
-        for (int in = 0; in < 8; ++in)
-          for (int i = 0; i < 2; ++i) *to++ = value(2 * t + i, in);
-    }
     return to;
   }
 
@@ -335,6 +323,22 @@ struct Packer {
     return {words(w.weight, dim, count), words(w.bias, dim, 1)};
   }
 
+  // A LayerNorm's affine part as `rme` reads it, in 16 bit [vector][lane % 4][4 words]: a lane's pairs of
+  // channels, those of the scale before those of the shift.
+  Taps affine(const sm_layer& w, int dim) {
+    if (!narrow()) return taps(w, dim, 1);
+    const int tiles = channels / 8, vectors = (2 * tiles + 3) / 4;
+    const uint32_t* device;
+    uint32_t* here = room((size_t)vectors * 16, &device);
+    for (int i = 0; here && i < 16 * vectors; ++i) {
+      const int word = i / 16 * 4 + i % 4, first = 8 * (word % tiles) + i / 4 % 4 * 2;
+      const float* from = word < tiles ? w.weight : w.bias;
+      auto at = [&](int c) { return word < 2 * tiles && c < dim ? from[c] : 0.0f; };
+      here[i] = pair(at(first), at(first + 1));
+    }
+    return {device, nullptr};
+  }
+
   // w: [outputs, dim] or [outputs, dim, 3, 3].
   Dense layer(const sm_layer& w, int outputs, int tiles, int dim, int taps = 1) {
     return dense(taps, channels, tiles, w.bias, outputs, [=](int tap, int out, int in) {
@@ -395,7 +399,7 @@ struct Packer {
     } else {
       r.expert_b = expert_rows(mixture.b, ranks, padded, c);
       r.expert_c = expert_rows(mixture.c, ranks, padded, c);
-      r.norm = taps(w.rme.norm, c, 1);
+      r.norm = affine(w.rme.norm, c);
       r.stripe_h = taps(w.rme.stripes.h, c, 3);
       r.stripe_v = taps(w.rme.stripes.v, c, 3);
       r.aggregate = taps(calibrate.aggregate, c, 16);

@@ -94,7 +94,7 @@ constexpr int kGatedRows = width <= 5 ? 5 : 6;
 // Fragments below each other that share the weights of a conv 3x3, as many as registers hold the sums of, in
 // `rme`, in `conv` and in `upsample`. half_sums: they are float16 (fp16, but for `upsample`).
 constexpr int rme_together(int width, int element_bytes, bool half_sums) {
-  return element_bytes == 4 ? 1 : half_sums ? (width <= 5 ? 6 : 3) : width <= 5 ? 3 : 2;
+  return element_bytes == 4 ? 1 : half_sums ? (width <= 5 ? 6 : 4) : width <= 5 ? 3 : 2;
 }
 constexpr int conv_together(int width, int element_bytes, bool half_sums) {
   return half_sums ? 4 : rme_together(width, element_bytes, false);
@@ -117,7 +117,7 @@ struct RmeParams {
   float* partial;  // [N, tiles, experts]: router logits of a tile's pixels, summed
   int low_h, low_w;
   int experts;  // at most kMostExperts
-  Taps norm;    // LayerNorm's affine part: one tap
+  Taps norm;    // LayerNorm's affine part; in 16 bit `weight` has both (pack.cc)
   Dense conv, to_x, to_k, proj, expert_b, expert_c;
   Taps stripe_h, stripe_v;
   Taps aggregate;

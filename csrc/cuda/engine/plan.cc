@@ -145,8 +145,9 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   const size_t striped = element == 2 ? kStripedRows<2> : kStripedRows<4>;
   auto rme_bytes = [&](size_t th, size_t tw, int) {
     if (th % striped || kCrops % th) return kNever;
-    const size_t pitch = tw + 4, bands = round_up(th + 2, rme_shares) * pitch + 16;
-    return (2 * bands + 2 * pitch + 2) * pixel + 16;
+    const size_t pitch = tw + 4, rows = th + 2, bands = round_up(rows, rme_shares) * pitch + 16;
+    const bool uneven = rme_shares == 4;  // in rme.cuh, whose rows are not rounded up
+    return (uneven ? (2 * rows + 2) * pitch + 32 : 2 * bands + 2 * pitch + 2) * pixel + 16;
   };
   // One image, whatever the batch: the order in which logits are summed decides their last bits.
   plan.rme = tile(

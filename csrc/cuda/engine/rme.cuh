@@ -6,6 +6,7 @@
 // the other. Both have the pitch of the first.
 #pragma once
 
+#include "cuda/engine/ranks.cuh"
 #include "cuda/engine/region.cuh"
 
 namespace seemore {
@@ -18,6 +19,8 @@ struct Rme {
   using Word = typename P::Word;
   using Chunk = typename P::Chunk;
   using Vec = typename P::Vec;
+  using Ranks = RmeRanks<P, NT>;
+  using Logits = RmeLogits<P, NT>;
   static constexpr int kChannels = 8 * NT, kUnits = kChannels / kUnit<P>, stride = kStride<P, NT>;
   static constexpr int kRows = kStripedRows<sizeof(Element)>;
   static constexpr bool kFused = kIsSlim<P, NT> && NT <= 5;  // registers hold P's weights and 16 rows of B's
@@ -25,6 +28,11 @@ struct Rme {
   // twice as many pixels for them. So much work is P x that half of the warps would be late with it in
   // other formats.
   static constexpr bool kSplit = kIsSlim<P, NT> && !kFused;
+
+  // Tiles have 8 n rows, and 2 of border: of bands of four the last has two. Such bands leave out their last
+  // two columns, which nobody needs: a group of fragments less, for more conflicts of banks.
+  static constexpr bool kUneven = MT == 4;
+  static constexpr int kLast = kUneven ? 2 : MT, kLeftOut = kUneven ? 2 : 0;
 
   // What shared memory begins with: the tile's place, where k lies, and whether the tile with a border of 1
   // reaches out of the image.
@@ -47,18 +55,47 @@ struct Rme {
   SM_DEVICE int place_of_column(int i) const {
     return i + band_of(i) * (MT - 1) * (found_here(at.tile_w) + 4);  // pitch(): a register less if not kept
   }
-  SM_DEVICE int band_of(int i) const {  // i / pitch()
-    return i * (at.tile_w == 32 ? 65535 / 36 + 1 : 65535 / 20 + 1) >> 16;
+  SM_DEVICE int width() const { return pitch() - kLeftOut; }  // of a band
+  SM_DEVICE int band_of(int i) const {                        // i / width()
+    return i * (at.tile_w == 32 ? kInverse<36 - kLeftOut> : kInverse<20 - kLeftOut>) >> 16;
+  }
+  // The same in a tile whose last band has kLast rows. Fragments that all lie in it are M = kLast; of others,
+  // of MT, it begins so much earlier, and the first ones, which are above it, are dropped. (Rows above it may
+  // be x already, if there is another round.)
+  template <int M>
+  SM_DEVICE int place_in_uneven(int i) const {
+    const int band = band_of(i);
+    return i - band * width() + min(band * MT, at.tile_h + 2 - M) * pitch();
+  }
+  template <int M>
+  SM_DEVICE bool is_above_last(int i, int m) const {
+    return M == MT && m < MT - kLast && i >= columns() - width();
   }
   // Its upper left neighbour. The last two columns of a band, which nobody needs, get another's: theirs would
   // be in the next row, over which x may have come.
+  template <int M>
   SM_DEVICE int neighbour_of_column(int i) const {
+    if constexpr (kUneven) return place_in_uneven<M>(min(i, columns() - 1));
     return place_of_column(MT > 1 ? min(i, band_of(i) * pitch() + pitch() - 3) : i);
   }
-  SM_DEVICE int columns() const { return (at.tile_h + MT + 1) / MT * pitch(); }
+  SM_DEVICE int bands() const { return (at.tile_h + MT + 1) / MT; }
+  SM_DEVICE int columns() const { return bands() * width(); }
   // Columns after the last, of the last fragment, have one place each behind all bands.
-  SM_DEVICE int down(int i) const { return i < columns() ? pitch() : 0; }
-  SM_DEVICE int normal_pixels() const { return columns() * MT + 16 + 2 * pitch() + 2; }
+  SM_DEVICE int down(int i) const { return kUneven || i < columns() ? pitch() : 0; }
+  // Where pixel `row` of fragment m goes whose first one has column `first`.
+  template <int M>
+  SM_DEVICE int place_of_pixel(int first, int row, int m) const {
+    const int i = first + row;
+    if constexpr (kUneven) {
+      if (M == MT ? is_above_last<M>(i, m) : i >= columns())  // of no use: behind all rows
+        return (at.tile_h + 2) * pitch() + (M == MT ? 16 : 0) + row;
+      return place_in_uneven<M>(i) + m * pitch();
+    }
+    return place_of_column(i) + m * down(i);
+  }
+  SM_DEVICE int normal_pixels() const {
+    return kUneven ? (at.tile_h + 4) * pitch() : columns() * MT + 16 + 2 * pitch() + 2;
+  }
   SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(memory); }
   SM_DEVICE Place place() const { return kept()->place; }  // of the tile
   SM_DEVICE Element* normal() const { return reinterpret_cast<Element*>(kept() + 1); }
@@ -75,7 +112,7 @@ struct Rme {
   }
 
   SM_DEVICE const Element* in() const {
-    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.z, kChannels);
+    return static_cast<const Element*>(p.in) + start_of_image(at, kChannels);
   }
 
   SM_DEVICE void normalise() {
@@ -91,13 +128,7 @@ struct Rme {
     const bool beyond = wide.beyond_image(at);
     const float share = 1.0f / at.dim;
     Word weight[NT][words], bias[NT][words];
-    SM_UNROLL
-    for (int c = 0; c < NT; ++c) SM_UNROLL
-    for (int i = 0; i < words; ++i) {
-      const int word = (8 * c + 2 * (lane_id() % 4)) / P::kChannelsPerWord + i;
-      weight[c][i] = __ldg(static_cast<const Word*>(p.norm.weight) + word);
-      bias[c][i] = __ldg(static_cast<const Word*>(p.norm.bias) + word);
-    }
+    fetch_affine(weight, bias);
     Element* here = normal() + 16 * warp() * stride;
     for (int first = 16 * warp(); first < wide.count(); first += 16 * warps()) {
       Chunk v[NT];
@@ -113,56 +144,105 @@ struct Rme {
     }
   }
 
-  // t = GELU(conv); x = to_x t, k = to_k t. x comes over pixels that no later round reads.
-  SM_DEVICE void convolve() {
-    typename P::template SumBias<NT> bias;
-    for (int round = 0; round < columns(); round += 16 * warps()) {  // as long as the first warp has pixels
-      // Of the warp's fragments; a register less if not kept.
-      auto first_found_here = [&] { return round + 16 * (thread_found_here() / 32); };
-      Chunk t[MT][NT];
-      const int first = first_found_here();
-      if (first < columns()) {
-        typename P::Sum acc[MT][NT];
-        bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
-        P::begin(acc, bias);
-        convolve3x3<P, NT>(
-            acc, normal(), [&](int row) { return neighbour_of_column(first + row); },
-            [&](int row) { return down(first + row); }, p.conv.weight, 0);
-        SM_UNROLL
-        for (int m = 0; m < MT; ++m) SM_UNROLL
-        for (int c = 0; c < NT; ++c) t[m][c] = P::gelu(acc[m][c]);
-        half<false>(t, p.to_k, first_found_here());
+  // LayerNorm's affine part, of the lane's channels.
+  template <int words>
+  SM_DEVICE void fetch_affine(Word (&weight)[NT][words], Word (&bias)[NT][words]) {
+    if constexpr (words == 1) {
+      constexpr int kVectors = (2 * NT + 3) / 4;
+      uint4 v[kVectors];
+      SM_UNROLL
+      for (int i = 0; i < kVectors; ++i)
+        v[i] = __ldg(static_cast<const uint4*>(p.norm.weight) + 4 * i + lane_id() % 4);
+      auto word = [&](int i) {
+        const uint4& q = v[i / 4];
+        return i % 4 == 0 ? q.x : i % 4 == 1 ? q.y : i % 4 == 2 ? q.z : q.w;
+      };
+      SM_UNROLL
+      for (int c = 0; c < NT; ++c) weight[c][0] = word(c), bias[c][0] = word(NT + c);
+    } else {
+      SM_UNROLL
+      for (int c = 0; c < NT; ++c) SM_UNROLL
+      for (int i = 0; i < words; ++i) {
+        const int channel = 8 * c + 2 * (lane_id() % 4) + i;
+        weight[c][i] = __ldg(static_cast<const Word*>(p.norm.weight) + channel);
+        bias[c][i] = __ldg(static_cast<const Word*>(p.norm.bias) + channel);
       }
-      __syncthreads();
-      if (first_found_here() < columns()) half<true>(t, p.to_x, first_found_here());
     }
   }
 
+  // t = GELU(conv); x = to_x t, k = to_k t. x comes over pixels that no later round reads.
+  SM_DEVICE void convolve() {
+    for (int round = 0; round < columns(); round += 16 * warps()) {  // as long as the first warp has pixels
+      auto first_found_here = [&] { return round + first_of_warp(); };
+      auto is_last = [&] { return kUneven && first_found_here() >= columns() - width(); };
+      Chunk t[MT][NT];
+      if (first_found_here() < columns()) {
+        if (is_last())
+          convolve_band<kLast>(t, round);
+        else
+          convolve_band<MT>(t, round);
+      }
+      __syncthreads();
+      if (first_found_here() < columns()) {
+        if (is_last())
+          half<true, kLast>(t, p.to_x, first_found_here());
+        else
+          half<true, MT>(t, p.to_x, first_found_here());
+      }
+    }
+  }
+  // A round's first column of the warp's fragments; a register less if not kept.
+  SM_DEVICE int first_of_warp() const { return 16 * (thread_found_here() / 32); }
+  // t and k of M fragments below each other.
+  template <int M>
+  SM_DEVICE void convolve_band(Chunk (&t)[MT][NT], int round) {
+    const int first = round + first_of_warp();
+    typename P::template SumBias<NT> bias;
+    typename P::Sum acc[M][NT];
+    bias.fetch_floats(found_here(p.conv.bias));  // as words it would be fetched early, and spill
+    P::begin(acc, bias);
+    convolve3x3<P, NT>(
+        acc, normal(), [&](int row) { return neighbour_of_column<M>(first + row); },
+        [&](int row) { return down(first + row); }, found_here(p.conv.weight), 0);
+    SM_UNROLL
+    for (int m = 0; m < M; ++m) SM_UNROLL
+    for (int c = 0; c < NT; ++c) t[m][c] = P::gelu(acc[m][c]);
+    half<false, M>(t, p.to_k, round + first_of_warp());
+  }
+
   // One half of the 1x1 convolution, x or k; x is zero outside the image.
-  template <bool kX>
+  template <bool kX, int M>
   SM_DEVICE void half(const Chunk (&t)[MT][NT], const Dense& layer, int first) {
     constexpr bool kHeld = sizeof(Element) == 2;
-    Matrix<P, NT, NT> matrix;
-    typename P::template SumBias<NT> bias;
-    const void* weight = found_here(layer.weight);
-    if constexpr (kHeld) matrix.fetch(weight);
-    bias.fetch(found_here(layer.bias));
-    SM_UNROLL
-    for (int m = 0; m < MT; ++m) {
-      typename P::Sum acc[1][NT];
-      const Chunk(&one)[1][NT] = reinterpret_cast<const Chunk(&)[1][NT]>(t[m]);
-      P::begin(acc, bias);
+    // Tiles of outputs at a time: of more the registers do not hold the weights beside t.
+    constexpr int kAtOnce = kHeld && MT * NT >= 24 && NT % 2 == 0 ? 2 : NT;
+    Element* const buffer = kX ? x() : k();
+    const bool beyond = kX && reaches_out();
+    SM_NO_UNROLL
+    for (int part = 0; part < NT / kAtOnce; ++part) {
+      Matrix<P, kAtOnce, NT> matrix;
+      typename P::template SumBias<kAtOnce> bias;
+      const void* weight = found_here(layer.weight);
       if constexpr (kHeld)
-        P::multiply(acc, one, matrix);
-      else
-        multiply_fetched<P>(acc, one, weight);
-      Chunk v[NT];
+        matrix.fetch_own(static_cast<const uint4*>(weight) + 32 * part + lane_id(), NT / kAtOnce);
+      bias.fetch(found_here(layer.bias) + 8 * kAtOnce * part);
       SM_UNROLL
-      for (int c = 0; c < NT; ++c) v[c] = P::exact(acc[0][c]);
-      auto place_of = [&](int row) { return place_of_column(first + row) + m * down(first + row); };
-      if (kX && reaches_out()) blank_places<P>(v, at, Region(at, place(), 1, longer<4>(at)), place_of);
-      Element* to = kX ? x() : k();
-      P::template write<NT>(v, [&](int row) { return to + place_of(row) * stride; });
+      for (int m = 0; m < M; ++m) {
+        typename P::Sum acc[1][kAtOnce];
+        const Chunk(&one)[1][NT] = reinterpret_cast<const Chunk(&)[1][NT]>(t[m]);
+        P::begin(acc, bias);
+        if constexpr (kHeld)
+          P::multiply(acc, one, matrix);
+        else
+          multiply_fetched<P>(acc, one, weight);
+        Chunk v[kAtOnce];
+        SM_UNROLL
+        for (int c = 0; c < kAtOnce; ++c) v[c] = P::exact(acc[0][c]);
+        auto place_of = [&](int row) { return this->template place_of_pixel<M>(first, row, m); };
+        if (beyond) blank_places<P>(v, at, Region(at, place(), 1, longer<4>(at)), place_of);
+        Element* to = buffer + 8 * kAtOnce * part;
+        P::template write<kAtOnce>(v, [&](int row) { return to + place_of(row) * stride; });
+      }
     }
   }
 
@@ -228,6 +308,7 @@ struct Rme {
       v[i] = P::fetch_vec(p.stripe_v.weight, i * kUnits + unit);
     }
     const Vec bias_h = P::fetch_vec(p.stripe_h.bias, unit), bias_v = P::fetch_vec(p.stripe_v.bias, unit);
+    Element* const to = striped() + start;
     Vec sum[N][3];  // of the rows that are not complete
     SM_UNROLL
     for (int r = 0; r < kRows + 2; ++r) {
@@ -249,9 +330,10 @@ struct Rme {
         }
         SM_UNROLL
         for (int dy = 0; dy < 3; ++dy) {
-          Vec& to = sum[c][(r + 3 - dy) % 3];  // of row r - dy
+          Vec& all = sum[c][(r + 3 - dy) % 3];  // of row r - dy
           SM_UNROLL
-          for (int i = 0; i < 4; ++i) to.w[i] = P::fma(v[dy].w[i], line[c].w[i], dy ? to.w[i] : bias_v.w[i]);
+          for (int i = 0; i < 4; ++i)
+            all.w[i] = P::fma(v[dy].w[i], line[c].w[i], dy ? all.w[i] : bias_v.w[i]);
         }
         if (r < 2) continue;
         Vec& done = sum[c][(r - 2) % 3];
@@ -261,7 +343,7 @@ struct Rme {
           done.w[i] = P::gelu_word(done.w[i]);
           if (kBeyond) done.w[i] = P::keep(done.w[i], there ? 0xffffffffu : 0);
         }
-        P::store_vec(striped() + start + ((r - 2) * pitch() + c) * stride, done);
+        P::store_vec(to + ((r - 2) * pitch() + c) * stride, done);
       }
     }
   }
@@ -288,48 +370,6 @@ struct Rme {
     }
   }
 
-  // 16 of the experts' rows of a matrix, and where they go.
-  struct Ranks {
-    static constexpr int words = P::kChunkWords / 2;
-    struct alignas(2 * words * sizeof(Word)) Quad {
-      Word w[2 * words];
-    };
-    const Tiling& at;
-    const Place place;
-    const int ranks;
-    Element* const image;  // the lane's
-    Matrix<P, 2, NT> weight;
-    typename P::template SumBias<2> bias;
-
-    SM_DEVICE Ranks(const Tiling& tiling, Place tile, void* stream, const Dense& layer, int part)
-        : at(tiling),
-          place(tile),
-          ranks(8 * layer.tiles),
-          image(static_cast<Element*>(stream) + image_start(at, blockIdx.z, ranks) + 16 * part +
-                4 * (lane_id() % 4)) {
-      weight.fetch(layer.weight, part);
-      bias.fetch(layer.bias + 16 * part);
-    }
-    SM_DEVICE void store(const Chunk (&a)[1][NT], int row, int column) const {
-      typename P::Sum acc[1][2];
-      dense<P>(acc, a, weight, bias);
-      const int y = place.y + row, x = place.x + column + lane_id() / 4;
-      if (y >= at.h) return;
-      Element* to = image + ((size_t)y * at.w + x) * ranks;
-      SM_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        if (x + 8 * half >= at.w) continue;
-        Quad quad;
-        SM_UNROLL
-        for (int t = 0; t < 2; ++t) {
-          const Chunk v = P::exact(acc[0][t]);
-          SM_UNROLL
-          for (int i = 0; i < words; ++i) quad.w[t * words + i] = v.v[half * words + i];
-        }
-        *reinterpret_cast<Quad*>(to + 8 * half * ranks) = quad;
-      }
-    }
-  };
   SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer, int first, Share share) {
     for (int part = first; part < layer.tiles / 2; ++part) {
       const Ranks to(at, place(), stream, layer, part);
@@ -341,22 +381,6 @@ struct Rme {
     }
   }
 
-  // Logits of four experts, summed over pixels: a column of weights has the upper half of an expert's, the
-  // next one the lower half.
-  struct Logits {
-    Matrix<P, 1, NT> weight;
-    float sum[1][1][4] = {};
-
-    SM_DEVICE Logits(const Dense& router, int tile) { weight.fetch(router.weight, tile); }
-    SM_DEVICE void add(const Chunk (&a)[1][NT]) { P::multiply(sum, a, weight); }
-    // to: [4]
-    SM_DEVICE void store(float* to) {
-      const float (&v)[4] = sum[0][0];
-      float all = (v[0] + v[2]) + (v[1] + v[3]);
-      for (int distance = 4; distance < 32; distance *= 2) all += __shfl_xor_sync(kFullMask, all, distance);
-      if (lane_id() < 4) to[lane_id()] = all;
-    }
-  };
   // Of the warps' shares of logits: [warps(), 4 tiles of the router], where x was.
   SM_DEVICE float* logits(int warp) const {
     return reinterpret_cast<float*>(normal()) + 4 * p.logits.tiles * warp;
@@ -370,10 +394,10 @@ struct Rme {
   SM_DEVICE void project(Share share) {
     Matrix<P, NT, NT> proj;
     typename P::template SumBias<NT> bias;
-    Logits first(p.logits, 0);
-    if constexpr (kIsSlim<P, NT>) proj.fetch(p.proj.weight);
-    bias.fetch(p.proj.bias);
-    const Ranks ranks(at, place(), p.b, p.expert_b, 0);
+    Logits first(p.logits, 0, kLogits);
+    if constexpr (kProduct && kIsSlim<P, NT>) proj.fetch(p.proj.weight);
+    if constexpr (kProduct) bias.fetch(p.proj.bias);
+    const Ranks ranks(at, place(), p.b, p.expert_b, 0, kRanks);
     const auto beside = product() - striped();
     for_fragments(striped(), share, [&](Element* here, int row, int column) {
       Chunk a[1][NT], v[NT];
@@ -450,8 +474,8 @@ struct Rme {
     __syncthreads();
     project();
     __syncthreads();
-    copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.z, kChannels), in(),
-                          product(), pitch(), at, place());
+    copy_out<P, NT, true>(static_cast<Element*>(p.yp) + start_of_image(at, kChannels), in(), product(),
+                          pitch(), at, place());
     route();
   }
 };
