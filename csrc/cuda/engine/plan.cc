@@ -143,10 +143,13 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
   const int rme_shares = rme_together(net.width, element, half_sums),
             conv_shares = conv_together(net.width, element, half_sums);
   const size_t striped = element == 2 ? kStripedRows<2> : kStripedRows<4>;
-  auto rme_bytes = [&](size_t th, size_t tw, int) {
+  auto rme_bytes = [&](size_t th, size_t tw, int threads) {
     if (th % striped || kCrops % th) return kNever;
     const size_t pitch = tw + 4, rows = th + 2, bands = round_up(rows, rme_shares) * pitch + 16;
-    const bool uneven = rme_shares == 4;  // in rme.cuh, whose rows are not rounded up
+    // In rme.cuh, whose rows are not rounded up: its last band reads rows of the one before, over which x
+    // would have come in a second round.
+    const bool uneven = rme_shares == 4;
+    if (uneven && fragments((rows + 3) / 4 * (tw + 2)) > (size_t)threads / 32) return kNever;
     return (uneven ? (2 * rows + 2) * pitch + 32 : 2 * bands + 2 * pitch + 2) * pixel + 16;
   };
   // One image, whatever the batch: the order in which logits are summed decides their last bits.
