@@ -49,7 +49,7 @@ struct Norm {
 struct Tiling {
   int h, w;            // pixels
   int dim;             // channels that are real
-  int tile_h, tile_w;  // of rme and sme a part of 32; 16 or 32
+  int tile_h, tile_w;  // of rme and sme a divisor of 32; 16 or 32
   int across, count;   // tiles in a row, and in the image
 };
 
