@@ -60,8 +60,8 @@ struct Rme {
     return i * (at.tile_w == 32 ? kInverse<36 - kLeftOut> : kInverse<20 - kLeftOut>) >> 16;
   }
   // The same in a tile whose last band has kLast rows. Fragments that all lie in it are M = kLast; of others,
-  // of MT, it begins so much earlier, and the first ones, which are above it, are dropped. (Rows above it may
-  // be x already, if there is another round.)
+  // of MT, it begins so much earlier, and the first ones, which are above it, are dropped. In a second round
+  // those rows could be x already: plan.cc has tiles of one round alone.
   template <int M>
   SM_DEVICE int place_in_uneven(int i) const {
     const int band = band_of(i);
