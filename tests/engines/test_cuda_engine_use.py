@@ -244,6 +244,20 @@ def test_which_kernels_fit_a_geforce(precision, channels, fused):
     assert ("engine/rme" in {source for source, *_ in programs}) == fused
 
 
+def test_stripes_of_64_channels_on_a_geforce():
+    """Its blocks have no room for stripes as matrix products: they run in rounds, on weights of their own."""
+    network, oracle = networks(embedding_dim=64)
+    x = torch.rand(1, 3, 18, 21)
+    lib = cudasim.library()
+    lib.pretend(1, 99 << 10)
+    try:
+        got = cudasim.Simulated(network, "fp16")(x)
+    finally:
+        lib.pretend(4, 227 << 10)
+    want = run(oracle, x.double())
+    assert golden.relative_l2(got, want) <= golden.twice_half(network, x, want, torch.float16)
+
+
 @pytest.mark.parametrize("channels", [12, WIDE])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8])
 def test_pixels_in_other_formats(dtype, channels):

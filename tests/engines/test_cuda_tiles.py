@@ -133,7 +133,12 @@ def test_wide_networks(device, stages, config, dtype):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({2: 16}, "multiples of 32"), ({4: 90}, "lie in the image"), ({5: 200}, "must lie in the image")],
+    [
+        ({2: 16}, "multiples of 32"),
+        ({4: 90}, "lie in the image"),
+        ({5: 200}, "must lie in the image"),
+        ({0: 65568, 1: 65536, 4: 65536, 5: 65536}, "at most 2147483647 pixels"),
+    ],
     ids=str,
 )
 def test_the_engine_refuses_a_crop_that_lies_badly(device, change, message):

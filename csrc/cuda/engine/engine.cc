@@ -31,6 +31,7 @@ namespace {
 
 constexpr int kMostImages = 65535;    // a dimension of the grid
 constexpr int kMostSide = 4 * 65535;  // rows of tiles are another
+constexpr int64_t kMostPixels = INT32_MAX;
 constexpr int kMostChannels = 8192;
 
 #define SM_TRY(call) \
@@ -61,12 +62,17 @@ void describe(const sm_network& net, sm_cuda_precision precision, const DeviceIn
   engine->element = element_bytes(precision);
   engine->info = info;
   if (const int width = narrow_width(net.dim)) {
-    engine->weight_bytes = pack(net, precision, width, false, nullptr, nullptr, &engine->net);
-    const Plan plan = least_plan(*engine);
-    engine->sme_rounds = plan.sme_rounds;
-    if (fits(plan)) return;
+    // Without room for bands, stripes run in rounds, whose weights are others.
+    for (const bool rounds : {false, true}) {
+      engine->weight_bytes = pack(net, precision, width, false, rounds, nullptr, nullptr, &engine->net);
+      const Plan plan = least_plan(*engine);
+      engine->sme_rounds = plan.sme_rounds;
+      if (!fits(plan)) break;
+      if (rounds || !plan.sme_rounds) return;
+    }
   }
-  engine->weight_bytes = pack(net, precision, (net.dim + 15) / 16 * 2, true, nullptr, nullptr, &engine->net);
+  engine->weight_bytes =
+      pack(net, precision, (net.dim + 15) / 16 * 2, true, false, nullptr, nullptr, &engine->net);
 }
 
 sm_status check(const sm_network& net, sm_cuda_precision precision) {
@@ -102,6 +108,14 @@ sm_status plan_for(const sm_cuda_engine& engine, int64_t n, int64_t h, int64_t w
   return SM_OK;
 }
 
+// Kernels number pixels by a word: of a stream that has more no card has the memory.
+sm_status check_count(int64_t n, int64_t h, int64_t w) {
+  if (n * h * w > kMostPixels)
+    return fail(SM_ERROR_ARGUMENT, "images, or a crop, must have at most %lld pixels, got %lld x %lld x %lld",
+                (long long)kMostPixels, (long long)n, (long long)h, (long long)w);
+  return SM_OK;
+}
+
 // The image's plan, and the bytes that a phase needs for a crop of it.
 sm_status plan_for_tile(const sm_cuda_engine& engine, int64_t full_h, int64_t full_w, int64_t h, int64_t w,
                         Plan* plan, int64_t* workspace) {
@@ -109,6 +123,7 @@ sm_status plan_for_tile(const sm_cuda_engine& engine, int64_t full_h, int64_t fu
   if (h < 1 || w < 1 || h > full_h || w > full_w)
     return fail(SM_ERROR_ARGUMENT, "a crop must lie in the image, got %lld x %lld", (long long)h,
                 (long long)w);
+  if (const sm_status status = check_count(1, h, w)) return status;
   *workspace = (int64_t)tile_workspace(engine.net, *plan, engine.element, h, w);
   return SM_OK;
 }
@@ -183,8 +198,8 @@ sm_status sm_cuda_engine_create(const sm_network* net, sm_cuda_precision precisi
   engine->device = device;
   engine->weights = weights;
   SM_TRY(find_kernels(device, engine->net, precision, engine->sme_rounds, &engine->kernels));
-  pack(*net, precision, engine->net.width, engine->net.wide, static_cast<unsigned char*>(host),
-       static_cast<unsigned char*>(weights), &engine->net);
+  pack(*net, precision, engine->net.width, engine->net.wide, engine->sme_rounds,
+       static_cast<unsigned char*>(host), static_cast<unsigned char*>(weights), &engine->net);
   *out = engine.release();
   return SM_OK;
 }
@@ -212,6 +227,7 @@ sm_status sm_cuda_engine_forward(const sm_cuda_forward_params* params) {
   const sm_cuda_engine& engine = *params->engine;
   Plan plan = {};
   if (const sm_status status = plan_for(engine, params->n, params->h, params->w, &plan)) return status;
+  if (const sm_status status = check_count(params->n, params->h, params->w)) return status;
   if (const sm_status status =
           check_memory(params->pixels, params->workspace, params->workspace_bytes, (int64_t)plan.total))
     return status;

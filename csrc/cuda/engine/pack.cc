@@ -19,7 +19,7 @@ struct Packer {
   sm_cuda_precision precision;
   int channels;  // CP
   unsigned char *memory, *address;
-  bool wide;
+  bool wide, rounds;
   size_t used = 0;
 
   bool narrow() const { return element_bytes(precision) == 2; }
@@ -425,7 +425,7 @@ struct Packer {
         wide ? dense(padded / 16, 16, tiles, nullptr, 0, value) : matrix(padded / 16, 2, tiles, value);
 
     g.sme.kernel = net.kernel;
-    if (!wide && has_bands(net.kernel, narrow() ? 2 : 4)) {
+    if (!wide && !rounds && has_bands(net.kernel, narrow() ? 2 : 4)) {
       pack_bands(w.sme, c, &g.sme);
     } else {
       g.sme.to_q = layer(w.sme.to_q, c, tiles, c);
@@ -450,9 +450,9 @@ struct Packer {
 
 }  // namespace
 
-size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* memory,
-            unsigned char* address, Network* out) {
-  Packer packer{precision, 8 * width, memory, address, wide};
+size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, bool rounds,
+            unsigned char* memory, unsigned char* address, Network* out) {
+  Packer packer{precision, 8 * width, memory, address, wide, rounds};
   Network& to = *out;
   to = {};
   to.scale = net.scale;

@@ -33,9 +33,10 @@ inline int element_bytes(sm_cuda_precision precision) {
 }
 
 // Writes the weights behind `memory` (a whole number of 256 bytes; null: only counts) and makes parameters
-// that point to where they will be on the device, `address`. Returns the bytes.
-size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, unsigned char* memory,
-            unsigned char* address, Network* out);
+// that point to where they will be on the device, `address`. Returns the bytes. rounds: a narrow network's
+// stripes run 8 channels at once (Plan), of whatever length.
+size_t pack(const sm_network& net, sm_cuda_precision precision, int width, bool wide, bool rounds,
+            unsigned char* memory, unsigned char* address, Network* out);
 
 }  // namespace cuda
 }  // namespace seemore
