@@ -42,6 +42,9 @@ struct alignas(16) VecOf {
   Word w[4];
 };
 
+// One of four words, known to the compiler.
+SM_DEVICE unsigned word_of(const uint4& q, int i) { return i == 0 ? q.x : i == 1 ? q.y : i == 2 ? q.z : q.w; }
+
 SM_DEVICE int lane_id() { return threadIdx.x & 31; }
 
 SM_DEVICE float quad_sum(float x) {
@@ -64,10 +67,7 @@ struct Matrix {
     SM_UNROLL
     for (int i = 0; i < kVectors; ++i) v[i] = __ldg(from + 32 * step * i);
   }
-  SM_DEVICE unsigned word(int i) const {
-    const uint4& q = v[i / 4];
-    return i % 4 == 0 ? q.x : i % 4 == 1 ? q.y : i % 4 == 2 ? q.z : q.w;
-  }
+  SM_DEVICE unsigned word(int i) const { return word_of(v[i / 4], i % 4); }
 };
 
 }  // namespace cuda

@@ -181,6 +181,12 @@ struct Narrow {
     }
   }
 
+  // Of pixels times themselves, a row's lane of the quad that has the row's own column; and its number there.
+  static SM_DEVICE int lane_of_diagonal() { return (lane_id() & ~3) | lane_id() / 8; }
+  static SM_DEVICE float of_diagonal(const float (&squares)[4], int half) {
+    return lane_id() / 4 % 2 ? squares[2 * half + 1] : squares[2 * half];
+  }
+
   // Sums over channels are matrix products: with ones for the mean, of the pixels with themselves, whose
   // diagonal is wanted, for the variance. Channels beyond dim end up with numbers that nobody needs.
   // Deviations from the mean, rounded, are rounded; what the mean lost is made good where they are scaled.
@@ -210,11 +216,10 @@ struct Narrow {
       SM_UNROLL
       for (int k = 1; k < KT; ++k) Format::mma_k8(squares[half], a[k].v, a[k].v[half]);
     }
-    const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
     SM_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const float mine = g % 2 ? squares[half][2 * half + 1] : squares[half][2 * half];
-      const float sum_of_squares = __shfl_sync(kFullMask, mine, from);
+      const float sum_of_squares =
+          __shfl_sync(kFullMask, of_diagonal(squares[half], half), lane_of_diagonal());
       const float variance =
           fmaxf(fmaf(sum_of_squares - padding[half], share, -rest[half] * rest[half]), 0.0f);
       const float scale = rsqrtf(variance + 1e-6f);
@@ -251,12 +256,13 @@ struct Narrow {
     if constexpr (Format::kIsBf16) {
       float sum[4], squares[2][4];
       add_up(sum, squares, a);
-      const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
       SM_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const float mine = g % 2 ? squares[half][2 * half + 1] : squares[half][2 * half];
         const float minus = sum[2 * half] * -share;
-        const float scale = scale_of(__shfl_sync(kFullMask, mine, from), minus, share), shift = minus * scale;
+        const float scale =
+                        scale_of(__shfl_sync(kFullMask, of_diagonal(squares[half], half), lane_of_diagonal()),
+                                 minus, share),
+                    shift = minus * scale;
         SM_UNROLL
         for (int k = 0; k < KT; ++k) {
           const float2 v = Format::unpack(a[k].v[half]);
@@ -281,14 +287,12 @@ struct Narrow {
   static SM_DEVICE void normalise_but_for_mean(Chunk (&a)[KT], float share) {
     float sum[4], squares[2][4];
     add_up(sum, squares, a);
-    const int g = lane_id() / 4, from = (lane_id() & ~3) | g / 2;  // the lane of the quad with column g
     SM_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const float mine = g % 2 ? squares[half][2 * half + 1] : squares[half][2 * half];
       const float minus = sum[2 * half] * -share;
-      const float scale = scale_of(mine, minus, share);
+      const float scale = scale_of(of_diagonal(squares[half], half), minus, share);
       const Word here = Format::pack(scale, minus * scale);
-      const Word both = __float_as_uint(__shfl_sync(kFullMask, __uint_as_float(here), from));
+      const Word both = __float_as_uint(__shfl_sync(kFullMask, __uint_as_float(here), lane_of_diagonal()));
       const Word factor = low_twice(both), shift = high_twice(both);
       SM_UNROLL
       for (int k = 0; k < KT; ++k) a[k].v[half] = Format::fma(a[k].v[half], factor, shift);

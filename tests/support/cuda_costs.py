@@ -39,7 +39,7 @@ def count() -> Figures:
     found: Figures = {}
 
     def add(name: str, cost: gpu_cost_run.Cost) -> None:
-        figures = round(cost.instructions, 2), round(cost.shared_wavefronts, 2), cost.registers
+        figures = round(cost.instructions, 3), round(cost.shared_wavefronts, 3), cost.registers
         before = found.get(name, figures)
         found[name] = max(before[0], figures[0]), max(before[1], figures[1]), max(before[2], figures[2])
 

@@ -6,16 +6,20 @@
 namespace seemore {
 namespace cuda {
 
+template <int NT>
+constexpr int kCoarsePitch = coarse_pitch(NT);
+
 // Shared memory: the last level of aggregation around the block's pixels [3, kCoarseColumns + 2, CP], their
-// depthwise convolutions [kCoarseColumns, CP], logits [experts].
+// depthwise convolutions [kCoarseColumns, kPitch], logits [experts].
 template <class P, int NT>
 SM_DEVICE void coarse_kernel(const CoarseParams& params) {
-  constexpr int kChannels = 8 * NT, kFours = kChannels / 4, kWide = kCoarseColumns + 2;
+  constexpr int kChannels = 8 * NT, kFours = kChannels / 4, kWide = kCoarseColumns + 2,
+                kPitch = kCoarsePitch<NT>;
   SM_DYNAMIC_SHARED(memory);
   const MixParams& p = params.mix;
   auto* level = reinterpret_cast<float*>(memory);
   float* mixed = level + 3 * kWide * kChannels;
-  float* logits = mixed + kCoarseColumns * kChannels;
+  float* logits = mixed + kCoarseColumns * kPitch;
   const int across = (p.map_w + kCoarseColumns - 1) / kCoarseColumns, n = blockIdx.z;
   const int row = (int)blockIdx.x / across, column = (int)blockIdx.x % across * kCoarseColumns;
   const int columns = min(kCoarseColumns, p.map_w - column);
@@ -48,12 +52,12 @@ SM_DEVICE void coarse_kernel(const CoarseParams& params) {
   __syncthreads();
   if (blockIdx.x == 0 && threadIdx.x == 0) choose(p, logits);
   for (int task = threadIdx.x; task < columns * kChannels; task += kThreads) {
-    const int channel = task % kChannels, x = task / kChannels;
+    const int x = found_here(task) / kChannels, channel = task - x * kChannels;
     float value = __ldg(p.low_conv.bias + channel);
     for (int tap = 0; tap < 9; ++tap)
       value = fmaf(__ldg(p.low_conv.weight + tap * kChannels + channel),
                    level[(tap / 3 * kWide + x + tap % 3) * kChannels + channel], value);
-    mixed[task] = value;
+    mixed[x * kPitch + channel] = value;
   }
   __syncthreads();
   if (blockIdx.x == 0)
@@ -62,8 +66,8 @@ SM_DEVICE void coarse_kernel(const CoarseParams& params) {
       static_cast<typename P::Element*>(p.map) + (((size_t)n * p.map_h + row) * p.map_w + column) * p.ranks;
   for (int task = threadIdx.x; task < columns * p.ranks / 2; task += kThreads) {
     const int rank = 2 * task % p.ranks, x = 2 * task / p.ranks;
-    P::store_pair(map + 2 * task, make_float2(project_low(p, mixed + x * kChannels, kChannels, rank),
-                                              project_low(p, mixed + x * kChannels, kChannels, rank + 1)));
+    P::store_pair(map + 2 * task, make_float2(project_low(p, mixed + x * kPitch, kChannels, rank),
+                                              project_low(p, mixed + x * kPitch, kChannels, rank + 1)));
   }
 }
 

@@ -12,13 +12,6 @@
 namespace seemore {
 namespace cuda {
 
-// Whether the experts are known to have more ranks than mix.cuh takes at a time.
-#ifdef SM_RANKS
-constexpr bool kManyRanks = SM_RANKS > 16;
-#else
-constexpr bool kManyRanks = false;
-#endif
-
 template <class P, int NT, bool kMix>
 struct Ffn {
   using Element = typename P::Element;
@@ -26,16 +19,10 @@ struct Ffn {
   using Vec = typename P::Vec;
   static constexpr int kChannels = 8 * NT, stride = kStride<P, NT>;
   static constexpr bool kHeld = kIsSlim<P, NT> && NT <= 5;  // registers hold both matrices of the first layer
-  // Where they hold neither, and sums take half as many, two fragments share what is fetched, but with
-  // many ranks, which would spill.
-  static constexpr bool kPaired = kHalfSums<P> && !kHeld && !(kMix && kManyRanks);
-  // Else registers do not hold what would spill: a's bias with 48 channels, of the experts' kernel in bf16
-  // also with 40; with 48 in bf16 g's, too; with many ranks both, and g's weights.
-  static constexpr bool kLate = kIsSlim<P, NT> && (!kHeld || (kMix && kIsBf16<P>)),
-                        kMany = kIsSlim<P, NT> && kMix && !kHeld && kManyRanks,
-                        kBothLate = kIsSlim<P, NT> && !kHeld && (kIsBf16<P> || kMany);
-  // Nor does every fragment get an a, but where that would spill.
-  static constexpr bool kAll = !kHeld && (kMix || !kIsSlim<P, NT>);
+  // Where they hold neither, and sums take half as many, two fragments share what is fetched.
+  static constexpr int kTogether = kHalfSums<P> && !kHeld ? 2 : 1;
+  // Nor do they hold a's bias in the experts' kernel in bf16.
+  static constexpr bool kLate = kMix && kIsBf16<P>;
 
   const FfnParams& p;
   const Tiling& at;
@@ -58,10 +45,10 @@ struct Ffn {
   static SM_DEVICE int warp() { return Mix<P, NT>::warp(); }
   // The image.
   SM_DEVICE const Element* in() const {
-    return static_cast<const Element*>(p.in) + image_start(at, found_here((int)blockIdx.z), kChannels);
+    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.z, kChannels);
   }
   SM_DEVICE Element* out() const {
-    return static_cast<Element*>(p.out) + image_start(at, found_here((int)blockIdx.z), kChannels);
+    return static_cast<Element*>(p.out) + image_start(at, blockIdx.z, kChannels);
   }
 
   SM_DEVICE void normalise(Chunk (&v)[NT], float share) const {
@@ -71,17 +58,21 @@ struct Ffn {
       P::normalise(v, at.dim, share);
   }
 
-  // a and g from LN y.
+  // a and g from LN y. Fragments that have no pixel of the tile need no a.
   SM_DEVICE void first_layer() {
-    if constexpr (kPaired) {
+    if constexpr (kHeld) {
+      project_by_held();
+    } else {
       int first = 16 * warp();
       const int step = 16 * warps();
       SM_NO_UNROLL
-      for (; first + step < count(); first += 2 * step) project<2>(found_here(first));
-      if (first < count()) project<1>(first);
-    } else {
-      project_one_by_one();
+      for (; first + (kTogether - 1) * step < count(); first += kTogether * step)
+        project<kTogether>(found_here(first));
+      if (kTogether > 1 && first < count()) project<1>(first);
     }
+  }
+  SM_DEVICE bool has_pixels(int first) const {
+    return first >= pitch() - 14 && first <= at.tile_h * pitch() + at.tile_w;
   }
 
   // Of MT fragments, `first` the first pixel of one; the next begins 16 pixels for each warp behind it.
@@ -94,68 +85,47 @@ struct Ffn {
       P::template read<NT, stride>(normal[m], a + (first + 16 * m * warps()) * stride);
       normalise(normal[m], share);
     }
-    project_to(g(), normal, p.g, first, region().beyond_image(at));
-    project_to(a, normal, p.a, first, false);
-  }
-  // GELU(layer normal), to their places in a or g; zero outside the image, if there are such.
-  template <int MT>
-  SM_DEVICE void project_to(Element* memory, const Chunk (&normal)[MT][NT], const Dense& layer, int first,
-                            bool beyond) {
-    typename P::template SumBias<NT> bias;
-    typename P::Sum acc[MT][NT];
-    bias.fetch(found_here(layer.bias));
-    P::begin(acc, bias);
-    multiply_fetched<P>(acc, normal, found_here(layer.weight));
-    SM_UNROLL
-    for (int m = 0; m < MT; ++m) {
-      const int here = first + 16 * m * warps();
-      Chunk v[NT];
+    // In a loop: without, what the second product fetches would come early, and spill.
+    SM_NO_UNROLL
+    for (int second = 0; second < (MT > 1 || has_pixels(first) ? 2 : 1); ++second) {
+      typename P::template SumBias<NT> bias;
+      typename P::Sum acc[MT][NT];
+      bias.fetch(second ? p.a.bias : p.g.bias);
+      P::begin(acc, bias);
+      multiply_fetched<P>(acc, normal, second ? p.a.weight : p.g.weight);
+      Element* to = (second ? a : g()) + first * stride;
       SM_UNROLL
-      for (int n = 0; n < NT; ++n) v[n] = P::gelu(acc[m][n]);
-      if (beyond) blank<P>(v, at, region(), here);
-      P::template write<NT, stride>(memory + here * stride, v);
+      for (int m = 0; m < MT; ++m) {
+        Chunk v[NT];
+        SM_UNROLL
+        for (int n = 0; n < NT; ++n) v[n] = P::gelu(acc[m][n]);
+        P::template write<NT, stride>(to + 16 * m * warps() * stride, v);
+      }
     }
   }
 
-  // Fragments that have no pixel of the tile get no a.
-  SM_DEVICE void project_one_by_one() {
-    const bool beyond = region().beyond_image(at);
+  SM_DEVICE void project_by_held() {
     const float share = 1.0f / at.dim;
     Matrix<P, NT, NT> to_a, to_g;
     typename P::template SumBias<NT> bias_a, bias_g;
-    if constexpr (!kBothLate) bias_g.fetch(p.g.bias);
+    bias_g.fetch(p.g.bias);
     if constexpr (!kLate) bias_a.fetch(p.a.bias);
-    if constexpr (kHeld) {
-      to_a.fetch(p.a.weight);
-      to_g.fetch(p.g.weight);
-    }
-    // Of fragments that have pixels of the tile.
-    const int least = pitch() - 14, last = at.tile_h * pitch() + at.tile_w;
+    to_a.fetch(p.a.weight);
+    to_g.fetch(p.g.weight);
     Element *here = a + 16 * warp() * stride, *beside = g() + 16 * warp() * stride;
     for (int first = 16 * warp(); first < count(); first += 16 * warps()) {
-      const int none = first >> 30;  // 0, but ptxas does not know, and fetches nothing ahead
-      if constexpr (kIsSlim<P, NT> && kAll)
-        here = a + first * stride, beside = g() + first * stride;  // registers
       Chunk normal[1][NT], v[NT];
       typename P::Sum acc[1][NT];
       P::template read<NT, stride>(normal[0], here);
       normalise(normal[0], share);
-      if constexpr (kBothLate) bias_g.fetch(p.g.bias + none);
       P::begin(acc, bias_g);
-      if constexpr (kHeld)
-        P::multiply(acc, normal, to_g);
-      else
-        multiply_fetched<P>(acc, normal, static_cast<const char*>(p.g.weight) + (kMany ? none : 0));
+      P::multiply(acc, normal, to_g);
       gelu_pack<P>(v, acc);
-      if (beyond) blank<P>(v, at, region(), first);
       P::template write<NT, stride>(beside, v);
-      if (kAll || (first >= least && first <= last)) {
+      if (has_pixels(first)) {
         if constexpr (kLate) bias_a.fetch(found_here(p.a.bias));
         P::begin(acc, bias_a);
-        if constexpr (kHeld)
-          P::multiply(acc, normal, to_a);
-        else
-          multiply_fetched<P>(acc, normal, p.a.weight);
+        P::multiply(acc, normal, to_a);
         gelu_pack<P>(v, acc);
         P::template write<NT, stride>(here, v);
       }
@@ -174,7 +144,7 @@ struct Ffn {
   template <int kRows>
   SM_DEVICE void gate_by() {
     share_columns<kChannels / kUnit<P>, kRows>(
-        at, [this](int unit, int row, int column) { filter<kRows, 2>(unit, row, column); },
+        at, at.tile_h, [this](int unit, int row, int column) { filter<kRows, 2>(unit, row, column); },
         [this](int unit, int row, int column) { filter<kRows, 1>(unit, row, column); });
   }
   // The same of kRows rows of N columns of one unit of channels.
@@ -221,10 +191,7 @@ struct Ffn {
     typename P::template SumBias<NT> bias;
     bias.fetch(p.out_weight.bias);
     if constexpr (kIsSlim<P, NT>) weight.fetch(p.out_weight.weight);
-    const int log = log_width(at) - 4;  // of the fragments in a row
-    for (int i = warp(); i < at.tile_h << log; i += warps()) {
-      const int row = i >> log, column = (i - (row << log)) * 16;
-      Element* here = inner() + (row * pitch() + column) * stride;
+    for_fragments<P, NT>(inner(), pitch(), Below(at, warp(), warps()), at.tile_h, [&](Element* here) {
       Chunk v[1][NT];
       typename P::Sum acc[1][NT];
       P::template read<NT, stride>(v[0], here);
@@ -235,7 +202,7 @@ struct Ffn {
         multiply_fetched<P>(acc, v, p.out_weight.weight);
       gelu_pack<P>(v[0], acc);
       P::template write<NT, stride>(here, v[0]);
-    }
+    });
   }
 
   SM_DEVICE void run() {
@@ -247,6 +214,10 @@ struct Ffn {
     __syncthreads();
     first_layer();
     __syncthreads();
+    if (region().beyond_image(at)) {
+      clear_beyond<P, NT>(g(), at, region());
+      __syncthreads();
+    }
     gate();
     __syncthreads();
     last_layer();

@@ -195,7 +195,7 @@ struct Mix {
       const int y = region.y + row, x = region.x + column;
       if (row >= region.rows || !inside(at, y, x)) continue;
       const Element* line = lines + (row * columns + place[column] - near) * 2 * kRanks + unit * kUnit<P>;
-      const size_t from = ((size_t)y * at.w + x) * p.ranks;
+      const size_t from = before(y * at.w + x, p.ranks);
       const Vec bx = P::load_vec(b + from), ck = P::load_vec(c + from);
       const Vec base = P::load_vec(line), step = P::load_vec(line + kRanks);
       Vec v;

@@ -103,6 +103,9 @@ constexpr int upsample_together(int width, int outputs, int element_bytes) {
   return element_bytes == 4 ? 1 : outputs <= 2 ? 4 : width <= 6 ? 3 : 2;
 }
 
+// What the shared memory of `rme` begins with.
+constexpr int kKeptByRme = 32;
+
 // Pixels in shared memory of a kernel of the tail, which computes `together` rows at a time.
 constexpr int tail_pixels(int tile_h, int tile_w, int together) {
   return ((tile_h + together - 1) / together * together * (tile_w + 2) + 2 * (tile_w + 2) + 15) / 16 * 16;
@@ -172,9 +175,12 @@ struct CoarseParams {
 
 constexpr int kCoarseColumns = 8;  // of the map that a block of its kernel computes, in one row
 
+// Floats from a column to the next whose lanes read the same channel: in banks of their own.
+constexpr int coarse_pitch(int width) { return 8 * (width | 1); }
 // That kernel's shared memory.
 constexpr int coarse_bytes(int width, int experts) {
-  return ((3 * (kCoarseColumns + 2) + kCoarseColumns) * 8 * width + experts) * (int)sizeof(float);
+  return (3 * (kCoarseColumns + 2) * 8 * width + kCoarseColumns * coarse_pitch(width) + experts) *
+         (int)sizeof(float);
 }
 
 struct FfnParams {

@@ -150,7 +150,7 @@ void choose_tiles(const Network& net, sm_cuda_precision precision, const DeviceI
     // would have come in a second round.
     const bool uneven = rme_shares == 4;
     if (uneven && fragments((rows + 3) / 4 * (tw + 2)) > (size_t)threads / 32) return kNever;
-    return (uneven ? (2 * rows + 2) * pitch + 32 : 2 * bands + 2 * pitch + 2) * pixel + 16;
+    return (uneven ? (2 * rows + 2) * pitch + 32 : 2 * bands + 2 * pitch + 2) * pixel + kKeptByRme;
   };
   // One image, whatever the batch: the order in which logits are summed decides their last bits.
   plan.rme = tile(

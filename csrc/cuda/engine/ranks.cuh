@@ -1,16 +1,10 @@
 // What `rme` leaves for the experts: rows of B x and C k, and logits.
 #pragma once
 
-#include "cuda/engine/tile.cuh"
+#include "cuda/engine/region.cuh"
 
 namespace seemore {
 namespace cuda {
-
-// image_start() of the block's image, found where it is needed: of sizes with a sign the upper halves would
-// be kept in registers, too.
-SM_DEVICE size_t start_of_image(const Tiling& at, int channels) {
-  return (size_t)blockIdx.z * (unsigned)found_here(at.h) * (unsigned)at.w * (unsigned)channels;
-}
 
 // 16 of the experts' rows of a matrix, and where they go.
 template <class P, int NT>
@@ -23,29 +17,30 @@ struct RmeRanks {
     Word w[2 * words];
   };
   const Tiling& at;
-  const Place place;
-  const int ranks;
-  Element* const image;  // the lane's
+  const int x;      // the lane's first pixel
+  const int quads;  // of a pixel
+  const int down;   // pixels from a fragment to the next
+  Quad* to;         // the lane's, of the next fragment
   Matrix<P, 2, NT> weight;
   typename P::template SumBias<2> bias;
 
   // fetched: with its weights.
-  SM_DEVICE RmeRanks(const Tiling& tiling, Place tile, void* stream, const Dense& layer, int part,
-                     bool fetched = true)
+  SM_DEVICE RmeRanks(const Tiling& tiling, Place place, const Below& which, void* stream, const Dense& layer,
+                     int part, bool fetched = true)
       : at(tiling),
-        place(tile),
-        ranks(8 * layer.tiles),
-        image(static_cast<Element*>(stream) + start_of_image(at, ranks) + 16 * part + 4 * (lane_id() % 4)) {
+        x(place.x + which.column + lane_id() / 4),
+        quads(2 * layer.tiles),
+        down(which.down * at.w),
+        to(static_cast<Quad*>(stream) + 4 * part + lane_id() % 4 +
+           before(((int)blockIdx.z * at.h + place.y + which.row) * at.w + x, quads)) {
     if (!fetched) return;
     weight.fetch(layer.weight, part);
     bias.fetch(layer.bias + 16 * part);
   }
-  SM_DEVICE void store(const Chunk (&a)[1][NT], int row, int column) const {
+  // Of the next fragment.
+  SM_DEVICE void store(const Chunk (&a)[1][NT]) {
     typename P::Sum acc[1][2];
     dense<P>(acc, a, weight, bias);
-    const int y = place.y + row, x = place.x + column + lane_id() / 4;
-    if (y >= at.h) return;
-    Element* to = image + ((size_t)y * at.w + x) * ranks;
     SM_UNROLL
     for (int half = 0; half < 2; ++half) {
       if (x + 8 * half >= at.w) continue;
@@ -57,10 +52,11 @@ struct RmeRanks {
         for (int i = 0; i < words; ++i) quad.w[t * words + i] = v.v[half * words + i];
       }
       if constexpr (words == 1)
-        store_global(to + 8 * half * ranks, uint2{quad.w[0], quad.w[1]});
+        store_global(to + 8 * half * quads, uint2{quad.w[0], quad.w[1]});
       else
-        *reinterpret_cast<Quad*>(to + 8 * half * ranks) = quad;
+        to[8 * half * quads] = quad;
     }
+    to += before(down, quads);
   }
 };
 

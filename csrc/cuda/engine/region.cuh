@@ -71,9 +71,13 @@ struct Places {
   static constexpr int kLanes = kPadded ? 32 / kOfPixel * kOfPixel : 32;  // that are used at most
   static constexpr int kLanesUnits = kLanes / kOfPixel * kUnits + kLanes % kOfPixel;
 
-  static SM_DEVICE bool holds(int lane) { return !kPadded || (lane < kLanes && lane % kOfPixel < kUnits); }
+  // Pixels before the one of a place in a row.
+  static SM_DEVICE int pixels(int place) { return place * kInverse<kOfPixel> >> 16; }
+  static SM_DEVICE bool holds(int lane) {
+    return !kPadded || (lane < kLanes && lane - pixels(lane) * kOfPixel < kUnits);
+  }
   // Which unit of the stream's lies at a place.
-  static SM_DEVICE int unit(int place) { return place - place / kOfPixel * (kOfPixel - kUnits); }
+  static SM_DEVICE int unit(int place) { return place - pixels(place) * (kOfPixel - kUnits); }
 };
 
 // The rows of a region; kInside: all of it is the image's.
@@ -85,9 +89,9 @@ SM_DEVICE void stage_rows(typename P::Element* memory, const typename P::Element
   const int end = region.pitch * Of::kOfPixel, first = max(-region.x, 0) * Of::kOfPixel,
             last = min(at.w - region.x, region.pitch) * Of::kOfPixel, warp = threadIdx.x / 32,
             mine = Of::holds(lane_id()) ? lane_id() : end;
-  const auto* from = image + ((long long)(region.y + warp) * at.w + region.x) * (8 * NT);
+  const auto* from = image + (long long)((region.y + warp) * at.w + region.x) * (8 * NT);
   auto* to = memory + warp * region.pitch * kStride<P, NT>;
-  const size_t step = (size_t)warps() * at.w * (8 * NT);
+  const size_t step = before(warps() * at.w, 8 * NT);
   SM_NO_UNROLL
   for (int row = warp; row < region.rows; row += warps()) {
     const bool there = kInside || (unsigned)(region.y + row) < (unsigned)at.h;
@@ -136,8 +140,8 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
   constexpr int kBatch = 3;
   const int end = min(at.tile_w, at.w - place.x) * Of::kOfPixel, rows = min(at.tile_h, at.h - place.y),
             mine = Of::holds(lane_id()) ? lane_id() : end;
-  const size_t start = ((size_t)(place.y + warp) * at.w + place.x) * (8 * NT),
-               step = (size_t)warps() * at.w * (8 * NT);
+  const size_t start = before((place.y + warp) * at.w + place.x, 8 * NT),
+               step = before(warps() * at.w, 8 * NT);
   auto* to = image + start;
   const auto* also = kAdd ? residual + start : residual;
   const auto* from = memory + warp * pitch * kStride<P, NT>;
@@ -167,14 +171,15 @@ SM_DEVICE void copy_out(typename P::Element* image, const typename P::Element* r
   }
 }
 
-// Shares a tile's columns of kRows pixels, of all units of channels, among the threads: two columns beside
-// each other are a thread's, whose neighbourhoods it reads once. Eight lanes have four such pairs of two
-// units: pixels an even number of units apart, so that units of both parities fill all banks. An odd last
-// unit has no partner: its columns go one by one. two, one: f(unit, row, column) of the first pixel.
+// Shares the first rows of a tile, in columns of kRows pixels, of all units of channels, among the threads:
+// two columns beside each other are a thread's, whose neighbourhoods it reads once. Eight lanes have four
+// such pairs of two units: pixels an even number of units apart, so that units of both parities fill all
+// banks. An odd last unit has no partner: its columns go one by one. two, one: f(unit, row, column) of the
+// first pixel.
 template <int kUnits, int kRows, class Two, class One>
-SM_DEVICE void share_columns(const Tiling& at, Two two, One one) {
+SM_DEVICE void share_columns(const Tiling& at, int rows, Two two, One one) {
   constexpr int kPairs = kUnits / 2;  // of units
-  const int log = log_width(at), bands = at.tile_h / kRows, paired = (kPairs * bands) << log,
+  const int log = log_width(at), bands = (rows + kRows - 1) / kRows, paired = (kPairs * bands) << log,
             all = paired + (kUnits % 2 ? bands << log : 0);
   for (int task = threadIdx.x; task < all; task += threads()) {
     const int other = (task < paired ? task : task - paired) >> log, i = task & (at.tile_w - 1);
@@ -185,24 +190,36 @@ SM_DEVICE void share_columns(const Tiling& at, Two two, One one) {
   }
 }
 
-// Zeros for the pixels of a fragment, place(0) to place(15) of the region, that are not of the image.
-template <class P, int NT, class PlaceOf>
-SM_DEVICE void blank_places(typename P::Chunk (&a)[NT], const Tiling& at, const Region& region,
-                            PlaceOf place) {
-  constexpr int words = P::kChunkWords / 2;
-  SM_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const unsigned mask = region.shows(at, place(lane_id() / 4 + 8 * half)) ? 0xffffffffu : 0;
-    SM_UNROLL
-    for (int n = 0; n < NT; ++n) SM_UNROLL
-    for (int i = 0; i < words; ++i) a[n].v[half * words + i] = P::keep(a[n].v[half * words + i], mask);
+// Every `step`th fragment of a tile, from fragment `first` on. They lie below each other: step is a multiple
+// of the fragments in a row.
+struct Below {
+  int row, column, down;  // of the first one; rows to the next
+
+  SM_DEVICE Below(const Tiling& at, int first, int step) {
+    const int log = log_width(at) - 4;
+    row = first >> log;
+    column = (first & ((1 << log) - 1)) * 16;
+    down = step >> log;
   }
+};
+// Calls f(where in shared memory) for those of a tile's first `rows`, which are read again for each: no
+// register is to hold what shared memory does.
+template <class P, int NT, class F>
+SM_DEVICE void for_fragments(typename P::Element* memory, int pitch, const Below& which, const int& rows,
+                             F f) {
+  for (int row = which.row; row < rows; row += which.down)
+    f(memory + (row * pitch + which.column) * kStride<P, NT>);
 }
 
-// The same of 16 pixels one after another.
+// Zeros for the pixels of a region in shared memory that are not of the image.
 template <class P, int NT>
-SM_DEVICE void blank(typename P::Chunk (&a)[NT], const Tiling& at, const Region& region, int first) {
-  blank_places<P>(a, at, region, [first](int row) { return first + row; });
+SM_DEVICE void clear_beyond(typename P::Element* memory, const Tiling& at, const Region& region) {
+  for (int i = threadIdx.x; i < region.count(); i += threads()) {
+    if (region.shows(at, i)) continue;
+    SM_UNROLL
+    for (int unit = 0; unit < Places<P, NT>::kUnits; ++unit)
+      P::store_vec(memory + i * kStride<P, NT> + unit * kUnit<P>, {});
+  }
 }
 
 // One column of taps of convolve3x3() for 8 K channels of MT + 2 rows of pixels: from is the lane's address

@@ -34,13 +34,15 @@ struct Rme {
   static constexpr bool kUneven = MT == 4;
   static constexpr int kLast = kUneven ? 2 : MT, kLeftOut = kUneven ? 2 : 0;
 
-  // What shared memory begins with: the tile's place, where k lies, and whether the tile with a border of 1
-  // reaches out of the image.
+  // What shared memory begins with: the tile's place, and where k lies.
   struct alignas(16) Kept {
     Place place;
-    int k;  // elements behind normal()
-    int beyond;
+    int k;        // elements behind normal()
+    int rows;     // of the tile that are the image's
+    int columns;  // of bands that have pixels of the image
+    int beyond;   // whether the tile with a border of 2 reaches out of the image
   };
+  static_assert(sizeof(Kept) == kKeptByRme);
 
   const RmeParams& p;
   const Tiling& at;
@@ -81,7 +83,7 @@ struct Rme {
   SM_DEVICE int bands() const { return (at.tile_h + MT + 1) / MT; }
   SM_DEVICE int columns() const { return bands() * width(); }
   // Columns after the last, of the last fragment, have one place each behind all bands.
-  SM_DEVICE int down(int i) const { return kUneven || i < columns() ? pitch() : 0; }
+  SM_DEVICE int down(int i) const { return kUneven || i < kept()->columns ? pitch() : 0; }
   // Where pixel `row` of fragment m goes whose first one has column `first`.
   template <int M>
   SM_DEVICE int place_of_pixel(int first, int row, int m) const {
@@ -112,25 +114,26 @@ struct Rme {
   }
 
   SM_DEVICE const Element* in() const {
-    return static_cast<const Element*>(p.in) + start_of_image(at, kChannels);
+    return static_cast<const Element*>(p.in) + image_start(at, blockIdx.z, kChannels);
   }
 
   SM_DEVICE void normalise() {
     const Place place = place_of(at);
-    if (threadIdx.x == 0) {
-      const Region narrow(at, place, 1, longer<2>(at));
-      *kept() = {place, normal_pixels() * stride, narrow.beyond_image(at)};
-    }
     const Region wide(at, place, 2, longer<4>(at));
+    if (threadIdx.x == 0) {
+      const int rows = min(at.tile_h + 2, at.h - place.y + 1);
+      *kept() = {place, normal_pixels() * stride, min(at.tile_h, at.h - place.y),
+                 min((rows + MT - 1) / MT * width(), columns()), wide.beyond_image(at)};
+    }
     stage<P, NT>(normal(), in(), at, wide, normal_pixels() - wide.count());
     __syncthreads();
     constexpr int words = P::kChunkWords / 2;
-    const bool beyond = wide.beyond_image(at);
+    const int end = min(at.tile_h + 4, at.h - wide.y) * wide.pitch;  // zeros follow
     const float share = 1.0f / at.dim;
     Word weight[NT][words], bias[NT][words];
     fetch_affine(weight, bias);
     Element* here = normal() + 16 * warp() * stride;
-    for (int first = 16 * warp(); first < wide.count(); first += 16 * warps()) {
+    for (int first = 16 * warp(); first < end; first += 16 * warps()) {
       Chunk v[NT];
       P::template read<NT, stride>(v, here);
       P::normalise(v, at.dim, share);
@@ -138,7 +141,6 @@ struct Rme {
       for (int c = 0; c < NT; ++c) SM_UNROLL
       for (int i = 0; i < 2 * words; ++i)
         v[c].v[i] = P::fma(v[c].v[i], weight[c][i % words], bias[c][i % words]);
-      if (beyond) blank<P>(v, at, wide, first);
       P::template write<NT, stride>(here, v);
       here += 16 * warps() * stride;
     }
@@ -153,10 +155,7 @@ struct Rme {
       SM_UNROLL
       for (int i = 0; i < kVectors; ++i)
         v[i] = __ldg(static_cast<const uint4*>(p.norm.weight) + 4 * i + lane_id() % 4);
-      auto word = [&](int i) {
-        const uint4& q = v[i / 4];
-        return i % 4 == 0 ? q.x : i % 4 == 1 ? q.y : i % 4 == 2 ? q.z : q.w;
-      };
+      auto word = [&](int i) { return word_of(v[i / 4], i % 4); };
       SM_UNROLL
       for (int c = 0; c < NT; ++c) weight[c][0] = word(c), bias[c][0] = word(NT + c);
     } else {
@@ -172,18 +171,19 @@ struct Rme {
 
   // t = GELU(conv); x = to_x t, k = to_k t. x comes over pixels that no later round reads.
   SM_DEVICE void convolve() {
-    for (int round = 0; round < columns(); round += 16 * warps()) {  // as long as the first warp has pixels
+    // As long as the first warp has pixels.
+    for (int round = 0; round < kept()->columns; round += 16 * warps()) {
       auto first_found_here = [&] { return round + first_of_warp(); };
       auto is_last = [&] { return kUneven && first_found_here() >= columns() - width(); };
       Chunk t[MT][NT];
-      if (first_found_here() < columns()) {
+      if (first_found_here() < kept()->columns) {
         if (is_last())
           convolve_band<kLast>(t, round);
         else
           convolve_band<MT>(t, round);
       }
       __syncthreads();
-      if (first_found_here() < columns()) {
+      if (first_found_here() < kept()->columns) {
         if (is_last())
           half<true, kLast>(t, p.to_x, first_found_here());
         else
@@ -210,14 +210,13 @@ struct Rme {
     half<false, M>(t, p.to_k, round + first_of_warp());
   }
 
-  // One half of the 1x1 convolution, x or k; x is zero outside the image.
+  // One half of the 1x1 convolution, x or k.
   template <bool kX, int M>
   SM_DEVICE void half(const Chunk (&t)[MT][NT], const Dense& layer, int first) {
     constexpr bool kHeld = sizeof(Element) == 2;
     // Tiles of outputs at a time: of more the registers do not hold the weights beside t.
     constexpr int kAtOnce = kHeld && MT * NT >= 24 && NT % 2 == 0 ? 2 : NT;
     Element* const buffer = kX ? x() : k();
-    const bool beyond = kX && reaches_out();
     SM_NO_UNROLL
     for (int part = 0; part < NT / kAtOnce; ++part) {
       Matrix<P, kAtOnce, NT> matrix;
@@ -239,7 +238,6 @@ struct Rme {
         SM_UNROLL
         for (int c = 0; c < kAtOnce; ++c) v[c] = P::exact(acc[0][c]);
         auto place_of = [&](int row) { return this->template place_of_pixel<M>(first, row, m); };
-        if (beyond) blank_places<P>(v, at, Region(at, place(), 1, longer<4>(at)), place_of);
         Element* to = buffer + 8 * kAtOnce * part;
         P::template write<kAtOnce>(v, [&](int row) { return to + place_of(row) * stride; });
       }
@@ -289,11 +287,11 @@ struct Rme {
     }
   }
 
-  // GELU(stripes x), zero outside the image.
+  // GELU(stripes x), zero right of the image, for the logits' sums.
   template <bool kBeyond>
   SM_DEVICE void stripes() {
     share_columns<kUnits, kRows>(
-        at, [this](int unit, int row, int column) { filter<kBeyond, 2>(unit, row, column); },
+        at, kept()->rows, [this](int unit, int row, int column) { filter<kBeyond, 2>(unit, row, column); },
         [this](int unit, int row, int column) { filter<kBeyond, 1>(unit, row, column); });
   }
   // The same of kRows rows of N columns of one unit of channels.
@@ -337,7 +335,7 @@ struct Rme {
         }
         if (r < 2) continue;
         Vec& done = sum[c][(r - 2) % 3];
-        const bool there = place.y + row + r - 2 < at.h && place.x + column + c < at.w;
+        const bool there = place.x + column + c < at.w;
         SM_UNROLL
         for (int i = 0; i < 4; ++i) {
           done.w[i] = P::gelu_word(done.w[i]);
@@ -348,35 +346,19 @@ struct Rme {
     }
   }
 
-  // Which of the tile's fragments are a warp's: `first`, and every `step` ones.
-  struct Share {
-    int first, step;
-  };
-  SM_DEVICE Share share_of_all() const { return {warp(), warps()}; }
-  // Among half of the warps; negative: the warp is of the other half.
-  SM_DEVICE Share share_of_lower() const {
-    const int half = warps() / 2;
-    return {warp() < half ? warp() : -1, half};
-  }
+  // A warp's share of the tile's fragments: among all warps, or among the half of them that it belongs to.
+  SM_DEVICE Below of_all() const { return Below(at, warp(), warps()); }
+  SM_DEVICE bool is_lower() const { return warp() < warps() / 2; }
+  SM_DEVICE Below of_half() const { return Below(at, warp() - (is_lower() ? 0 : warps() / 2), warps() / 2); }
 
-  // Calls f(where in shared memory, row, column) for the fragments of the tile that are the warp's, in a
-  // buffer whose pixel of the tile's first is `memory`.
-  template <class F>
-  SM_DEVICE void for_fragments(Element* memory, Share share, F f) {
-    const int log = log_width(at) - 4;
-    for (int i = share.first; i < at.tile_h << log; i += share.step) {
-      const int row = i >> log, column = (i - (row << log)) * 16;
-      f(memory + (row * pitch() + column) * stride, row, column);
-    }
-  }
-
-  SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer, int first, Share share) {
+  SM_DEVICE void store_ranks(void* stream, Element* memory, const Dense& layer, int first,
+                             const Below& which) {
     for (int part = first; part < layer.tiles / 2; ++part) {
-      const Ranks to(at, place(), stream, layer, part);
-      for_fragments(memory, share, [&](Element* here, int row, int column) {
+      Ranks to(at, place(), which, stream, layer, part);
+      for_fragments<P, NT>(memory, pitch(), which, kept()->rows, [&](Element* here) {
         Chunk a[1][NT];
         P::template read<NT, stride>(a[0], here);
-        to.store(a, row, column);
+        to.store(a);
       });
     }
   }
@@ -385,26 +367,30 @@ struct Rme {
   SM_DEVICE float* logits(int warp) const {
     return reinterpret_cast<float*>(normal()) + 4 * p.logits.tiles * warp;
   }
+  // Of the warps that have logits; found where they are needed.
+  SM_DEVICE float* own_logits() const {
+    return logits(thread_found_here() / 32 - (kSplit ? warps() / 2 : 0));
+  }
 
   // Where P x goes: in place of the stripes, or if others may read them still, over x, behind the logits.
   SM_DEVICE Element* product() const { return kSplit ? x() + 2 * pitch() * stride : striped(); }
 
   // P x; B x of the first 16 ranks; logits of the first four experts.
   template <bool kProduct, bool kRanks, bool kLogits>
-  SM_DEVICE void project(Share share) {
+  SM_DEVICE void project(const Below& which) {
     Matrix<P, NT, NT> proj;
     typename P::template SumBias<NT> bias;
     Logits first(p.logits, 0, kLogits);
     if constexpr (kProduct && kIsSlim<P, NT>) proj.fetch(p.proj.weight);
     if constexpr (kProduct) bias.fetch(p.proj.bias);
-    const Ranks ranks(at, place(), p.b, p.expert_b, 0, kRanks);
+    Ranks ranks(at, place(), which, p.b, p.expert_b, 0, kRanks);
     const auto beside = product() - striped();
-    for_fragments(striped(), share, [&](Element* here, int row, int column) {
+    for_fragments<P, NT>(striped(), pitch(), which, kept()->rows, [&](Element* here) {
       Chunk a[1][NT], v[NT];
       typename P::Sum acc[1][NT];
       P::template read<NT, stride>(a[0], here);
       if constexpr (kLogits) first.add(a);
-      if constexpr (kRanks) ranks.store(a, row, column);
+      if constexpr (kRanks) ranks.store(a);
       if constexpr (kProduct) {
         P::begin(acc, bias);
         if constexpr (kIsSlim<P, NT>)
@@ -416,35 +402,32 @@ struct Rme {
         P::template write<NT, stride>(here + beside, v);
       }
     });
-    if constexpr (kLogits) first.store(logits(share.first));
+    if constexpr (kLogits) first.store(own_logits());
   }
   // B x of other ranks, logits of other experts.
-  SM_DEVICE void project_more(int first_part, Share share) {
-    store_ranks(p.b, striped(), p.expert_b, first_part, share);
+  SM_DEVICE void project_more(int first_part, const Below& which) {
+    store_ranks(p.b, striped(), p.expert_b, first_part, which);
     for (int tile = 1; tile < p.logits.tiles; ++tile) {
       Logits more(p.logits, tile);
-      for_fragments(striped(), share, [&](Element* here, int, int) {
+      for_fragments<P, NT>(striped(), pitch(), which, kept()->rows, [&](Element* here) {
         Chunk a[1][NT];
         P::template read<NT, stride>(a[0], here);
         more.add(a);
       });
-      more.store(logits(share.first) + 4 * tile);
+      more.store(own_logits() + 4 * tile);
     }
   }
   SM_DEVICE void project() {
     if constexpr (kSplit) {
-      const Share lower = share_of_lower();
-      if (lower.first >= 0) {
-        project<true, false, false>(lower);
+      if (is_lower()) {
+        project<true, false, false>(of_half());
       } else {
-        const Share upper = {warp() - lower.step, lower.step};
-        project_more(1, upper);
-        project<false, true, true>(upper);
+        project_more(1, of_half());
+        project<false, true, true>(of_half());
       }
     } else {
-      const Share share = share_of_all();
-      project_more(kFused ? 1 : 0, share);
-      project<true, kFused, true>(share);
+      project_more(kFused ? 1 : 0, of_all());
+      project<true, kFused, true>(of_all());
     }
   }
 
@@ -461,11 +444,15 @@ struct Rme {
   SM_DEVICE void run() {
     normalise();
     __syncthreads();
+    if (reaches_out()) {
+      clear_beyond<P, NT>(normal(), at, Region(at, place(), 2, longer<4>(at)));
+      __syncthreads();
+    }
     convolve();
     __syncthreads();
+    if (reaches_out()) clear_beyond<P, NT>(x(), at, Region(at, place(), 1, longer<4>(at)));
     aggregate();
-    const Share share = share_of_lower();
-    if (share.first >= 0) store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c, 0, share);
+    if (is_lower()) store_ranks(p.c, k() + (pitch() + 1) * stride, p.expert_c, 0, of_half());
     __syncthreads();
     if (reaches_out())
       stripes<true>();
@@ -474,8 +461,8 @@ struct Rme {
     __syncthreads();
     project();
     __syncthreads();
-    copy_out<P, NT, true>(static_cast<Element*>(p.yp) + start_of_image(at, kChannels), in(), product(),
-                          pitch(), at, place());
+    copy_out<P, NT, true>(static_cast<Element*>(p.yp) + image_start(at, blockIdx.z, kChannels), in(),
+                          product(), pitch(), at, place());
     route();
   }
 };

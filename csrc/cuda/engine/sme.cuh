@@ -60,7 +60,7 @@ struct Sme {
   SM_DEVICE Kept* kept() const { return reinterpret_cast<Kept*>(q + kFirst * kPlane); }
   SM_DEVICE Region region_at(Place place) const {
     Region region(at, place, kBorder, {kPitch, kInverse<kPitch>});
-    region.rows = rows();  // of tall tiles known to the compiler
+    region.rows = min(rows(), at.h - region.y);  // what lies below the image is left out
     return region;
   }
   SM_DEVICE Region region() const { return region_at(kept()->place); }
@@ -73,7 +73,8 @@ struct Sme {
     const Region region = region_at(place);
     if (threadIdx.x == 0)
       *kept() = {place, 0,
-                 (region.beyond_columns(at) ? kSideways : 0) | (region.beyond_rows(at) ? kUpOrDown : 0)};
+                 (region.beyond_columns(at) ? kSideways : 0) |
+                     (region.y < 0 || region.rows < rows() ? kUpOrDown : 0)};
     stage<P, NT>(normal, in(), at, region, round_to_fragment(region.count()) - region.count());
   }
 
@@ -157,7 +158,7 @@ struct Sme {
           const Chunk both = P::gelu(acc);
           SM_UNROLL
           for (int upper = 0; upper < (n + 1 < N || kWhole ? 2 : 1); ++upper)
-            if (i < region.count())
+            if (i < rows() * kPitch)  // below the image no matter
               *reinterpret_cast<Word*>(here + (16 * n + 8 * upper) * kPlane) = both.v[upper] & mask;
         }
       }
@@ -188,7 +189,7 @@ struct Sme {
   // above and below the image.
   template <bool kBeyond>
   SM_DEVICE void stripes(int part) {
-    const int g = lane_id() / 4, t = lane_id() % 4, last = rows() - 1;
+    const int g = lane_id() / 4, t = lane_id() % 4, last = (kBeyond ? region().rows : rows()) - 1;
     const unsigned zero = kept()->zero;
     const Place place = kept()->place;
     const int count = min(part ? 16 : kFirst, at.dim - 16 * part);
@@ -201,7 +202,8 @@ struct Sme {
       // Of 32 rows, 8 at a time, columns g and g + 8: rows 2t, 2t + 1.
       unsigned line[4][2];
       auto filter_rows = [&](int b, int first) {
-        // Rows after the last stand for what the second pass multiplies by zero.
+        // The last row stands for those below the image, which are blank, and for what the second pass
+        // multiplies by zero.
         unsigned rows[4];
         ldmatrix_x4(rows, plane + min(first + (lane_id() & 7), last) * kColumns + (lane_id() & 24));
         const Chunk filtered = horizontal.multiply({rows[0], rows[1]}, {rows[2], rows[3]});
@@ -218,6 +220,8 @@ struct Sme {
       filter_rows(1, 8);
       SM_UNROLL
       for (int from = 0; from < kRows; from += kBandRows) {
+        // None of these 16 is the image's, and results lie where the last row was.
+        if (kBeyond && from + kBorder > last) break;
         filter_rows(2, from + 16);
         filter_rows(3, from + 24);
         __syncwarp();  // all lanes have read what results come over
@@ -241,8 +245,9 @@ struct Sme {
     return normal + ((row + kBorder) * kPitch + kBorder) * stride;
   }
 
-  // sum += proj (stripes q * v) of a part's channels, whose planes begin at `planes`; normal: LN y, if kHeld.
-  template <bool kWhole>
+  // sum += proj (stripes q * v) of a part's channels, whose planes begin at `planes`, in the warp's first
+  // kMine rows; normal: LN y, if kHeld.
+  template <bool kWhole, int kMine>
   SM_DEVICE void project(int part, const Element* planes, const Chunk (&normal)[kMost][NT],
                          Sum (&sum)[kMost][NT]) {
     Matrix<P, 2, NT> to_v;
@@ -254,9 +259,8 @@ struct Sme {
     // Of 8 channels, there are no planes but those.
     planes += ((lane_id() & 7) + (kWhole ? (lane_id() >> 4) * 8 : 0)) * kPlane + (lane_id() >> 3 & 1) * 8;
     SM_UNROLL
-    for (int m = 0; m < kMost; ++m) {
+    for (int m = 0; m < kMine; ++m) {
       const int row = warp() + m * kWarps;
-      if (row >= tile_h()) break;
       Chunk v[1][2];
       Sum acc[1][2];
       Chunk a[1][NT];
@@ -279,20 +283,19 @@ struct Sme {
   }
 
   // The same of all parts of a round.
+  template <int kMine>
   SM_DEVICE void project_all(int first, int end, Sum (&sum)[kMost][NT]) {
     Chunk normal[kMost][NT];
     SM_UNROLL
-    for (int m = 0; kHeld && m < kMost; ++m) {
-      const int row = warp() + m * kWarps;
-      if (row < tile_h()) P::template read<NT, stride>(normal[m], tile_row(row));
-    }
+    for (int m = 0; kHeld && m < kMine; ++m)
+      P::template read<NT, stride>(normal[m], tile_row(warp() + m * kWarps));
     const Element* planes = q;
     SM_NO_UNROLL
     for (int part = first; part < end; ++part) {
       if (is_whole(part))
-        project<true>(part, planes, normal, sum);
+        project<true, kMine>(part, planes, normal, sum);
       else
-        project<false>(part, planes, normal, sum);
+        project<false, kMine>(part, planes, normal, sum);
       planes += 16 * kPlane;
     }
   }
@@ -314,7 +317,12 @@ struct Sme {
       else
         stripes<false>(part);
       __syncthreads();
-      project_all(part, part ? part + 1 : kFirstParts, sum);
+      // Decided here, once for all products: rows that the tile and the image have from the warp's first on.
+      const int end = part ? part + 1 : kFirstParts, left = min(tile_h(), at.h - kept()->place.y) - warp();
+      if (left > kWarps)
+        project_all<kMost>(part, end, sum);
+      else if (left > 0)
+        project_all<1>(part, end, sum);
     }
     SM_UNROLL
     for (int m = 0; m < kMost; ++m) {

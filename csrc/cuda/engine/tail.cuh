@@ -34,7 +34,6 @@ struct Staged {
   SM_DEVICE int columns() const { return (at.tile_h + MT - 1) / MT * at.tile_w / 16; }
 
   SM_DEVICE void normalise(const Norm& norm) {
-    const bool beyond = region.beyond_image(at);
     const float share = 1.0f / at.dim;
     float2 weight[NT], bias[NT];  // of the lane's channels
     SM_UNROLL
@@ -47,10 +46,13 @@ struct Staged {
       Chunk v[NT];
       P::template read<NT, stride>(v, memory + first * stride);
       P::normalise(v, at.dim, share, weight, bias);
-      if (beyond) blank<P>(v, at, region, first);
       P::template write<NT, stride>(memory + first * stride, v);
     }
     __syncthreads();
+    if (region.beyond_image(at)) {
+      clear_beyond<P, NT>(memory, at, region);
+      __syncthreads();
+    }
   }
 
   // 8 OT outputs from part `pass` of the layer on, of the fragments below `first` of the tile.

@@ -33,9 +33,12 @@ SM_DEVICE size_t tile_number(uint2 block) {
 
 SM_DEVICE bool inside(const Tiling& at, int y, int x) { return y >= 0 && y < at.h && x >= 0 && x < at.w; }
 
-// Elements before image n of a stream with `channels`.
+// Elements of a stream with `channels` before one of its pixels, of which there are fewer than 2^31
+// (engine.cc): a product of two words and no more.
+SM_DEVICE size_t before(int pixel, int channels) { return (size_t)(unsigned)pixel * (unsigned)channels; }
+// The same before image n, found where it is needed: no register is to hold it from end to end.
 SM_DEVICE size_t image_start(const Tiling& at, int n, int channels) {
-  return (size_t)n * at.h * at.w * channels;
+  return before(found_here(n) * found_here(at.h) * at.w, channels);
 }
 
 // The two pixels of a lane.
