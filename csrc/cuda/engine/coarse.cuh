@@ -52,6 +52,7 @@ SM_DEVICE void coarse_kernel(const CoarseParams& params) {
   __syncthreads();
   if (blockIdx.x == 0 && threadIdx.x == 0) choose(p, logits);
   for (int task = threadIdx.x; task < columns * kChannels; task += kThreads) {
+    // Found here: of a counter that it knows, NVVM makes one of 64 bits for sm_120, and a quotient of those.
     const int x = found_here(task) / kChannels, channel = task - x * kChannels;
     float value = __ldg(p.low_conv.bias + channel);
     for (int tap = 0; tap < 9; ++tap)
