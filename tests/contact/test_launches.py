@@ -21,10 +21,9 @@ from tests.support import cudasim
 @pytest.fixture(scope="module")
 def simulator():
     lib = cudasim.library()
-    lib.pretend(*launches.PRETENDED)
-    lib.configure(seed=2, check=False)
-    yield lib
-    lib.pretend(4, 227 << 10)
+    with cudasim.pretended(*launches.PRETENDED):
+        lib.configure(seed=2, check=False)
+        yield lib
 
 
 @dataclass

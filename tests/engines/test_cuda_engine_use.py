@@ -170,12 +170,8 @@ def test_tiles_of_other_gpus(multiprocessors, shared, size):
     none, so wide networks' kernels run."""
     network, oracle = networks(embedding_dim=40)
     x = torch.rand(1, 3, *size)
-    lib = cudasim.library()
-    lib.pretend(multiprocessors, shared)
-    try:
+    with cudasim.pretended(multiprocessors, shared):
         got = cudasim.Simulated(network)(x)
-    finally:
-        lib.pretend(4, 227 << 10)
     assert golden.relative_l2(got, run(oracle, x.double())) <= LIMIT
 
 
@@ -185,16 +181,12 @@ def test_blocks_of_twice_the_threads(precision, channels):
     """One to a multiprocessor, in 16 bit, with the tallest tiles; another GPU's give nearly the same."""
     network, oracle = networks(embedding_dim=channels)
     x = torch.rand(1, 3, 50, 67)
-    lib = cudasim.library()
     got = []
     for multiprocessors in (1, 1000):
-        lib.pretend(multiprocessors, 227 << 10)
-        try:
+        with cudasim.pretended(multiprocessors, 227 << 10):
             engine = cudasim.Simulated(network, precision)
             got.append(engine(x))
             assert torch.equal(engine(x, seed=2, check=False), got[-1])
-        finally:
-            lib.pretend(4, 227 << 10)
     want = run(oracle, x.double())
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     assert max(golden.relative_l2(one, want) for one in got) <= golden.twice_half(network, x, want, dtype)
@@ -216,12 +208,8 @@ def test_tiles_as_high_as_pictures(precision, channels, size):
     """Of the feed-forward, no multiples of 8: tests/cuda/test_plan.py has them."""
     network, oracle = networks(embedding_dim=channels)
     x = torch.rand(1, 3, *size)
-    lib = cudasim.library()
-    lib.pretend(1, 227 << 10)
-    try:
+    with cudasim.pretended(1, 227 << 10):
         got = cudasim.Simulated(network, precision)(x)
-    finally:
-        lib.pretend(4, 227 << 10)
     want = run(oracle, x.double())
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     most = golden.twice_half(network, x, want, dtype) if dtype else LIMIT
@@ -236,11 +224,8 @@ def test_which_kernels_fit_a_geforce(precision, channels, fused):
     """A block may ask for 99 KiB of shared memory there, at capabilities 8.6, 8.9 and 12.0."""
     lib = cudasim.library()
     arrays = float32_arrays(fold.fold_network(networks(embedding_dim=channels)[0]))
-    lib.pretend(128, 99 << 10)
-    try:
+    with cudasim.pretended(128, 99 << 10):
         programs = lib.cuda_network_programs(arrays, cuda_engine.PRECISIONS.index(precision), 0, 0)
-    finally:
-        lib.pretend(4, 227 << 10)
     assert ("engine/rme" in {source for source, *_ in programs}) == fused
 
 
@@ -248,12 +233,8 @@ def test_stripes_of_64_channels_on_a_geforce():
     """Its blocks have no room for stripes as matrix products: they run in rounds, on weights of their own."""
     network, oracle = networks(embedding_dim=64)
     x = torch.rand(1, 3, 18, 21)
-    lib = cudasim.library()
-    lib.pretend(1, 99 << 10)
-    try:
+    with cudasim.pretended(1, 99 << 10):
         got = cudasim.Simulated(network, "fp16")(x)
-    finally:
-        lib.pretend(4, 227 << 10)
     want = run(oracle, x.double())
     assert golden.relative_l2(got, want) <= golden.twice_half(network, x, want, torch.float16)
 

@@ -63,6 +63,17 @@ def library(only_compiled: bool = False) -> ModuleType:
     return module
 
 
+@contextmanager
+def pretended(multiprocessors: int, shared: int) -> Iterator[None]:
+    """Another GPU: of so many multiprocessors, whose blocks have `shared` bytes of shared memory."""
+    lib = library()
+    lib.pretend(multiprocessors, shared)
+    try:
+        yield
+    finally:
+        lib.pretend(4, 227 << 10)
+
+
 ARCHITECTURE = 90
 """Of the GPU whose PTX runs in the simulator."""
 
