@@ -18,7 +18,7 @@ def command() -> None:
 
     Exit status:
     0    always, but
-    2    where your own table cannot be read
+    2    where your own table, or the record of what was fetched, cannot be read
     """
     from seemore_fast.network import weights
     from seemore_fast.network.weights import catalogue

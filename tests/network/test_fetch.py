@@ -19,7 +19,7 @@ import torch
 import seemore_fast
 from seemore_fast.errors import CheckpointError
 from seemore_fast.network import reference, weights
-from seemore_fast.network.weights import catalogue, fetch
+from seemore_fast.network.weights import catalogue, download, fetch
 from tests.support.small import SMALL
 from tests.support.warm import python
 
@@ -53,6 +53,8 @@ class Answer(BaseHTTPRequestHandler):
             return self.send_error(404)
         if fault == "page":
             return self._send(200, b"<html>please log in</html>", "text/html; charset=utf-8")
+        if fault == "junk":
+            return self._send(200, b'{"error": "quota exceeded"}', "application/json")
         first = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         if fault == "no ranges":
             first = 0
@@ -60,16 +62,35 @@ class Answer(BaseHTTPRequestHandler):
             return self.send_error(416)
         if fault == "without end":
             return self._send_on()
+        if fault == "elsewhere":
+            first //= 2
         rest = server.content[first:]
-        sent = rest[: len(rest) // 2] if fault == "breaks off" else rest
-        return self._send(206 if first else 200, sent, "application/octet-stream", len(rest))
+        if fault == "in chunks, breaks off":
+            return self._send_chunk(rest[: len(rest) // 2])
+        sent = rest[: len(rest) // 2] if fault in ("breaks off", "a part") else rest
+        length = len(sent) if fault == "a part" else len(rest)
+        whole = len(server.content)
+        range = f"bytes {first}-{first + length - 1}/{whole}" if first or fault == "a part" else ""
+        return self._send(206 if range else 200, sent, "application/octet-stream", length, range)
 
-    def _send(self, status: int, body: bytes, kind: str, length: int | None = None) -> None:
+    def _send(self, status: int, body: bytes, kind: str, length: int | None = None, range: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body) if length is None else length))
+        if range:
+            self.send_header("Content-Range", range)
         self.end_headers()
         self.wfile.write(body)
+
+    def _send_chunk(self, body: bytes) -> None:
+        """The first of several, that never come."""
+        self.protocol_version = "HTTP/1.1"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n")
+        self.close_connection = True
 
     def _send_on(self) -> None:
         self.send_response(200)
@@ -142,14 +163,21 @@ def test_load_takes_the_name_from_the_users_table(server, folders):
 
 @pytest.mark.parametrize(
     ("faults", "ranges"),
-    [(["breaks off"], 2), (["breaks off", "breaks off"], 3), (["breaks off", "no ranges"], 2)],
+    [
+        (["breaks off"], 2),
+        (["breaks off", "breaks off"], 3),
+        (["breaks off", "no ranges"], 2),
+        (["breaks off", "elsewhere"], 3),
+        (["in chunks, breaks off"], 2),
+        (["a part"], 2),
+    ],
 )
 def test_broken_off_it_goes_on(server, entry, faults, ranges):
     server.faults = faults
     assert seemore_fast.load(fetch.fetch(entry)).scale == 2
     assert len(server.ranges) == ranges
     held = int(server.ranges[1].removeprefix("bytes=").removesuffix("-"))
-    assert len(server.content) // 2 - 4096 < held <= len(server.content) // 2
+    assert len(server.content) // 2 - 2 * 4096 < held <= len(server.content) // 2  # the last chunk twice
 
 
 def test_broken_off_for_good_the_next_run_goes_on(server, entry):
@@ -159,15 +187,53 @@ def test_broken_off_for_good_the_next_run_goes_on(server, entry):
     held = part.stat().st_size
     assert 0 < held < len(server.content)
     fetch.fetch(entry)
-    assert server.ranges[-1] == f"bytes={held}-"
+    assert server.ranges[-1] == f"bytes={held - 4096}-"
     assert not part.exists()
 
 
-def test_killed_between_download_and_check(server, entry):
+def remains(entry: catalogue.Known, content: bytes) -> None:
+    """What an earlier run has left."""
     part = fetch.cached(entry).with_suffix(".part")
     part.parent.mkdir(parents=True)
-    part.write_bytes(server.content)
+    part.write_bytes(content)
+
+
+def test_killed_between_download_and_check(server, entry):
+    remains(entry, server.content)
     assert fetch.fetch(entry).is_file()
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        checkpoint_bytes(seed=1)[:20000],
+        checkpoint_bytes(seed=1),
+        checkpoint_bytes() + b"something behind it",
+        checkpoint_bytes() + bytes(9000),
+    ],
+)
+def test_what_is_left_of_another_file_is_not_mixed_in(server, entry, before):
+    remains(entry, before)
+    fetch.fetch(entry)
+    assert fetch.sha256(entry) == hashlib.sha256(server.content).hexdigest()
+
+
+def test_a_place_that_breaks_off_and_one_with_another_file(server, entry):
+    with Server(checkpoint_bytes(seed=1)) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        server.faults = ["breaks off"] * 4
+        fetch.fetch(catalogue.Known(entry.name, entry.config, [server.url, other.url]))
+        other.shutdown()
+    assert fetch.sha256(entry) == hashlib.sha256(other.content).hexdigest()
+
+
+def test_a_flipped_bit_is_found(server, entry):
+    middle = len(server.content) // 2
+    server.content = (
+        server.content[:middle] + bytes([server.content[middle] ^ 1]) + server.content[middle + 1 :]
+    )
+    assert "another checksum" in fault_of(entry)
 
 
 @pytest.mark.parametrize(("fault", "said"), [("gone", "HTTP 404"), ("page", "a web page instead")])
@@ -180,14 +246,15 @@ def test_what_is_not_there(server, entry, fault, said):
 
 
 def test_a_server_that_sends_without_end(server, entry, monkeypatch):
-    monkeypatch.setattr(fetch, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(download, "_LARGEST", 1 << 20)
     server.faults = ["without end"]
     assert "more than 1048576 bytes" in fault_of(entry)
     assert fetch.fetch(entry).is_file()  # from the beginning
 
 
-def test_the_next_place_is_tried(server, entry):
-    server.faults = ["gone"]
+@pytest.mark.parametrize("fault", ["gone", "page", "junk"])
+def test_the_next_place_is_tried(server, entry, fault):
+    server.faults = [fault]
     twice = catalogue.Known(entry.name, entry.config, [server.url, server.url])
     assert fetch.fetch(twice).is_file()
 
@@ -200,7 +267,7 @@ def test_no_network(server, entry):
 
 
 def test_a_silent_server(server, entry, monkeypatch):
-    monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     released = threading.Event()
     monkeypatch.setattr(Answer, "do_GET", lambda self: released.wait(30))
     try:
@@ -220,6 +287,67 @@ def test_a_changed_file_in_the_cache_is_refused(entry):
     file = fetch.fetch(entry)
     file.write_bytes(file.read_bytes() + b" ")
     assert "delete it to fetch" in fault_of(entry)
+
+
+def test_what_is_remembered_may_be_lost(server, entry, folders):
+    """With the cache alone, nothing is fetched; what is there is remembered again."""
+    file = fetch.fetch(entry)
+    (folders / "data" / "weights.json").unlink()
+    assert fetch.fetch(entry) == file
+    assert len(server.ranges) == 1
+    assert fetch.sha256(entry) == hashlib.sha256(server.content).hexdigest()
+
+
+@pytest.mark.parametrize("text", ["{bad", "[]", '{"a": 5}', '{"a": {"fetched": 5}}', "[" * 100_000])
+def test_a_record_that_cannot_be_read_is_kept(server, entry, folders, text):
+    """It may name files of years: nothing is written over it."""
+    record = folders / "data" / "weights.json"
+    record.parent.mkdir()
+    record.write_text(text)
+    with pytest.raises(CheckpointError, match=re.escape(str(record)) + ": cannot be read as the record"):
+        fetch.fetch(entry)
+    assert record.read_text() == text
+    assert not server.ranges
+
+
+def test_a_record_that_cannot_be_written(server, entry, folders, caplog):
+    (folders / "data").write_text("a file where the folder should be")
+    file = fetch.fetch(entry)
+    assert "would not be noticed" in caplog.text
+    assert fetch.fetch(entry) == file
+    assert len(server.ranges) == 1
+
+
+def test_a_cache_that_others_filled_is_only_read(entry, monkeypatch):
+    file = fetch.fetch(entry)
+    monkeypatch.setattr(fetch, "FileLock", None)
+    assert fetch.fetch(entry) == file
+
+
+@pytest.mark.parametrize("change", [{"use_shuffle": True}, {"scale": 3}])
+def test_an_entry_that_has_changed_since(entry, change):
+    fetch.fetch(entry)
+    changed = catalogue.Known(entry.name, {**entry.config, **change}, entry.places)
+    assert "another configuration" in fault_of(changed)
+
+
+def test_a_write_that_fails_keeps_the_download(server, entry, monkeypatch):
+    def full(*_: object) -> None:
+        raise CheckpointError(f"{fetch.cached(entry)}: cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fetch.checkpoint, "save", full)
+        assert "No space left" in fault_of(entry)
+    fetch.fetch(entry)
+    assert server.ranges[1] == f"bytes={len(server.content) - 4096}-"
+
+
+def test_passwords_are_not_shown(server, entry):
+    secret = server.url.replace("//", "//user:hunter2@")
+    with_secret = catalogue.Known(entry.name, entry.config, [secret])
+    server.faults = ["gone"]
+    assert "hunter2" not in fault_of(with_secret)
+    assert b"hunter2" not in fetch.fetch(with_secret).read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", checkpoint_bytes()[:2000]])
@@ -247,7 +375,8 @@ def test_a_mirror(server, entry, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address", ["nonsense", "file:///tmp", "http://", "http://[a", "example.invalid/weights"]
+    "address",
+    ["nonsense", "file:///tmp", "http://", "http://[a", "example.invalid/weights", "http://a/b?token=3"],
 )
 def test_a_mirror_that_is_no_address(entry, monkeypatch, address):
     monkeypatch.setenv("SEEMORE_WEIGHTS_URL", address)
@@ -297,9 +426,23 @@ def test_the_table_holds_the_published_variants():
         ("../a: {variant: t-x4}", "words between slashes"),
         ("a: {variant: t-x4, places: [file:///etc/passwd]}", "http or https"),
         ("a: {variant: t-x4, places: ['http://[a/b.pth', 3]}", "http or https"),
+        ("a: {variant: t-x4, places: ['http://example.invalid']}", "http or https"),
+        ("a: {variant: t-x4, places: ['http://example.invalid:99999/a.pth']}", "http or https"),
         ("a: {variant: t-x9}", "unknown variant"),
         ("a: {places: ['https://example.invalid/a.pth']}", "either variant or config"),
-        ("a: {variant: t-x4, set5: good}", "could not convert"),
+        ("a: {variant: t-x4}", "needs places"),
+        ("a: {variant: t-x4, set5: good}", "a number, of dB"),
+        (f"a: {{variant: t-x4, set5: {'9' * 400}}}", "a number, of dB"),
+        ("a: {config: {num_layers: 6}}", "config needs scale"),
+        ("a: {config: {scale: 4, 1: 2}}", "config needs scale"),
+        ("a: {config: scale}", "config needs scale"),
+        ("a: {licence: 2024-02-30}", "cannot be read"),
+        ("a: !!int abc", "cannot be read"),
+        ("a:\n\t- b", "line 2: "),
+        ('"a\\0b": {variant: t-x4}', "printable"),
+        ('a: {variant: t-x4, licence: "\\e[31m"}', "printable"),
+        (f"{'a' * 300}: {{variant: t-x4}}", "100 letters"),
+        ("t-x4: {variant: t-x2, by_hand: here}", "a name of bundled weights"),
     ],
 )
 def test_a_users_table_that_is_wrong(text, said):
@@ -309,6 +452,13 @@ def test_a_users_table_that_is_wrong(text, said):
     with pytest.raises(CheckpointError, match=said) as caught:
         catalogue.known()
     assert str(table) in str(caught.value)
+
+
+def test_a_users_table_with_nothing_in_it():
+    table = catalogue.users_table()
+    table.parent.mkdir()
+    table.write_text("# names of mine\n")
+    assert "official/t-x4" in catalogue.known()
 
 
 @pytest.mark.parametrize("name", weights.names())
