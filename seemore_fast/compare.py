@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 from torch import nn
 
-from seemore_fast.data.metrics import psnr, ssim
+from seemore_fast.data.metrics import SSIM_WINDOW, psnr, ssim
 from seemore_fast.data.resize import enlarge, imresize
 from seemore_fast.errors import SeemoreError
 from seemore_fast.measure.peers.memory import peak_of
@@ -23,6 +24,10 @@ from seemore_fast.upscale import foreign
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")
 _CROP, _GAP, _LINE = 220, 12, 18  # pixels of the figure
+_TALLEST = 8  # widths
+
+REFERENCES = ("HR", "bicubic")
+"""What the first two columns are called."""
 
 
 class Box(NamedTuple):
@@ -47,18 +52,26 @@ class Result:
 
 
 def load_any(name_or_path: str, backend: str = "auto") -> tuple[nn.Module, int]:
-    """A network and its scale, as `foreign.load_any` finds it."""
+    """A network for RGB and its scale, as `foreign.load_any` finds it; SeemoreError for other channels."""
     network = foreign.load_any(name_or_path, backend=backend)
+    if (channels := network.config["in_chans"]) != 3:
+        raise SeemoreError(f"{name_or_path}: takes {channels} channels; networks for RGB are compared")
     return network, network.scale
 
 
-def run(truth: NDArray[np.uint8], networks: dict[str, tuple[nn.Module, int]], runs: int = 3) -> list[Result]:
+def run(
+    truth: NDArray[np.uint8],
+    networks: dict[str, tuple[nn.Module, int]],
+    boxes: Sequence[Box] = (),
+    runs: int = 3,
+) -> list[Result]:
     """HR, bicubic and every network's picture, from ``truth`` (H, W, 3) reduced by MATLAB's bicubic.
 
     ``truth`` is cropped to a multiple of the scale.  Seconds are the median of ``runs`` calls after a first
-    one, whose memory beyond what was there before is ``peak_bytes``.
+    one, whose memory beyond what was there before is ``peak_bytes`` (where the system tells it).
 
-    Raises SeemoreError where the networks' scales differ.
+    Raises SeemoreError where the networks' scales differ, for a picture that is too small to be measured, and
+    for ``boxes`` that `figure` would refuse.
     """
     scales = {scale for _, scale in networks.values()}
     if len(scales) != 1:
@@ -66,9 +79,16 @@ def run(truth: NDArray[np.uint8], networks: dict[str, tuple[nn.Module, int]], ru
         raise SeemoreError(f"networks must have one scale, got {listed or 'none'}")
     (scale,) = scales
     truth = truth[: truth.shape[0] // scale * scale, : truth.shape[1] // scale * scale]
+    if min(truth.shape[:2]) < (least := SSIM_WINDOW + 2 * scale):
+        raise SeemoreError(
+            f"the picture is {truth.shape[1]}x{truth.shape[0]} pixels, cropped to a multiple of {scale}; "
+            f"it must have {least} a side for PSNR and SSIM within a border of {scale}"
+        )
+    _check_boxes(boxes, truth)
     small = imresize(truth, 1 / scale)
     x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255  # [1, 3, h, w]
-    results = [Result("HR", truth), _measured("bicubic", enlarge(small, scale), truth, scale)]
+    bicubic = enlarge(small, scale)
+    results = [Result(REFERENCES[0], truth), _measured(REFERENCES[1], bicubic, truth, scale)]
     for name, (network, _) in networks.items():
         with torch.inference_mode():
             large, peak = peak_of(partial(network, x))
@@ -111,12 +131,11 @@ def busiest_box(truth: NDArray[np.uint8], side: int = 64) -> Box:
 def figure(results: list[Result], boxes: list[Box]) -> Pillow.Image:
     """The first result whole, with the boxes drawn, and beside it every result's crops, a row for each box.
 
-    Raises SeemoreError for a box that is not inside the picture.
+    Raises SeemoreError for a box that is not inside the picture, and for one more than 8 times as tall as
+    wide, whose crops, which are all of one width, would be taller than a screen.
     """
+    _check_boxes(boxes, results[0].pixels)
     height, width = results[0].pixels.shape[:2]
-    for box in boxes:
-        if min(box) < 0 or 0 in box[2:] or box.x + box.width > width or box.y + box.height > height:
-            raise SeemoreError(f"box {','.join(map(str, box))} is not inside the picture, {width}x{height}")
     font = ImageFont.load_default(13)
     cell_h = [max(1, round(_CROP * box.height / box.width)) for box in boxes]
     body = sum(cell_h) + _GAP * (len(boxes) - 1)
@@ -146,6 +165,18 @@ def figure(results: list[Result], boxes: list[Box]) -> Pillow.Image:
         for i, line in enumerate(labels(result)):
             draw.text((left, body + _GAP // 2 + i * _LINE), line, "black", font)
     return canvas
+
+
+def _check_boxes(boxes: Sequence[Box], pixels: NDArray[np.uint8]) -> None:
+    height, width = pixels.shape[:2]
+    for box in boxes:
+        shown = ",".join(map(str, box))
+        if min(box) < 0 or 0 in box[2:] or box.x + box.width > width or box.y + box.height > height:
+            raise SeemoreError(
+                f"box {shown} is not inside the picture, {width}x{height} (a multiple of the scale)"
+            )
+        if box.height > _TALLEST * box.width:
+            raise SeemoreError(f"box {shown} is more than {_TALLEST} times as tall as wide")
 
 
 def labels(result: Result) -> list[str]:

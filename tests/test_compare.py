@@ -16,8 +16,11 @@ from seemore_fast.cli import app
 from seemore_fast.data.metrics import psnr, ssim
 from seemore_fast.data.resize import enlarge, imresize
 from seemore_fast.errors import CheckpointError, PackageError, SeemoreError
+from seemore_fast.measure.peers import memory
 from seemore_fast.model import load
+from seemore_fast.network.reference import SeemoRe
 from tests.support.repository import ROOT
+from tests.support.small import SMALL
 
 CAT = ROOT / "examples/cat.png"
 
@@ -75,6 +78,33 @@ def test_scales_must_agree(truth: np.ndarray) -> None:
         compare.run(truth, {"a": (torch.nn.Identity(), 2), "b": (torch.nn.Identity(), 4)})
 
 
+def test_what_cannot_be_compared_costs_no_computation(truth: np.ndarray) -> None:
+    """The network here would fail if it were asked."""
+    networks = {"none": (torch.nn.Identity(), 4)}
+    with pytest.raises(SeemoreError, match=r"is 16x12 pixels, .* must have 19 a side"):
+        compare.run(truth[:12, :16], networks)
+    with pytest.raises(SeemoreError, match="box 80,60,10,6 is not inside the picture, 88x64"):
+        compare.run(truth, networks, [compare.Box(80, 60, 10, 6)])
+    with pytest.raises(SeemoreError, match="box 0,0,1,60 is more than 8 times as tall as wide"):
+        compare.run(truth, networks, [compare.Box(0, 0, 1, 60)])
+
+
+def test_networks_for_gray_are_refused(tmp_path: Path) -> None:
+    torch.save(SeemoRe(**{**SMALL, "in_chans": 1}).state_dict(), tmp_path / "gray.pth")
+    with pytest.raises(SeemoreError, match=r"gray\.pth: takes 1 channels; networks for RGB"):
+        compare.load_any(str(tmp_path / "gray.pth"))
+
+
+def test_a_system_that_does_not_tell_the_memory(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: object) -> object:
+        raise TypeError("no C library can be opened so, on Windows")
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", missing)
+    *_, ours = compare.run(truth, {"ours": (load("t-x4"), 4)}, runs=1)
+    assert ours.peak_bytes is None
+    assert "MB" not in compare.labels(ours)[-1]
+
+
 def test_the_command(tmp_path: Path, truth: np.ndarray) -> None:
     Image.fromarray(truth).save(tmp_path / "hr.png")
     arguments = [
@@ -97,6 +127,14 @@ def test_the_command(tmp_path: Path, truth: np.ndarray) -> None:
     done = CliRunner().invoke(app, [*arguments, "--model", "b/net.pth", "--model", "a/net.pth"])
     assert done.exit_code == 2
     assert "two networks are called net: name one, as --model NAME=a/net.pth" in done.output
+    for name, said in [
+        ("x=", "NAME=WEIGHTS"),
+        ("=t-x4", "NAME=WEIGHTS"),
+        ("HR=t-x4", "HR is a column already"),
+    ]:
+        done = CliRunner().invoke(app, [*arguments, "--model", name])
+        assert done.exit_code == 2
+        assert said in done.output
 
 
 def test_what_nobody_knows(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from seemore_fast.cli.options import Dtype, DtypeOption, ThreadsOption, check_folders
+from seemore_fast.cli.options import Dtype, DtypeOption, ThreadsOption, check_outputs
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.atomic import write_text
 from seemore_fast.system.terminal import Screen
@@ -78,7 +78,7 @@ def command(
 
     if peers and train:
         raise SeemoreError("--peers and --train are two comparisons: choose one")
-    check_folders(json_file)
+    check_outputs(json_file, inputs=model or [])
     if threads is not None:
         torch.set_num_threads(threads)
     settings: dict[str, Any] = {"runs": runs, "threads": torch.get_num_threads()}

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from seemore_fast.cli.options import ThreadsOption, check_folders, whole_number
+from seemore_fast.cli.options import ThreadsOption, check_outputs, whole_number
 from seemore_fast.errors import SeemoreError
 from seemore_fast.system.terminal import Screen
 
@@ -52,12 +52,12 @@ def command(
     named = _named(model or ["t-x4"])
     wanted = [_box(text) for text in boxes or []]
     check_writable(output, 1, 1, False)
-    check_folders(output)
+    check_outputs(output, inputs=[picture, *named.values()])
     truth = read_rgb(picture)
     if threads is not None:
         torch.set_num_threads(threads)
     networks = {name: compare.load_any(weights) for name, weights in named.items()}
-    results = compare.run(truth, networks)
+    results = compare.run(truth, networks, wanted)
     import numpy as np
 
     drawn = compare.figure(results, wanted or [compare.busiest_box(results[0].pixels)])
@@ -80,11 +80,17 @@ def command(
 
 def _named(models: list[str]) -> dict[str, str]:
     """Weights by the names that their columns get."""
+    from seemore_fast import compare
+
     named: dict[str, str] = {}
     for text in models:
         name, separator, weights = text.partition("=")
         if not separator:
             name, weights = Path(text).stem, text
+        if not name or not weights:
+            raise SeemoreError(f"--model must be WEIGHTS or NAME=WEIGHTS, got {text[:80]!r}")
+        if name in compare.REFERENCES:
+            raise SeemoreError(f"{name} is a column already: name the network, as --model NAME={weights}")
         if name in named:
             raise SeemoreError(f"two networks are called {name}: name one, as --model NAME={weights}")
         named[name] = weights

@@ -24,7 +24,7 @@ from seemore_fast.cli.options import (
     DtypeOption,
     EnsembleOption,
     ThreadsOption,
-    check_folders,
+    check_outputs,
     messages,
     prepare_folder,
     progress_bar,
@@ -86,7 +86,6 @@ def command(
 
     more = more or []
     _check_arguments(opt, force_yml, more, model, data)
-    check_folders(csv_file, json_file, markdown_file)
     if threads is not None:
         torch.set_num_threads(threads)
     if opt is not None:
@@ -95,6 +94,7 @@ def command(
         read = schema.load(opt, [*(force_yml or []), *more])
         where = pick_device("cpu" if device == "auto" and read.num_gpu == 0 else device)
         precision = autocast(where.type, dtype.value)
+        weights = read.path.pretrain_network_g
         plan = evaluate.from_options(read, output, str(where), backend, save_images)
     else:
         from seemore_fast.model import load
@@ -103,10 +103,13 @@ def command(
         assert data is not None
         where = pick_device(device)
         precision = autocast(where.type, dtype.value)
+        weights = model
         network = load(model, device=where, backend=backend)
         folders = [(gt, Path(lq)) for gt, lq in zip(data, more, strict=True)]
         plan = evaluate.from_folders(network, Path(model).stem, folders, output, filename_tmpl, save_images)
     plan = replace(plan, ensemble=ensemble)
+    pictures = [path for pairs in plan.sets.values() for pair in pairs for path in (pair.gt, pair.lq)]
+    check_outputs(csv_file, json_file, markdown_file, inputs=[opt, weights, *pictures])
     if plan.images is not None:
         for name in plan.sets:
             prepare_folder(plan.images / name)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from seemore_fast.cli.options import check_folders, messages
+from seemore_fast.cli.options import check_outputs, messages
 from seemore_fast.errors import SeemoreError
 
 
@@ -54,7 +54,7 @@ def command(
     suffix = ".onnx" if chosen is Format.onnx else ".pt2"
     if output.suffix != suffix:
         raise SeemoreError(f"{output}: the name of a file of format {chosen.value} must end in {suffix}")
-    check_folders(output)
+    check_outputs(output, inputs=[model])
     if dtype is Precision.fp16 and chosen is not Format.onnx:
         raise SeemoreError("--dtype fp16 is for ONNX files only")
 

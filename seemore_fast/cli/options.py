@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -70,24 +71,50 @@ def messages() -> Console:
     return Screen(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def check_folders(*files: Path | None) -> None:
-    """Raises SeemoreError for a file that cannot be written later because its folder is not there."""
-    for file in files:
-        if file is not None and not file.parent.is_dir():
+def check_outputs(*files: Path | None, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Finds out now, not after a long computation, what keeps ``files`` from being written.
+
+    Raises SeemoreError for one that is a folder, whose folder is not there or takes no files, or that would
+    replace another or one of ``inputs``, which may be names of weights, too.  None stands for no file.
+    """
+    read = [Path(name) for name in inputs if name is not None]
+    wanted = [file for file in files if file is not None]
+    for i, file in enumerate(wanted):
+        if file.is_dir():
+            raise SeemoreError(f"{file}: is a folder; name a file")
+        if not file.parent.is_dir():
             raise SeemoreError(f"{file}: there is no folder {file.parent}")
+        if file.is_file() or not file.exists():  # not for a pipe or /dev/null
+            _check_takes_files(file.parent)
+        if any(_same(file, other) for other in read):
+            raise SeemoreError(f"{file}: would overwrite an input; choose another name")
+        if any(file.absolute() == other.absolute() or _same(file, other) for other in wanted[:i]):
+            raise SeemoreError(f"{file}: two files would be written there; choose another name for one")
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes the output folder, and finds out now, not after a long computation, that it takes no files.
-
-    Raises ImageError if it does not.
-    """
+    """Makes the output folder; raises ImageError where that cannot be or it takes no files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot write here ({error.strerror})") from None
+    _check_takes_files(folder)
+
+
+def _check_takes_files(folder: Path) -> None:
+    try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ImageError(f"{folder}: cannot write here ({error.strerror})") from None
+
+
+def _same(file: Path, other: Path) -> bool:
+    """Whether both are one file that is there, whatever links lead to it."""
+    try:
+        return file.is_file() and file.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def progress_bar(console: Console, *more: progress.ProgressColumn) -> progress.Progress:

@@ -34,4 +34,4 @@ def wished_size(**options: float | str | None) -> Size | None:
 
     Raises SeemoreError for several that do.
     """
-    return wished(options, lambda name: "--" + name.replace("_", "-"))
+    return wished(options, lambda name: "--outscale" if name == "scale" else "--" + name.replace("_", "-"))

@@ -225,7 +225,7 @@ def command(
         remove_stale(folder)
     planned = len(jobs)
     if skip_existing:
-        jobs = [job for job in jobs if job.output == PIPE or not job.output.exists()]
+        jobs = [job for job in jobs if job.output == PIPE or not job.output.is_file()]
 
     settings = Settings(round(max_megapixels * 1e6), size, skip_large, quality, ext, accept_damaged)
     with progress_bar(console, TextColumn("{task.fields[speed]}")) as bar:

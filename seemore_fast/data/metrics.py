@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seemore_fast.errors import ImageError
 
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
-_SSIM_TAPS = 11
+SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _SSIM_C1 = (0.01 * 255) ** 2
 _SSIM_C2 = (0.03 * 255) ** 2
@@ -52,7 +52,7 @@ def ssim(
 
     Raises ImageError unless both are uint8 (H, W, 3) of one size with 11x11 pixels left inside the border.
     """
-    a, b = _planes(image, truth, crop_border, test_y_channel, least=_SSIM_TAPS)
+    a, b = _planes(image, truth, crop_border, test_y_channel, least=SSIM_WINDOW)
     mean_a, mean_b = _blur(a), _blur(b)
     aa, bb, ab = mean_a**2, mean_b**2, mean_a * mean_b
     variances = _blur(a * a) - aa + _blur(b * b) - bb
@@ -96,9 +96,9 @@ def _size(image: NDArray[np.uint8]) -> str:
 
 def _blur(planes: NDArray[np.float64]) -> NDArray[np.float64]:
     """SSIM's window, separably: (C, h, w) -> (C, h - 10, w - 10)."""
-    offsets = np.arange(_SSIM_TAPS) - _SSIM_TAPS // 2
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     taps = np.exp(-(offsets**2) / (2 * _SSIM_SIGMA**2))
     taps /= taps.sum()
-    height, width = planes.shape[1] - _SSIM_TAPS + 1, planes.shape[2] - _SSIM_TAPS + 1
+    height, width = planes.shape[1] - SSIM_WINDOW + 1, planes.shape[2] - SSIM_WINDOW + 1
     rows = sum(tap * planes[:, i : i + height] for i, tap in enumerate(taps))
     return sum(tap * rows[:, :, i : i + width] for i, tap in enumerate(taps))

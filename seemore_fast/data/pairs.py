@@ -51,8 +51,10 @@ def find_pairs(
     Raises ImageError, naming up to five files, if a folder or listed file is missing, a folder has no
     pictures, or a picture lacks its partner; LR pictures may be left over only where a list chooses.
     """
-    if filename_tmpl.count("{}") != 1 or re.search(r"[{}]", filename_tmpl.replace("{}", "")):
-        raise ImageError(f"filename_tmpl must hold {{}} once, such as {{}}x4, got {filename_tmpl!r}")
+    if filename_tmpl.count("{}") != 1 or re.search(r"[{}/\\\0]", filename_tmpl.replace("{}", "")):
+        raise ImageError(
+            f"filename_tmpl must hold {{}} once and no folder, such as {{}}x4, got {filename_tmpl!r}"
+        )
     if all(Path(folder).suffix == lmdb_pictures.SUFFIX for folder in (gt_folder, lq_folder)):
         filename_tmpl = "{}"
     listed = None if meta_info_file is None else _names_in(Path(meta_info_file))

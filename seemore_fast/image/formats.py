@@ -60,6 +60,7 @@ _JPEG = Format(
     {"Q": 95, "subsample_mode": "off"},
     {"Q": None},
     alpha=False,
+    keeps_density=False,  # libvips writes none to JFIF
 )
 _WEBP = Format(
     "WebP",

@@ -80,9 +80,18 @@ def read(
                 )
         except vips().Error as error:
             found = damage.Damage(True, reason(error))
-    if "differs from page" in found.text:
-        raise ImageError(f"{path}: its pages are of different sizes or kinds; split it into single ones")
-    raise ImageError(f"{path}: truncated or damaged ({found.text})")
+    raise _damaged(path, found.text)
+
+
+def _damaged(path: Path, text: str) -> ImageError:
+    """What libvips says, in words of what would be right where nothing is damaged."""
+    if "differs from page" in text:
+        return ImageError(f"{path}: its pages are of different sizes or kinds; split it into single ones")
+    if "bad labq format" in text:  # libvips 8.18 writes such files, but does not read them
+        return ImageError(
+            f"{path}: CIELAB of 8 bits, which libvips does not read; save it with 16, or as RGB"
+        )
+    return ImageError(f"{path}: truncated or damaged ({text})")
 
 
 def size(path: str | Path) -> tuple[int, int]:
@@ -99,7 +108,7 @@ def size(path: str | Path) -> tuple[int, int]:
         try:
             image = _load(file, format_, "error")
         except vips().Error as error:
-            raise ImageError(f"{path}: truncated or damaged ({reason(error)})") from None
+            raise _damaged(path, reason(error)) from None
     width, height = image.width, _get(image, "page-height", image.height)
     return (height, width) if _get(image, "orientation", 1) in _TURNED else (width, height)
 
@@ -344,6 +353,8 @@ def _density(image: Any) -> tuple[float, float] | None:
     # 1 pixel per mm is what libvips says of files that do not tell.
     if image.xres == image.yres == 1 or min(image.xres, image.yres) <= 0:
         return None
+    if _get(image, "vips-loader", "").startswith("jpeg") and not image.get_typeof("resolution-unit"):
+        return None  # a ratio, or nothing: libvips makes 72 dpi of it
     swap = _get(image, "orientation", 1) in _TURNED
     return (image.yres, image.xres) if swap else (image.xres, image.yres)
 

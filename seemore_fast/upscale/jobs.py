@@ -59,7 +59,8 @@ def plan_jobs(
     output's path below ``output``; without, the output folder repeats the input's path.  Its pictures need
     not be there: those that are missing fail when their turn comes.
 
-    ``tell`` gets a line for each folder or pattern in which pictures of other formats are left out.
+    ``tell`` gets a line for each folder or pattern in which pictures of other formats are left out, and for
+    each folder below that cannot be read.
 
     Raises ImageError if there is nothing to do, an output would replace an input, two would share a name,
     ``suffix`` leads to another folder, or the manifest cannot be read.
@@ -106,7 +107,7 @@ def _expand(text: str, output: Path, tell: Callable[[str], None]) -> list[_Sourc
     if path == PIPE:
         return [_Source(path, path)]
     if path.is_dir():
-        found = list(_walk(path, output))
+        found = list(_walk(path, output, tell))
         pictures = [_Source(file, file.relative_to(path)) for file in found if _is_picture(file)]
         what = "no pictures in this folder"
     elif path.exists():
@@ -128,10 +129,16 @@ def _expand(text: str, output: Path, tell: Callable[[str], None]) -> list[_Sourc
 def _left_out(found: Iterable[Path]) -> str:
     """Which of the files that are not taken are pictures all the same, in words; "": none."""
     others = [str(path) for path in found if not _is_picture(path) and _is_other_picture(path)]
-    if not others:
-        return ""
-    names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-    return f"left out, as they are not named like {NAMES} files: {names}"
+    broken = [
+        str(path) for path in found if path.is_symlink() and not path.exists() and _names_a_picture(path)
+    ]
+    kinds = (f"not named like {NAMES} files", others), ("links to what is not there", broken)
+    return "; ".join(
+        f"left out, as they are {kind}: {', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for kind, names in kinds
+        if names
+    )
 
 
 def _is_other_picture(path: Path) -> bool:
@@ -170,10 +177,16 @@ def _read_manifest(manifest: Path) -> list[_Source]:
     return sources
 
 
-def _walk(folder: Path, output: Path) -> Iterator[Path]:
+def _walk(folder: Path, output: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     """The files in ``folder`` and below, sorted, except those in ``output``, if that lies below."""
     results = output.resolve()
-    for place, folders, files in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        if error.filename == str(folder):
+            raise ImageError(f"{folder}: cannot be read ({error.strerror})")
+        tell(f"{error.filename}: left out, it cannot be read ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, onerror=unreadable):
         here = Path(place)
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and (here / name).resolve() != results
@@ -186,7 +199,12 @@ def _is_picture(path: Path) -> bool:
 
 
 def _unique(sources: Iterable[_Source]) -> list[_Source]:
-    return list({(source.path.resolve(), source.output): source for source in sources}.values())
+    """Each once, however its folder is spelled; a link is a picture of its own, with a name of its own."""
+    return list({(_place(source.path), source.output): source for source in sources}.values())
+
+
+def _place(path: Path) -> Path:
+    return path.parent.resolve() / path.name
 
 
 def _names_a_picture(path: Path) -> bool:

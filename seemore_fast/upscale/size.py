@@ -141,6 +141,8 @@ def wished(
     given = {name: value for name, value in values.items() if value is not None}
     if not given:
         return None
+    if len(given) != 1 and set(given) != {"width", "height"}:
+        raise SeemoreError(f"give one size, or width and height, got {' and '.join(map(named, given))}")
     read = {
         name: _parsed(value, kinds[name], named(name)) if isinstance(value, str) else value
         for name, value in given.items()

@@ -279,6 +279,24 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 # Metadata
 
 
+@pytest.mark.parametrize("name", ["out.jpg", "out.png", "out.webp", "out.avif", "out.tif"])
+@pytest.mark.parametrize("source", ["in.jpg", "in.png", "in.tif"])
+def test_the_resolution_travels_without_exif(tmp_path: Path, source: str, name: str) -> None:
+    Pillow.fromarray(smooth(3)).save(tmp_path / source, dpi=(300, 150))
+    picture = read(tmp_path / source)
+    write(tmp_path / name, picture)
+    with Pillow.open(tmp_path / name) as back:
+        exif = back.getexif()  # of which Pillow's own dpi is the first side alone
+        found = back.info["dpi"] if name.endswith(("png", "tif")) else [exif[tag] for tag in (282, 283)]
+    assert [float(value) for value in found] == pytest.approx([300, 150], rel=1e-3)
+
+
+def test_no_resolution_is_made_up(tmp_path: Path) -> None:
+    """A JPEG's JFIF header without a unit tells no resolution."""
+    Pillow.fromarray(smooth(3)).save(tmp_path / "in.jpg")
+    assert read(tmp_path / "in.jpg").density is None
+
+
 def tagged(path: Path) -> None:
     """A photograph as a camera leaves it: turned, with a position, 300 dpi and a profile."""
     tags = Pillow.Exif()
@@ -335,6 +353,13 @@ def test_cmyk_and_lab_become_srgb_with_a_note(tmp_path: Path) -> None:
     picture = read(tmp_path / "lab.tif")
     assert picture.notes == ("converted from CIELAB to sRGB",)
     assert np.abs(picture.pixels.astype(int) - smooth(3)).max() <= 3
+
+
+def test_cielab_of_8_bits_is_not_called_damaged(tmp_path: Path) -> None:
+    Pillow.fromarray(smooth(3)).convert("LAB").save(tmp_path / "lab.tif")
+    for asked in (read, size):
+        with pytest.raises(ImageError, match=r"lab\.tif: CIELAB of 8 bits, .* save it with 16, or as RGB"):
+            asked(tmp_path / "lab.tif")
 
 
 # Animations

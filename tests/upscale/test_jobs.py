@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,40 @@ def test_outputs_of_other_formats_are_no_folders(folder: Path, tmp_path: Path, n
             plan_jobs([text], tmp_path / name)
     (tmp_path / name).mkdir()  # who has such a folder may use it
     assert plan_jobs([str(folder / "a.png")], tmp_path / name)[0].output == tmp_path / name / "a.png"
+
+
+def test_a_picture_and_a_link_to_it_are_two(folder: Path, tmp_path: Path) -> None:
+    (folder / "z.png").symlink_to(folder / "a.png")
+    jobs = plan_jobs([str(folder)], tmp_path / "out")
+    assert [job.output.name for job in jobs] == ["a.png", "b.jfif", "c.JPE", "z.png"]
+
+
+def test_links_to_nothing_are_told(folder: Path, tmp_path: Path) -> None:
+    (folder / "y.png").symlink_to(folder / "none.png")
+    told: list[str] = []
+    plan_jobs([str(folder)], tmp_path / "out", tell=told.append)
+    assert told[0].endswith(f"; left out, as they are links to what is not there: {folder}/y.png")
+
+
+def test_folders_that_cannot_be_read_are_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in, for root may read all."""
+    (folder / "below").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path) in locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    locked, told = {str(folder / "below")}, list[str]()
+    assert len(plan_jobs([str(folder)], tmp_path / "out", tell=told.append)) == 3
+    assert f"{folder}/below: left out, it cannot be read (Permission denied)" in told
+    locked = {str(folder)}
+    with pytest.raises(ImageError, match=r"in: cannot be read \(Permission denied\)"):
+        plan_jobs([str(folder)], tmp_path / "out")
 
 
 def test_dots_in_folders(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from seemore_fast.cli import app
+from seemore_fast.cli.sizes import wished_size
 from seemore_fast.errors import SeemoreError
 from seemore_fast.image import Animation, Image, read, resampled, write
 from seemore_fast.model import SeemoRe
@@ -138,6 +139,11 @@ def test_sizes_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) 
         Size(**wrong)
 
 
+def test_several_sizes_are_called_as_the_options_are() -> None:
+    with pytest.raises(SeemoreError, match="got --fit and --outscale"):
+        wished_size(fit="3x3", scale=2.0)
+
+
 def command(*arguments: object, code: int = 0) -> str:
     done = CliRunner().invoke(app, ["upscale", *map(str, arguments), "--model", "t-x2"])
     assert done.exit_code == code, done.output
@@ -160,7 +166,9 @@ def test_a_folder_is_brought_to_a_size(tmp_path: Path) -> None:
     )
     command(tmp_path / "in/small.png", "-o", tmp_path / "wide.webp", "--width", 50)
     assert read(tmp_path / "wide.webp").pixels.shape == (33, 50, 3)
-    assert "got longest and fit" in command("x.png", "-o", tmp_path, "--longest", 9, "--fit", "9x9", code=2)
+    assert "got --longest and --fit" in command(
+        "x.png", "-o", tmp_path, "--longest", 9, "--fit", "9x9", code=2
+    )
     assert "--fit takes WIDTHxHEIGHT" in command("x.png", "-o", tmp_path, "--fit", "9", code=2)
     assert "--skip-large needs a size" in command("x.png", "-o", tmp_path, "--skip-large", code=2)
 

@@ -41,14 +41,23 @@ def peak_bytes(module: str, arguments: Sequence[object]) -> int:
 
 def _measure(module: str, arguments: Sequence[object], threads: int) -> int:
     torch.set_num_threads(threads)
-    return peak_of(import_module(module).call_of(*arguments))[1]
+    peak = peak_of(import_module(module).call_of(*arguments))[1]
+    if peak is None:
+        raise OSError("this system does not tell how much memory a process took at its peak")
+    return peak
 
 
-def peak_of(call: Callable[[], T]) -> tuple[T, int]:
-    """What ``call`` gives, and the memory that it adds at its peak, its result included.  Linux only."""
+def peak_of(call: Callable[[], T]) -> tuple[T, int | None]:
+    """What ``call`` gives, and the memory that it adds at its peak, its result included.
+
+    None where the system does not tell that: others than Linux, and containers that hide it.
+    """
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    except (AttributeError, TypeError, OSError):
+        return call(), None
     before = _status("VmRSS")
     result = call()
     return result, _status("VmHWM") - before

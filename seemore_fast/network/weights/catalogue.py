@@ -12,7 +12,7 @@ import yaml
 
 from seemore_fast.errors import CheckpointError, SeemoreError
 from seemore_fast.network import variants
-from seemore_fast.network.weights import CARDS
+from seemore_fast.network.weights.bundled import CARDS
 from seemore_fast.system import folders
 
 _TABLE = Path(__file__).with_name("known.yml")
