@@ -359,6 +359,10 @@ def test_wrong_arguments(folder: Path) -> None:
     fails("each --data takes two folders", *both, "x")
     fails("--force_yml changes an option file", *both, "--force_yml", "a=1")
     fails("there is no folder none", *both, "--csv", "none/t.csv")
+    (folder / "list.txt").write_text("bird.png\n")
+    fails("would overwrite an input", "-opt", "o.yml", "--csv", "o.yml")
+    by_list = ["-opt", "o.yml", "--force_yml", "datasets:val:meta_info_file=list.txt"]
+    fails("would overwrite an input", *by_list, "--csv", "list.txt")
     fails("dtype fp16 needs a GPU", *both, "--dtype", "fp16")
     fails("unknown backend 'x'", *both, "--backend", "x")
 

@@ -86,6 +86,9 @@ def command(
 
     more = more or []
     _check_arguments(opt, force_yml, more, model, data)
+    reports = csv_file, json_file, markdown_file
+    used: list[str | Path | None] = [opt, model]
+    check_outputs(*reports, inputs=used)
     if threads is not None:
         torch.set_num_threads(threads)
     if opt is not None:
@@ -94,7 +97,7 @@ def command(
         read = schema.load(opt, [*(force_yml or []), *more])
         where = pick_device("cpu" if device == "auto" and read.num_gpu == 0 else device)
         precision = autocast(where.type, dtype.value)
-        weights = read.path.pretrain_network_g
+        used += [read.path.pretrain_network_g, *(test.meta_info_file for test in read.datasets.tests)]
         plan = evaluate.from_options(read, output, str(where), backend, save_images)
     else:
         from seemore_fast.model import load
@@ -103,13 +106,12 @@ def command(
         assert data is not None
         where = pick_device(device)
         precision = autocast(where.type, dtype.value)
-        weights = model
         network = load(model, device=where, backend=backend)
         folders = [(gt, Path(lq)) for gt, lq in zip(data, more, strict=True)]
         plan = evaluate.from_folders(network, Path(model).stem, folders, output, filename_tmpl, save_images)
     plan = replace(plan, ensemble=ensemble)
-    pictures = [path for pairs in plan.sets.values() for pair in pairs for path in (pair.gt, pair.lq)]
-    check_outputs(csv_file, json_file, markdown_file, inputs=[opt, weights, *pictures])
+    used += [path for pairs in plan.sets.values() for pair in pairs for path in (pair.gt, pair.lq)]
+    check_outputs(*reports, inputs=used)
     if plan.images is not None:
         for name in plan.sets:
             prepare_folder(plan.images / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import tempfile
+import secrets
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -78,18 +78,21 @@ def check_outputs(*files: Path | None, inputs: Iterable[str | Path | None] = ())
     replace another or one of ``inputs``, which may be names of weights, too.  None stands for no file.
     """
     read = [Path(name) for name in inputs if name is not None]
-    wanted = [file for file in files if file is not None]
-    for i, file in enumerate(wanted):
-        if file.is_dir():
+    targets: list[Path] = []  # where links lead, for what they lead to is written
+    for file in files:
+        if file is None or (file.exists() and not file.is_file() and not file.is_dir()):  # a pipe, /dev/null
+            continue
+        target = file.resolve()
+        if target.is_dir():
             raise SeemoreError(f"{file}: is a folder; name a file")
         if not file.parent.is_dir():
             raise SeemoreError(f"{file}: there is no folder {file.parent}")
-        if file.is_file() or not file.exists():  # not for a pipe or /dev/null
-            _check_takes_files(file.parent)
-        if any(_same(file, other) for other in read):
+        if any(_same(target, other) for other in read):
             raise SeemoreError(f"{file}: would overwrite an input; choose another name")
-        if any(file.absolute() == other.absolute() or _same(file, other) for other in wanted[:i]):
+        if any(target == other or _same(target, other) for other in targets):
             raise SeemoreError(f"{file}: two files would be written there; choose another name for one")
+        _check_takes_files(target.parent)
+        targets.append(target)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -102,9 +105,10 @@ def prepare_folder(folder: Path) -> None:
 
 
 def _check_takes_files(folder: Path) -> None:
+    probe = folder / f".{secrets.token_hex(8)}.part"  # tempfile would try for ever on an older Windows Python
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        probe.touch(exist_ok=False)
+        probe.unlink()
     except OSError as error:
         raise ImageError(f"{folder}: cannot write here ({error.strerror})") from None
 

@@ -59,8 +59,8 @@ def plan_jobs(
     output's path below ``output``; without, the output folder repeats the input's path.  Its pictures need
     not be there: those that are missing fail when their turn comes.
 
-    ``tell`` gets a line for each folder or pattern in which pictures of other formats are left out, and for
-    each folder below that cannot be read.
+    ``tell`` gets a line for each folder or pattern in which pictures of other formats or links to nothing are
+    left out, and for each folder below that cannot be read.
 
     Raises ImageError if there is nothing to do, an output would replace an input, two would share a name,
     ``suffix`` leads to another folder, or the manifest cannot be read.
@@ -129,20 +129,21 @@ def _expand(text: str, output: Path, tell: Callable[[str], None]) -> list[_Sourc
 def _left_out(found: Iterable[Path]) -> str:
     """Which of the files that are not taken are pictures all the same, in words; "": none."""
     others = [str(path) for path in found if not _is_picture(path) and _is_other_picture(path)]
-    broken = [
-        str(path) for path in found if path.is_symlink() and not path.exists() and _names_a_picture(path)
-    ]
-    kinds = (f"not named like {NAMES} files", others), ("links to what is not there", broken)
-    return "; ".join(
-        f"left out, as they are {kind}: {', '.join(names[:3])}"
-        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for kind, names in kinds
-        if names
-    )
+    broken = [str(path) for path in found if _is_named_like_a_picture(path) and not os.path.exists(path)]
+    notes = []
+    if others:
+        notes.append(f"left out, as they are not named like {NAMES} files: {_some(others)}")
+    if broken:
+        notes.append(f"left out, as they are links to what is not there: {_some(broken)}")
+    return "; ".join(notes)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _is_other_picture(path: Path) -> bool:
-    if path.name.startswith(".") or not path.is_file():
+    if path.name.startswith(".") or not os.path.isfile(path):
         return False
     if path.suffix.lower() in OTHER_PICTURES:
         return True
@@ -195,16 +196,17 @@ def _walk(folder: Path, output: Path, tell: Callable[[str], None]) -> Iterator[P
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
+    return _is_named_like_a_picture(path) and os.path.isfile(path)  # Path's own raises where it may not look
+
+
+def _is_named_like_a_picture(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS and not path.name.startswith(".")
 
 
 def _unique(sources: Iterable[_Source]) -> list[_Source]:
     """Each once, however its folder is spelled; a link is a picture of its own, with a name of its own."""
-    return list({(_place(source.path), source.output): source for source in sources}.values())
-
-
-def _place(path: Path) -> Path:
-    return path.parent.resolve() / path.name
+    places = {(source.path.parent.resolve() / source.path.name, source.output): source for source in sources}
+    return list(places.values())
 
 
 def _names_a_picture(path: Path) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -69,12 +69,7 @@ class Size:
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        if len(given) != 1 and set(given) != {"width", "height"}:
-            got = " and ".join(given) or "none"
-            raise SeemoreError(
-                "the size must be one of width, height (or both), longest, shortest, at_least, fit and "
-                f"scale, got {got}"
-            )
+        _check_one(given, str)
         for name, value in given.items():
             if name == "scale":
                 fine = isinstance(value, (int, float)) and 0 < value <= LARGEST_SCALE
@@ -124,6 +119,14 @@ class Size:
         return max(count, 1) if self.scale is not None else count
 
 
+def _check_one(given: Collection[str], named: Callable[[str], str]) -> None:
+    if len(given) != 1 and set(given) != {"width", "height"}:
+        raise SeemoreError(
+            "the size must be one of width, height (or both), longest, shortest, at_least, fit and scale, "
+            f"got {' and '.join(map(named, given)) or 'none'}"
+        )
+
+
 def network_for(scale: float) -> str:
     """Which of the bundled networks loses least at an enlargement by ``scale``: measured on Set5
     (docs/guide.md), t-x2 up to 2, t-x3 up to 3, and t-x4, as often as it takes, beyond it."""
@@ -141,8 +144,7 @@ def wished(
     given = {name: value for name, value in values.items() if value is not None}
     if not given:
         return None
-    if len(given) != 1 and set(given) != {"width", "height"}:
-        raise SeemoreError(f"give one size, or width and height, got {' and '.join(map(named, given))}")
+    _check_one(given, named)
     read = {
         name: _parsed(value, kinds[name], named(name)) if isinstance(value, str) else value
         for name, value in given.items()

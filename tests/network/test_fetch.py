@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import seemore_fast
@@ -228,12 +229,31 @@ def test_a_place_that_breaks_off_and_one_with_another_file(server, entry):
     assert fetch.sha256(entry) == hashlib.sha256(other.content).hexdigest()
 
 
-def test_a_flipped_bit_is_found(server, entry):
-    middle = len(server.content) // 2
-    server.content = (
-        server.content[:middle] + bytes([server.content[middle] ^ 1]) + server.content[middle + 1 :]
-    )
-    assert "another checksum" in fault_of(entry)
+def test_what_carries_no_checksums_is_fetched_from_its_beginning(server, entry):
+    """Two networks that are equal where the first broke off: nothing in a mixture would tell."""
+    state = reference.SeemoRe(**SMALL).state_dict()
+    server.content = safetensors.torch.save({**state, min(state): state[min(state)] + 1})
+    remains(entry, safetensors.torch.save(state)[:-5000])
+    fetch.fetch(entry)
+    assert server.ranges == [None]
+    assert fetch.sha256(entry) == hashlib.sha256(server.content).hexdigest()
+
+
+@pytest.mark.parametrize("place", ["data", "a local name", "a method"])
+def test_a_flipped_bit_is_found(server, entry, place):
+    """By the archive's checksums, or what its reader stumbles over; the next try is from the beginning."""
+    whole = server.content
+    names = [found.start() for found in re.finditer(b"PK\3\4", whole)]
+    methods = [found.start() + 10 for found in re.finditer(b"PK\1\2", whole)]
+    at, bit = {
+        "data": (len(whole) // 2, 1),
+        "a local name": (names[len(names) // 2] + 32, 128),
+        "a method": (methods[len(methods) // 2], 8),
+    }[place]
+    server.content = whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+    assert "damaged" in fault_of(entry)
+    server.content = whole
+    assert fetch.fetch(entry).is_file()
 
 
 @pytest.mark.parametrize(("fault", "said"), [("gone", "HTTP 404"), ("page", "a web page instead")])
@@ -337,7 +357,8 @@ def test_a_write_that_fails_keeps_the_download(server, entry, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(fetch.checkpoint, "save", full)
-        assert "No space left" in fault_of(entry)
+        with pytest.raises(CheckpointError, match="No space left"):
+            fetch.fetch(entry)
     fetch.fetch(entry)
     assert server.ranges[1] == f"bytes={len(server.content) - 4096}-"
 
@@ -348,6 +369,13 @@ def test_passwords_are_not_shown(server, entry):
     server.faults = ["gone"]
     assert "hunter2" not in fault_of(with_secret)
     assert b"hunter2" not in fetch.fetch(with_secret).read_bytes()
+
+
+@pytest.mark.parametrize("mirror", ["user:hunter2@example.invalid/w", "ftp://user:hun/ter2@example.invalid"])
+def test_a_mirrors_password_is_not_shown(entry, monkeypatch, mirror):
+    monkeypatch.setenv("SEEMORE_WEIGHTS_URL", mirror)
+    with pytest.raises(CheckpointError, match=r"^SEEMORE_WEIGHTS_URL=example\.invalid.*must begin"):
+        fetch.fetch(entry)
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", checkpoint_bytes()[:2000]])
@@ -441,7 +469,9 @@ def test_the_table_holds_the_published_variants():
         ("a:\n\t- b", "line 2: "),
         ('"a\\0b": {variant: t-x4}', "printable"),
         ('a: {variant: t-x4, licence: "\\e[31m"}', "printable"),
-        (f"{'a' * 300}: {{variant: t-x4}}", "100 letters"),
+        (f"{'a' * 300}: {{variant: t-x4}}", "100 bytes"),
+        (f"{'字' * 100}: {{variant: t-x4}}", "100 bytes"),
+        ("a: {variant: t-x4, by_hand: ~}", "needs places"),
         ("t-x4: {variant: t-x2, by_hand: here}", "a name of bundled weights"),
     ],
 )

@@ -64,9 +64,10 @@ def test_a_picture_and_a_link_to_it_are_two(folder: Path, tmp_path: Path) -> Non
 
 def test_links_to_nothing_are_told(folder: Path, tmp_path: Path) -> None:
     (folder / "y.png").symlink_to(folder / "none.png")
+    (folder / ".#a.png").symlink_to("somebody@somewhere")  # as editors lock files
     told: list[str] = []
     plan_jobs([str(folder)], tmp_path / "out", tell=told.append)
-    assert told[0].endswith(f"; left out, as they are links to what is not there: {folder}/y.png")
+    assert told[0].endswith(f"; left out, as they are links to what is not there: {folder / 'y.png'}")
 
 
 def test_folders_that_cannot_be_read_are_told(
@@ -84,7 +85,7 @@ def test_folders_that_cannot_be_read_are_told(
     monkeypatch.setattr("os.scandir", scandir)
     locked, told = {str(folder / "below")}, list[str]()
     assert len(plan_jobs([str(folder)], tmp_path / "out", tell=told.append)) == 3
-    assert f"{folder}/below: left out, it cannot be read (Permission denied)" in told
+    assert f"{folder / 'below'}: left out, it cannot be read (Permission denied)" in told
     locked = {str(folder)}
     with pytest.raises(ImageError, match=r"in: cannot be read \(Permission denied\)"):
         plan_jobs([str(folder)], tmp_path / "out")

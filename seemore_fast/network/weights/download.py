@@ -63,13 +63,16 @@ class _Part:
     """The file that a download goes into, on from what it holds.
 
     The last chunk that it holds is asked for again, so that another file is found out: servers change theirs,
-    and the next place may never have had this one.
+    and the next place may never have had this one.  As that file could be the same there, only archives are
+    gone on with, whose checksums would show a mixture.
     """
 
     def __init__(self, path: Path):
         path.touch()
         self.path = path
         self._file = path.open("r+b")
+        if self._file.read(4) != b"PK\3\4":
+            self.empty()
         self.first = max(0, self.size() - _CHUNK)  # byte to ask for
         self.whole: int | None = None  # bytes, where the server says so
         self._again = b""  # what must come first

@@ -95,7 +95,7 @@ def _is_there(entry: Known, target: Path) -> bool:
             f"delete it to fetch {entry.name} anew"
         )
     if remembered is None:
-        with suppress(OSError, SeemoreError):
+        with suppress(OSError, NotImplementedError, SeemoreError):  # the second: no locks there
             _remember(entry.name, fetched)
     return True
 
@@ -106,7 +106,7 @@ def _digest(state: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -127,14 +127,16 @@ def _fetch(entry: Known, target: Path) -> None:
             faults.append(f"{urlsplit(place).hostname}: {reason(error)}")
             continue
         _remember_or_warn(entry.name, fetched)
-        kept = {"source": _shown(place), "sha256": fetched, "licence": entry.licence}
+        source = _shown(urlsplit(place)._replace(query="", fragment="").geturl())
+        kept = {"source": source, "sha256": fetched, "licence": entry.licence}
         checkpoint.save(file.state, target, config, {**kept, "tensors": _digest(file.state)})
         part.unlink()
-        log.info("fetched %s from %s, SHA-256 %s", entry.name, _shown(place), fetched)
+        log.info("fetched %s from %s, SHA-256 %s", entry.name, source, fetched)
         return
+    again = "run it again to go on, or " if part.is_file() and part.stat().st_size else ""
     raise CheckpointError(
-        f"{entry.name}: cannot be fetched ({'; '.join(faults)}); run it again to go on, or download "
-        f"{_address(entry)} by hand and give that file"
+        f"{entry.name}: cannot be fetched ({'; '.join(faults)}); {again}download {_address(entry)} by hand "
+        "and give that file"
     )
 
 
@@ -144,8 +146,9 @@ def _places(entry: Known) -> list[str]:
         return entry.places
     place = f"{mirror.rstrip('/')}/{PurePosixPath(urlsplit(entry.places[0]).path).name}"
     if not is_address(place) or "?" in mirror or "#" in mirror:
+        shown = mirror.rpartition("@")[2]  # without what may be a password
         raise CheckpointError(
-            f"SEEMORE_WEIGHTS_URL={_shown(mirror)}: must begin with http:// or https://, name a server, "
+            f"SEEMORE_WEIGHTS_URL={shown}: must begin with http:// or https://, name a server, "
             "and have neither ? nor #"
         )
     return [place]
@@ -173,15 +176,25 @@ def _check(entry: Known, part: Path, before: str | None) -> tuple[checkpoint.Che
                 f"if you trust it, take {entry.name} out of {_records()}"
             )
         file = checkpoint.read(part)
-        if zipfile.is_zipfile(part):  # PyTorch's, which does not look at the checksums itself
-            with zipfile.ZipFile(part) as archive:
-                if damaged := archive.testzip():
-                    raise CheckpointError(f"damaged: {damaged} has another checksum")
+        _check_sums(part)
         config = checkpoint.infer_config(file.state, **{**(file.config or {}), **entry.config})
     except CheckpointError as error:
         part.unlink()
         raise CheckpointError(str(error).removeprefix(f"{part}: ")) from None
     return file, config, fetched
+
+
+def _check_sums(part: Path) -> None:
+    """Of an archive's members, for PyTorch does not look at them.  Raises CheckpointError for a wrong one."""
+    if not zipfile.is_zipfile(part):
+        return
+    try:
+        with zipfile.ZipFile(part) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # of half a dozen kinds, by where it is damaged
+        raise CheckpointError(f"damaged ({reason(error)})") from None
+    if damaged:
+        raise CheckpointError(f"damaged: {damaged} has another checksum")
 
 
 # What is remembered
@@ -227,5 +240,5 @@ def _remember(name: str, fetched: str) -> None:
 def _remember_or_warn(name: str, fetched: str) -> None:
     try:
         _remember(name, fetched)
-    except (OSError, SeemoreError) as error:
+    except (OSError, NotImplementedError, SeemoreError) as error:
         log.warning("%s: another file under this name would not be noticed (%s)", name, error)
