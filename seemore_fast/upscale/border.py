@@ -1,7 +1,7 @@
 """What the network sees beyond the picture's edge: zeros, its mirror image, or its other side.
 
 The network's convolutions pad with zeros, as it was trained.  On flat saturated pictures that shows as a
-frame (up to 12 of 255 away from the middle, t-x4 on magenta); with mirrored pixels around, cut off again,
+frame (up to 18 of 255 away from the middle, t-x4 on green); with mirrored pixels around, cut off again,
 edge and middle are the same, for all eight corners of the colour cube.
 
 Zero stays the default: it is what papers measure, and on photographs mirroring gains nothing (Set5, PSNR:
