@@ -19,7 +19,7 @@ class Card(NamedTuple):
 
 CARDS = {
     "t-x2": Card(37.71, "Apache-2.0"),
-    "t-x3": Card(33.92, "Apache-2.0"),
+    "t-x3": Card(34.04, "Apache-2.0"),
     "t-x4": Card(31.82, "Apache-2.0"),
 }
 """Of the bundled weights."""
