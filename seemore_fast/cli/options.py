@@ -14,6 +14,7 @@ from rich import progress
 from rich.console import Console
 
 from seemore_fast.errors import ImageError, SeemoreError
+from seemore_fast.system.files import identity
 from seemore_fast.system.terminal import NameColumn, Screen
 
 
@@ -77,22 +78,23 @@ def check_outputs(*files: Path | None, inputs: Iterable[str | Path | None] = ())
     Raises SeemoreError for one that is a folder, whose folder is not there or takes no files, or that would
     replace another or one of ``inputs``, which may be names of weights, too.  None stands for no file.
     """
-    read = [Path(name) for name in inputs if name is not None]
-    targets: list[Path] = []  # where links lead, for what they lead to is written
+    read = {identity(Path(name)) for name in inputs if name is not None} - {None}
+    written: set[object] = set()
     for file in files:
         if file is None or (file.exists() and not file.is_file() and not file.is_dir()):  # a pipe, /dev/null
             continue
-        target = file.resolve()
+        target = file.resolve()  # what a link leads to is written
         if target.is_dir():
             raise SeemoreError(f"{file}: is a folder; name a file")
         if not file.parent.is_dir():
             raise SeemoreError(f"{file}: there is no folder {file.parent}")
-        if any(_same(target, other) for other in read):
+        known = identity(target)
+        if known in read:
             raise SeemoreError(f"{file}: would overwrite an input; choose another name")
-        if any(target == other or _same(target, other) for other in targets):
+        if written & {target, known}:
             raise SeemoreError(f"{file}: two files would be written there; choose another name for one")
         _check_takes_files(target.parent)
-        targets.append(target)
+        written |= {target, known} - {None}
 
 
 def prepare_folder(folder: Path) -> None:
@@ -111,14 +113,6 @@ def _check_takes_files(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ImageError(f"{folder}: cannot write here ({error.strerror})") from None
-
-
-def _same(file: Path, other: Path) -> bool:
-    """Whether both are one file that is there, whatever links lead to it."""
-    try:
-        return file.is_file() and file.samefile(other)
-    except (OSError, ValueError):
-        return False
 
 
 def progress_bar(console: Console, *more: progress.ProgressColumn) -> progress.Progress:

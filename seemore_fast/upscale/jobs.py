@@ -12,6 +12,7 @@ from seemore_fast.errors import ImageError
 from seemore_fast.image import FORMATS
 from seemore_fast.image.formats import HEAD, NAMES, OTHER_PICTURES, sniff
 from seemore_fast.image.reading import has_alpha
+from seemore_fast.system.files import identity
 
 PIPE = Path("-")
 """Standard input or output."""
@@ -220,20 +221,11 @@ def _output_name(source: _Source, ext: str | None, suffix: str) -> Path:
     return below.with_name(f"{below.stem}{suffix}{f'.{ext}' if ext else below.suffix}")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What links and the spelling of a path cannot change; None: there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def _check_clashes(jobs: list[Job]) -> None:
-    inputs = {_identity(job.input) for job in jobs if job.input != PIPE} - {None}
+    inputs = {identity(job.input) for job in jobs if job.input != PIPE} - {None}
     writer: dict[Path, Path] = {}
     for source, output in jobs:
-        if output != PIPE and _identity(output) in inputs:
+        if output != PIPE and identity(output) in inputs:
             raise ImageError(f"{output}: would overwrite an input; choose another folder or a --suffix")
         if output in writer:
             raise ImageError(f"{output}: both {writer[output]} and {source} would be written there")

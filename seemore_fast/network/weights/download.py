@@ -128,13 +128,15 @@ def _span(response: Any, asked: int) -> tuple[int, int | None]:
     length = response.headers.get("content-length")
     if length is not None and not length.isdecimal():
         raise ValueError(f"it says that it sends {length[:20]!r} bytes")
-    first = asked if response.status_code == 206 else 0
-    if response.status_code == 206 and "content-range" in response.headers:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["content-range"].strip())
-        if not found:
-            raise _AnotherFile
-        return int(found[1]), None if found[2] == "*" else int(found[2])
-    return first, None if length is None else first + int(length)
+    size = None if length is None else int(length)
+    if response.status_code != 206:
+        return 0, size
+    if (told := response.headers.get("content-range")) is None:
+        return asked, None if size is None else asked + size
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told.strip())
+    if not found:
+        raise _AnotherFile
+    return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
 def reason(error: Exception) -> str:
